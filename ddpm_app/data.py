@@ -1,0 +1,138 @@
+"""Image data sets, held whole as uint8 tensors, and the only two places where pixels change range."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MNIST_CLASSES = tuple("0123456789")
+KNOWN = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def to_model(images: Tensor) -> Tensor:
+    """uint8 (..., C, H, W) in [0, 255] -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """float (..., C, H, W) in model space -> uint8, values outside [-1, 1] clipped."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """images (N, C, H, W) uint8; labels (N,) int64; classes: a name per label."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, index: Tensor) -> ImageData:
+        return ImageData(self.name, self.images[index], self.labels[index], self.classes)
+
+    def to(self, device) -> ImageData:
+        return ImageData(self.name, self.images.to(device), self.labels.to(device), self.classes)
+
+
+def split(data: ImageData, seed: int = 0, validation: float = 0.1) -> tuple[ImageData, ImageData]:
+    """Shuffle with a fixed seed and cut into (training, validation) parts; both keep at least one image."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    cut = min(max(round(len(data) * validation), 1), max(len(data) - 1, 1))
+    return data.subset(order[cut:] if len(data) > 1 else order), data.subset(order[:cut])
+
+
+def data_roots() -> list[Path]:
+    """Where prepared .npz data sets are looked for: $DDPM_DATA, then ../shared/data beside the project."""
+    roots = [Path(os.environ["DDPM_DATA"])] if os.environ.get("DDPM_DATA") else []
+    return roots + [Path(__file__).resolve().parents[2] / "shared" / "data"]
+
+
+def load_data(source: str, part: str = "train", image_size: int | None = None) -> ImageData:
+    """Load a data set whole.
+
+    source: "mnist", "cifar10" (found in data_roots() or downloaded by torchvision into ~/.cache/ddpm-studio),
+    an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1 labels, or a folder of images with one sub-folder a class.
+    part: "train" or "test" of the named sets. image_size: folders are cropped and resized to it (default 32).
+    """
+    if source in KNOWN:
+        for root in data_roots():
+            file = root / f"{source}-{part}.npz"
+            if file.exists():
+                return _from_npz(file, source, KNOWN[source])
+        return _from_torchvision(source, part)
+    path = Path(source)
+    if path.suffix == ".npz" and path.is_file():
+        return _from_npz(path, path.stem, None)
+    if path.is_dir():
+        return _from_folder(path, image_size or 32)
+    raise ValueError(f"no data set {source!r}: give {', '.join(KNOWN)}, an .npz file or a folder of images")
+
+
+def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None) -> ImageData:
+    try:
+        with np.load(file, allow_pickle=False) as z:
+            if "arr_0" not in z:
+                raise ValueError(f"{file}: holds {', '.join(z.files)}; images are expected as arr_0")
+            images = z["arr_0"]
+            labels = z["arr_1"] if "arr_1" in z else np.zeros(len(images), np.int64)
+    except (OSError, EOFError, KeyError) as error:
+        raise ValueError(f"{file}: not a readable .npz ({error})") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or len(images) == 0:
+        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted")
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label an image is accepted")
+    count = int(labels.max()) + 1
+    return ImageData(
+        name,
+        torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+        torch.from_numpy(labels.astype(np.int64)),
+        classes or tuple(str(k) for k in range(count)),
+    )
+
+
+def _from_torchvision(name: str, part: str) -> ImageData:
+    from torchvision import datasets
+
+    root = Path(os.environ.get("DDPM_DATA") or Path.home() / ".cache" / "ddpm-studio")
+    kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
+    try:
+        raw = kind(str(root), train=part == "train", download=True)
+    except Exception as error:  # torchvision raises whatever its downloader met
+        raise ValueError(f"{name} is neither in {root} nor could it be downloaded: {error}") from error
+    images = np.asarray(raw.data)
+    images = images[..., None] if images.ndim == 3 else images
+    labels = torch.as_tensor(np.asarray(raw.targets), dtype=torch.int64)
+    return ImageData(name, torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels, KNOWN[name])
+
+
+def _from_folder(path: Path, size: int) -> ImageData:
+    """One sub-folder a class (or images right inside, one class); unreadable files are listed and skipped."""
+    from .pictures import PictureError, centre_crop, open_picture
+
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) or [path]
+    images, labels, bad = [], [], []
+    for label, folder in enumerate(folders):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                try:
+                    images.append(np.asarray(centre_crop(open_picture(file), size)))
+                    labels.append(label)
+                except PictureError as error:
+                    bad.append(f"{file}: {error}")
+    if not images:
+        raise ValueError(f"{path}: no readable image in it" + (f" ({len(bad)} unreadable, first {bad[0]})" if bad else ""))
+    for line in bad:
+        print(f"skipped {line}")
+    stack = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return ImageData(path.name, stack, torch.tensor(labels), tuple(f.name for f in folders))

@@ -1,0 +1,208 @@
+"""Noise schedules (the levels a network was trained on) and sampling grids (the levels a sampler visits).
+
+One coordinate underneath everything: sigma, in x = x0 + sigma * eps. The textbook's variance-preserving picture is
+x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps = x / sqrt(1 + sigma^2), with alpha_bar = 1 / (1 + sigma^2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+SIGMA_CAP = 160.0  # above it nothing but noise is left of an image; the cosine schedule formally ends at 2e4
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels of a discrete diffusion process.
+
+    name:  "linear", "cosine", ... as in SCHEDULES
+    sigma: (T,) float64 on the CPU, strictly increasing; sigma[t] is the level of the textbook's step t + 1
+    """
+
+    name: str
+    sigma: Tensor
+    params: dict = field(default_factory=dict)
+
+    @property
+    def T(self) -> int:
+        return len(self.sigma)
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """(T,) float64, the signal's share of the variance (Ho et al. 2020, eq. 4)."""
+        return 1 / (1 + self.sigma**2)
+
+    @property
+    def beta(self) -> Tensor:
+        """(T,) float64, the variance added at each step (Ho et al. 2020, eq. 2)."""
+        bar = self.alpha_bar
+        return 1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])
+
+    @property
+    def log_snr(self) -> Tensor:
+        """(T,) float64, ln(alpha_bar / (1 - alpha_bar)) = -2 ln sigma."""
+        return -2 * self.sigma.log()
+
+    def t_to_sigma(self, t) -> Tensor:
+        """Level of a (fractional) time: t in [0, T-1], any shape -> float64; linear in ln sigma between neighbours."""
+        t = torch.as_tensor(t, dtype=torch.float64).cpu()
+        log_sigma = self.sigma.log()
+        low = t.floor().long().clamp(0, self.T - 1)
+        high = (low + 1).clamp(max=self.T - 1)
+        return torch.lerp(log_sigma[low], log_sigma[high], t - low).exp()
+
+    def sigma_to_t(self, sigma) -> Tensor:
+        """Inverse of t_to_sigma: sigma of any shape -> float64 in [0, T-1]; levels outside the schedule are clamped."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).detach().cpu()
+        if self.T == 1:
+            return torch.zeros_like(sigma)
+        log_sigma, s = self.sigma.log(), sigma.clamp(min=1e-12).log()
+        high = torch.searchsorted(log_sigma, s.contiguous()).clamp(1, self.T - 1)
+        low = high - 1
+        return low + ((s - log_sigma[low]) / (log_sigma[high] - log_sigma[low])).clamp(0, 1)
+
+
+def linear_betas(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Ho et al. 2020: beta rises linearly."""
+    return torch.linspace(beta_start, beta_end, T, dtype=torch.float64)
+
+
+def scaled_linear_betas(T: int, beta_start: float = 8.5e-4, beta_end: float = 0.012) -> Tensor:
+    """Latent diffusion (Rombach et al. 2022): the square root of beta rises linearly."""
+    return torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2
+
+
+def quadratic_betas(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Beta rises with the square of t (the "quad" schedule of Ho et al.'s code), from beta_start to beta_end."""
+    return beta_start + (beta_end - beta_start) * torch.linspace(0, 1, T, dtype=torch.float64) ** 2
+
+
+def cosine_betas(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    """Nichol & Dhariwal 2021, eq. 17: alpha_bar(u) = cos^2((u + s) / (1 + s) pi / 2), beta clipped at max_beta."""
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return (1 - bar[1:] / bar[:-1]).clamp(max=max_beta)
+
+
+def sigmoid_betas(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999) -> Tensor:
+    """Jabri et al. 2022 (also Chen 2023): alpha_bar falls along a sigmoid from start to end with temperature tau."""
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    a, b = torch.sigmoid(torch.tensor([start, end], dtype=torch.float64) / tau)
+    bar = (b - torch.sigmoid((u * (end - start) + start) / tau)) / (b - a)
+    return (1 - bar[1:] / bar[:-1]).clamp(1e-8, max_beta)
+
+
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+    "scaled-linear": scaled_linear_betas,
+    "quadratic": quadratic_betas,
+}
+
+
+@lru_cache(maxsize=64)
+def _schedule(name: str, T: int, params: tuple) -> Schedule:
+    beta = SCHEDULES[name](T, **dict(params))
+    # ln(1 - beta) summed keeps alpha_bar exact to the last bits where a product of a thousand factors would not
+    bar_log = torch.log1p(-beta).cumsum(0)
+    return Schedule(name, torch.sqrt(torch.expm1(-bar_log)), {"T": T, **dict(params)})
+
+
+def make_schedule(name: str = "linear", T: int = 1000, **params: float) -> Schedule:
+    """Build a schedule by name.
+
+    T: number of steps, at least 2. params: those of the schedule's own function, e.g. beta_start and beta_end in (0, 1).
+    Raises ValueError naming what is wrong and what is accepted.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+    if not isinstance(T, int) or not 2 <= T <= 100_000:
+        raise ValueError(f"T is {T!r}; a schedule has 2 to 100000 steps")
+    accepted = [p for p in SCHEDULES[name].__code__.co_varnames[1 : SCHEDULES[name].__code__.co_argcount]]
+    for key, value in params.items():
+        if key not in accepted:
+            raise ValueError(f"schedule {name!r} has no parameter {key!r}; it takes {', '.join(accepted)}")
+        if not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; it must be finite")
+        if key in ("beta_start", "beta_end") and not 0 < value < 1:
+            raise ValueError(f"{key} is {value}; betas lie strictly between 0 and 1")
+    schedule = _schedule(name, T, tuple(sorted(params.items())))
+    if not bool((schedule.sigma.diff() > 0).all()) or not bool(schedule.sigma.isfinite().all()):
+        raise ValueError(f"schedule {name!r} with {params} does not give finite, increasing noise levels")
+    return schedule
+
+
+def _uniform_t(schedule: Schedule, steps: int, power: float) -> Tensor:
+    """Trailing time steps T' ((steps - k) / steps)^power - 1, from the highest level under the cap down."""
+    usable = max(int((schedule.sigma <= SIGMA_CAP).sum()), 1)
+    if steps > usable:  # more steps than levels: fractional times
+        return schedule.t_to_sigma(torch.linspace(usable - 1, 0, steps, dtype=torch.float64))
+    k = torch.arange(steps, dtype=torch.float64)
+    t = usable * (1 - k / steps) ** power - 1
+    # squaring crowds times below zero together: keep them apart by whole levels, as a sub-sequence of the chain must be
+    floor = torch.arange(steps - 1, -1, -1, dtype=torch.float64)
+    return schedule.sigma[torch.maximum(t.round(), floor).long()]
+
+
+def _karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
+    """Karras et al. 2022, eq. 5, between the schedule's lowest level and its highest below 80."""
+    low, high = schedule.sigma[0], schedule.sigma[-1].clamp(max=80.0)
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return (high ** (1 / rho) + u * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+
+
+def _uniform_log_snr(schedule: Schedule, steps: int) -> Tensor:
+    """Equal steps of lambda = -ln sigma (Lu et al. 2022)."""
+    high = schedule.sigma[-1].clamp(max=SIGMA_CAP)
+    return torch.linspace(high.log(), schedule.sigma[0].log(), steps, dtype=torch.float64).exp()
+
+
+GRIDS: dict[str, tuple[Callable[[Schedule, int], Tensor], str]] = {
+    "uniform-t": (lambda sch, n: _uniform_t(sch, n, 1.0), "equal steps of t, ending on the last (trailing)"),
+    "quadratic-t": (lambda sch, n: _uniform_t(sch, n, 2.0), "t spaced by squares: more steps at low noise (DDIM)"),
+    "karras": (_karras, "sigma^(1/7) equally spaced, from 80 down (EDM)"),
+    "log-snr": (_uniform_log_snr, "equal steps of the log signal-to-noise ratio"),
+}
+
+
+def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: float | None = None) -> Tensor:
+    """The levels a sampler visits.
+
+    steps: moves the sampler makes. start: begin at this sigma instead of the highest (the grid is then drawn for
+    as many moves between start and the end). Returns (steps + 1,) float64 on the CPU, decreasing, ending in 0.
+    """
+    if kind not in GRIDS:
+        raise ValueError(f"unknown grid {kind!r}; known: {', '.join(GRIDS)}")
+    if steps < 1:
+        raise ValueError(f"a grid needs at least 1 step, not {steps}")
+    if start is not None:
+        if not start > 0:
+            raise ValueError(f"start is sigma {start}; it must be above 0")
+        below = schedule.sigma[schedule.sigma < start * (1 - 1e-9)]
+        schedule = Schedule(schedule.name, torch.cat([below, torch.tensor([start], dtype=torch.float64)]))
+    levels = GRIDS[kind][0](schedule, steps)
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def expand(sigma: Tensor, x: Tensor) -> Tensor:
+    """Give sigma, () or (B,), trailing axes so that it multiplies x, (B, *S), in x's dtype and on its device."""
+    sigma = sigma.to(x.device, x.dtype) if sigma.dtype != x.dtype or sigma.device != x.device else sigma
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - 1)) if sigma.ndim else sigma
+
+
+def add_noise(x0: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
+    """x = x0 + sigma eps; x0 and eps (B, *S), sigma () or (B,)."""
+    return x0 + expand(sigma, x0) * eps
+
+
+def to_vp(x: Tensor, sigma: Tensor) -> Tensor:
+    """The textbook's x_t = x / sqrt(1 + sigma^2): what people look at, of unit variance at every level."""
+    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    return x * expand(torch.rsqrt(1 + sigma**2), x)

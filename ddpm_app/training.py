@@ -1,0 +1,287 @@
+"""Training: a generator of events over (seed, step)-seeded batches, so that a resumed run equals an unbroken one.
+
+Data, augmentation and noise live on the training device; nothing is read back from it between two events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .checkpoints import save_tensors
+from .data import ImageData, to_model
+from .denoiser import ROWS, WEIGHTS, Denoiser
+from .device import memory_format, pick_device, pick_dtype
+from .schedules import make_schedule
+from .unet import PRESETS, UNet, preset_config
+
+BANDS = 10  # noise bands the loss is reported in: equal parts of t
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. Units stand in each field's help; argparse is built from them."""
+
+    data: str = field(default="mnist", metadata={"help": "mnist, cifar10, a folder with one sub-folder a class, or an .npz"})
+    preset: str = field(default="tiny", metadata={"help": "network size", "choices": tuple(PRESETS)})
+    row: str = field(default="v", metadata={"help": "what the network predicts", "choices": tuple(ROWS)})
+    schedule: str = field(default="cosine", metadata={"help": "noise schedule (linear, cosine, sigmoid, scaled-linear, quadratic)"})
+    T: int = field(default=1000, metadata={"help": "steps of the schedule"})
+    weight: str = field(default="uniform", metadata={"help": "loss weighting", "choices": tuple(WEIGHTS)})
+    minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training on this machine (or give --images)"})
+    images: int = field(default=0, metadata={"help": "budget in training images"})
+    batch: int = field(default=64, metadata={"help": "images a step"})
+    lr: float = field(default=8e-4, metadata={"help": "peak learning rate of AdamW"})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decoupled weight decay"})
+    warmup: int = field(default=20_000, metadata={"help": "images of linear warm-up (at most a tenth of an --images budget)"})
+    decay: str = field(default="linear", metadata={"help": "learning rate to the end of the budget", "choices": ("linear", "none")})
+    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
+    label_dropout: float = field(default=0.1, metadata={"help": "share of labels replaced by the null class; 1 trains unconditionally"})
+    flip: str = field(default="auto", metadata={"help": "horizontal flips; auto: all but mnist", "choices": ("auto", "yes", "no")})
+    ema: float = field(
+        default=0.05, metadata={"help": "EMA length as a share of the run (Karras et al. 2024); 0.9 and more is a fixed decay"}
+    )
+    dropout: float = field(default=-1.0, metadata={"help": "the network's dropout; -1 keeps the preset's"})
+    seed: int = field(default=0, metadata={"help": "of everything random"})
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
+    precision: str = field(default="auto", metadata={"help": "of matrix products", "choices": ("auto", "bf16", "fp32")})
+    image_size: int = field(default=0, metadata={"help": "pixels a side for folders; 0: as stored, folders 32"})
+
+    def __post_init__(self):
+        if not (self.minutes > 0) ^ (self.images > 0):
+            raise ValueError("give a budget: either minutes or images, above 0")
+        if not 1 <= self.batch <= 65536 or not 0 < self.lr < 1 or not 0 <= self.label_dropout <= 1 or not 0 <= self.ema < 1:
+            raise ValueError("out of range: batch 1..65536, lr (0, 1), label_dropout [0, 1], ema [0, 1)")
+
+
+RECIPES: dict[str, dict] = {
+    "classic": dict(
+        preset="ddpm", row="eps", schedule="linear", lr=2e-4, weight_decay=1e-4, batch=128, ema=0.9999, warmup=640_000, decay="none"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainEvent:
+    """Means since the last event: loss; loss_by_level (10,) by noise band, NaN where none fell; lr now; images_per_s; grad_norm
+    before clipping. images: seen so far. seconds: trained so far. progress: share of the budget used."""
+
+    step: int
+    images: int
+    seconds: float
+    progress: float
+    loss: float
+    loss_by_level: list[float]
+    lr: float
+    images_per_s: float
+    grad_norm: float
+
+
+def power_gamma(sigma_rel: float) -> float:
+    """Exponent gamma of the power-function EMA whose relative width is sigma_rel (Karras et al. 2024, algorithm 2)."""
+    t = sigma_rel**-2
+    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+
+
+class Ema:
+    """Running average of the weights. length < 0.9: power function of that share of the run; 0.9 and more: fixed decay."""
+
+    def __init__(self, parameters: list[Tensor], length: float):
+        self.length = length
+        self.values = [p.detach().clone() for p in parameters]
+        self._gamma = power_gamma(length) if 0 < length < 0.9 else None
+
+    @torch.no_grad()
+    def update(self, parameters: list[Tensor], step: int) -> None:
+        """step: counted from 1."""
+        if self.length == 0:
+            decay = 0.0
+        elif self._gamma is not None:
+            decay = (1 - 1 / step) ** (self._gamma + 1)
+        else:
+            decay = min(self.length, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.values, [p.detach() for p in parameters], 1 - decay)
+
+    def describe(self) -> str:
+        return (
+            "none (raw weights)" if not self.length else f"power, {self.length:g} of the run" if self._gamma else f"decay {self.length:g}"
+        )
+
+
+class Trainer:
+    """The state of a run: network, optimiser, EMA, step, images, seconds. One file holds all of it."""
+
+    def __init__(self, config: TrainConfig, data: ImageData):
+        self.config = config
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(self.device, config.precision)
+        self.data = data.to(self.device)
+        torch.manual_seed(config.seed)
+        extra = {} if config.dropout < 0 else {"dropout": config.dropout}
+        classes = 0 if config.label_dropout == 1 else len(data.classes)  # always dropped: an unconditional network
+        network_config = preset_config(
+            config.preset, image_size=data.images.shape[-1], in_channels=data.images.shape[1], num_classes=classes, **extra
+        )
+        self.network = UNet(network_config).to(self.device, memory_format=memory_format(self.device)).train()
+        self.denoiser = Denoiser(self.network, make_schedule(config.schedule, config.T), config.row)
+        self.parameters = list(self.network.parameters())
+        # fused kernels exist for CUDA and the CPU; elsewhere PyTorch decides
+        fused = {"fused": True} if self.device.type in ("cuda", "cpu") else {}
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, **fused)
+        self.ema = Ema(self.parameters, config.ema)
+        self.step, self.images, self.seconds = 0, 0, 0.0
+        self.flip = config.flip == "yes" or (config.flip == "auto" and data.name != "mnist")
+        self.generator = torch.Generator(self.device)
+        self._order: tuple[int, Tensor] | None = None
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        c = self.config
+        return min(self.seconds / (60 * c.minutes) if c.minutes else self.images / c.images, 1.0)
+
+    def learning_rate(self) -> float:
+        c = self.config
+        warmup = min(c.warmup, c.images // 10) if c.images else c.warmup
+        up = min((self.images + c.batch) / warmup, 1.0) if warmup else 1.0
+        return c.lr * up * ((1 - self.progress()) if c.decay == "linear" else 1.0)
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(x0, t, eps, label) of the current step, drawn from (seed, step) alone."""
+        c, g = self.config, self.generator
+        # every step has its own stream: consecutive seeds are decorrelated by the generator's own seeding
+        g.manual_seed((c.seed * 0x9E3779B1 + self.step * 2 + 1) % 2**63)
+        index = torch.cat([self._epoch(k)[a:b] for k, a, b in self._pieces()])
+        x0, label = to_model(self.data.images[index]), self.data.labels[index]
+        if self.flip:
+            mirror = torch.rand(len(index), generator=g, device=self.device) < 0.5
+            x0 = torch.where(mirror[:, None, None, None], x0.flip(3), x0)
+        t = torch.randint(0, c.T, (len(index),), generator=g, device=self.device)
+        eps = torch.randn(x0.shape, generator=g, device=self.device)
+        dropped = torch.rand(len(index), generator=g, device=self.device) < c.label_dropout
+        return x0, t, eps, torch.where(dropped, len(self.data.classes), label)
+
+    def _pieces(self) -> list[tuple[int, int, int]]:
+        """The batch as (epoch, from, to) runs: each image once an epoch, in an order seeded by the epoch."""
+        n, position, left, pieces = len(self.data), self.images, self.config.batch, []
+        while left:
+            start = position % n
+            take = min(left, n - start)
+            pieces.append((position // n, start, start + take))
+            position, left = position + take, left - take
+        return pieces
+
+    def _epoch(self, k: int) -> Tensor:
+        if self._order is None or self._order[0] != k:
+            g = torch.Generator().manual_seed((self.config.seed << 20) + k)
+            self._order = (k, torch.randperm(len(self.data), generator=g).to(self.device))
+        return self._order[1]
+
+    def train_step(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns on the device: loss of each sample (B,), its noise band (B,), the gradient norm ()."""
+        x0, t, eps, label = self.batch()
+        torch.manual_seed(self.config.seed * 0x9E3779B1 + self.step)  # dropout
+        lr = self.learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = self.denoiser.loss(x0, t, eps, label, self.config.weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.optimiser.step()
+        self.step += 1
+        self.images += len(x0)
+        self.ema.update(self.parameters, self.step)
+        return losses.detach(), t * BANDS // self.config.T, norm
+
+    # -- what outlives the process ----------------------------------------------------------------------------------
+
+    def weights(self, ema: bool = True) -> dict[str, Tensor]:
+        values = self.ema.values if ema else [p.detach() for p in self.parameters]
+        return dict(zip((name for name, _ in self.network.named_parameters()), values))
+
+    def save_state(self, file: Path) -> None:
+        """Raw weights, EMA, optimiser moments and counters in one safetensors file, replaced atomically."""
+        tensors = {}
+        for k, p in enumerate(self.parameters):
+            state = self.optimiser.state.get(p, {})
+            tensors |= {f"raw.{k}": p, f"ema.{k}": self.ema.values[k]}
+            tensors |= {f"{key}.{k}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
+        meta = {"step": self.step, "images": self.images, "seconds": self.seconds, "config": dataclasses.asdict(self.config)}
+        save_tensors(file, tensors, {"ddpm-studio": json.dumps(meta)})
+
+    def load_state(self, file: Path) -> None:
+        """Continue where save_state left off. The configuration may only differ in its budget and device."""
+        with safe_open(file, "pt") as f:
+            meta = json.loads(f.metadata()["ddpm-studio"])
+            free = {"minutes", "images", "device", "precision"}
+            mine = dataclasses.asdict(self.config)
+            differs = [k for k in mine if k not in free and meta["config"].get(k) != mine[k]]
+            if differs:
+                raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
+            with torch.no_grad():
+                for k, p in enumerate(self.parameters):
+                    p.copy_(f.get_tensor(f"raw.{k}"))
+                    self.ema.values[k].copy_(f.get_tensor(f"ema.{k}"))
+                    if f"step.{k}" in f.keys():
+                        moments = {key: torch.empty_like(p).copy_(f.get_tensor(f"{key}.{k}")) for key in ("exp_avg", "exp_avg_sq")}
+                        counter = f.get_tensor(f"step.{k}").to(self.device if self.device.type == "cuda" else "cpu")
+                        self.optimiser.state[p] = {"step": counter, **moments}
+        self.step, self.images, self.seconds = meta["step"], meta["images"], meta["seconds"]
+
+
+def train(trainer: Trainer, every: int = 50, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
+    """Train to the end of the budget (or until should_stop() between two steps), yielding an event every `every` steps and at
+    the end. Raises FloatingPointError, naming the step, when the loss is no longer a number."""
+    device = trainer.device
+    sums, counts = torch.zeros(BANDS, device=device), torch.zeros(BANDS, device=device)
+    norms, since = torch.zeros((), device=device), 0
+    started, before = time.perf_counter(), trainer.seconds
+    mark_time, mark_images = started, trainer.images
+    while trainer.progress() < 1 and not should_stop():
+        losses, band, norm = trainer.train_step()
+        sums.index_add_(0, band, losses)
+        counts.index_add_(0, band, torch.ones_like(losses))
+        norms += norm
+        since += 1
+        trainer.seconds = before + time.perf_counter() - started
+        if since == every or trainer.progress() >= 1:
+            now = time.perf_counter()
+            by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at step {trainer.step}; the last saved state is intact")
+            rate = (trainer.images - mark_images) / max(now - mark_time, 1e-9)
+            lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
+            yield TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
+            sums.zero_(), counts.zero_(), norms.zero_()
+            since, mark_time, mark_images = 0, time.perf_counter(), trainer.images
+            before, started = trainer.seconds, time.perf_counter()  # what the watcher does is not training time
+
+
+@torch.no_grad()
+def validation_loss(trainer: Trainer, data: ImageData, count: int = 512) -> float:
+    """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
+    network, kept = trainer.network, [p.detach().clone() for p in trainer.parameters]
+    torch._foreach_copy_(trainer.parameters, trainer.ema.values)
+    network.eval()
+    g, total, n = torch.Generator().manual_seed(1), 0.0, min(count, len(data))
+    for start in range(0, n, 128):
+        index = torch.arange(start, min(start + 128, n))
+        x0, label = to_model(data.images[index]).to(trainer.device), data.labels[index].to(trainer.device)
+        t = (index * trainer.config.T // n).to(trainer.device)
+        eps = torch.randn(x0.shape, generator=g).to(trainer.device)
+        with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
+            total += float(trainer.denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
+    torch._foreach_copy_(trainer.parameters, kept)
+    network.train()
+    return total / n

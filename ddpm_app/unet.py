@@ -1,0 +1,218 @@
+"""The U-Net of Ho et al. 2020 (appendix B), in the layout that the hub's DDPM checkpoints use.
+
+F(x, t, label): x (B, C, H, W) already scaled to unit variance, t (B,) float the network's noise coordinate,
+label (B,) int64 with num_classes meaning "no class" -> (B, C, H, W) float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """image_size: side in pixels (attention is placed by it). in_channels: 1 grey, 3 RGB. channels: width of the first level.
+    multipliers: width of each level / channels. blocks: residual blocks a level. attention: resolutions with self-attention
+    (the middle always has it). head_dim: channels per attention head, 0 for a single head. dropout: probability in each block.
+    num_classes: 0 for an unconditional network."""
+
+    image_size: int = 32
+    in_channels: int = 3
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (16,)
+    head_dim: int = 0
+    dropout: float = 0.1
+    num_classes: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        ok = 4 <= self.image_size <= 256 and 1 <= self.in_channels <= 4 and 8 <= self.channels <= 512
+        ok = ok and 1 <= len(self.multipliers) <= 6 and all(1 <= m <= 16 for m in self.multipliers)
+        ok = ok and 1 <= self.blocks <= 8 and 0 <= self.num_classes <= 100_000 and 0 <= self.dropout < 1
+        if not ok or self.channels % 8:
+            raise ValueError(f"not a U-Net this program can build: {self}")
+
+    @property
+    def resolutions(self) -> list[int]:
+        """Side of the feature maps at each level; halving rounds up, as the padded stride-2 convolution does."""
+        sizes = [self.image_size]
+        for _ in self.multipliers[1:]:
+            sizes.append((sizes[-1] + 1) // 2)
+        return sizes
+
+
+# Sizes at 32x32x3 with 10 classes are tested in tests/test_unet.py.
+PRESETS: dict[str, dict] = {
+    "ddpm": dict(channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1),
+    "small": dict(channels=64, multipliers=(1, 2, 2, 2), blocks=1, attention=(16,), head_dim=64, dropout=0.0),
+    "tiny": dict(channels=32, multipliers=(1, 2, 3), blocks=1, attention=(8,), head_dim=32, dropout=0.0),
+}
+
+
+def preset_config(name: str, **overrides) -> UNetConfig:
+    """UNetConfig of a preset ("ddpm", "small", "tiny") with fields replaced, e.g. num_classes=10, in_channels=1."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return UNetConfig(**{**PRESETS[name], **overrides})
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups as in Ho et al., fewer where a group would hold less than four channels (one channel a group would erase
+    each map's mean, and one pass over it costs more)."""
+    groups = min(32, channels // 4)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids of t, (B,) -> (B, dim) float32: sines then cosines of t / 10000^(k / (dim/2 - 1)) (Ho et al. 2020)."""
+    half = dim // 2
+    k = torch.arange(half, device=t.device, dtype=torch.float32)
+    angle = t.float()[:, None] * torch.exp(-math.log(10_000) * k / max(half - 1, 1))
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, conv; + projected embedding; GroupNorm, SiLU, dropout, zero-initialised conv; + skip."""
+
+    def __init__(self, c_in: int, c_out: int, emb: int, dropout: float):
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb_proj = nn.Linear(emb, c_out)
+        self.norm2, self.conv2 = group_norm(c_out), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(nnf.silu(self.norm1(x)))
+        h = h + self.emb_proj(emb)[:, :, None, None]
+        h = self.conv2(self.dropout(nnf.silu(self.norm2(h))))
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """Self-attention over the H*W positions, added to its input; the output projection starts at zero."""
+
+    def __init__(self, channels: int, head_dim: int):
+        super().__init__()
+        self.heads = max(channels // head_dim, 1) if head_dim else 1
+        self.norm, self.qkv, self.out = group_norm(channels), nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        y = nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
+        return x + self.out(y).transpose(1, 2).reshape(b, c, h, w)
+
+
+class Level(nn.Module):
+    """One resolution: residual blocks, each followed by attention where the configuration asks for it."""
+
+    def __init__(self, widths: list[tuple[int, int]], emb: int, attend: bool, config: UNetConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList(ResBlock(a, b, emb, config.dropout) for a, b in widths)
+        self.attention = nn.ModuleList(Attention(b, config.head_dim) for _, b in widths) if attend else None
+        self.resample: nn.Conv2d | None = None  # the stride-2 convolution down, or the one after nearest-neighbour up
+
+    def step(self, i: int, x: Tensor, emb: Tensor) -> Tensor:
+        x = self.blocks[i](x, emb)
+        return self.attention[i](x) if self.attention is not None else x
+
+
+class UNet(nn.Module):
+    """See the module's docstring. The weights may be bf16: inputs are cast to them, the last layer works in float32."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        ch, emb = config.channels, 4 * config.channels
+        self.time_mlp = nn.Sequential(nn.Linear(ch, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.label_emb = nn.Embedding(config.num_classes + 1, emb) if config.num_classes else None
+        self.conv_in = nn.Conv2d(config.in_channels, ch, 3, padding=1)
+
+        attend = [size in config.attention for size in config.resolutions]
+        widths = [ch * m for m in config.multipliers]
+        skips, now, last = [ch], ch, len(widths) - 1
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, width in enumerate(widths):
+            level = Level([(now if j == 0 else width, width) for j in range(config.blocks)], emb, attend[i], config)
+            skips += [width] * config.blocks
+            if i < last:
+                level.resample = nn.Conv2d(width, width, 3, stride=2)
+                skips.append(width)
+            self.down.append(level)
+            now = width
+        self.mid = nn.ModuleList(
+            [ResBlock(now, now, emb, config.dropout), Attention(now, config.head_dim), ResBlock(now, now, emb, config.dropout)]
+        )
+        for i, width in reversed(list(enumerate(widths))):
+            pairs = []
+            for _ in range(config.blocks + 1):
+                pairs.append((now + skips.pop(), width))
+                now = width
+            level = Level(pairs, emb, attend[i], config)
+            if i:
+                level.resample = nn.Conv2d(width, width, 3, padding=1)
+            self.up.append(level)
+        self.norm_out, self.conv_out = group_norm(ch), nn.Conv2d(ch, config.in_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        dtype = self.conv_in.weight.dtype
+        emb = timestep_embedding(t.expand(len(x)), self.config.channels).to(dtype)
+        emb = self.time_mlp(emb)
+        if self.label_emb is not None:
+            null = self.config.num_classes
+            emb = emb + self.label_emb(torch.full((len(x),), null, device=x.device) if label is None else label)
+        emb = nnf.silu(emb)
+
+        h = self.conv_in(x.to(dtype))
+        skips = [h]
+        for level in self.down:
+            for i in range(len(level.blocks)):
+                h = level.step(i, h, emb)
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(nnf.pad(h, (0, 1, 0, 1)))
+                skips.append(h)
+        h = self.mid[2](self.mid[1](self.mid[0](h, emb)), emb)
+        for level in self.up:
+            for i in range(len(level.blocks)):
+                h = level.step(i, torch.cat([h, skips.pop()], dim=1), emb)
+            if level.resample is not None:
+                # to the size of the map it meets next: 28 -> 14 -> 7 -> 4 has to come back as 7, not 8
+                h = level.resample(nnf.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))
+        h = nnf.silu(self.norm_out(h))
+        with torch.autocast(x.device.type, enabled=False):
+            return nnf.conv2d(h.float(), self.conv_out.weight.float(), self.conv_out.bias.float(), padding=1)
+
+
+def parameter_count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def forward_flops(network: UNet, batch: int = 1) -> int:
+    """Floating-point operations (2 per multiply-add) of matrix products and convolutions in one forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    c = network.config
+    p = next(network.parameters())
+    x = torch.zeros(batch, c.in_channels, c.image_size, c.image_size, device=p.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(x, torch.zeros(batch, device=p.device))
+    return counter.get_total_flops()
