@@ -5,6 +5,7 @@ It lies in a directory of its own kind, classifier.json + weights.safetensors, w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -108,7 +109,10 @@ class Classifier:
         shape = (self.config.in_channels, self.config.image_size, self.config.image_size)
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
             raise ValueError(f"the {self.config.data} classifier reads uint8 (N, {', '.join(map(str, shape))}), not {_says(images)}")
-        parts = [self.network(to_model(part.to(self.device))) for part in images.split(batch)]
+        # CUDA's convolutions would otherwise round to TF32, ten bits of mantissa
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self.device.type == "cuda" else contextlib.nullcontext()
+        with exact:
+            parts = [self.network(to_model(part.to(self.device))) for part in images.split(batch)]
         logits, features = (torch.cat(column).cpu() for column in zip(*parts))
         return logits.softmax(1), features
 

@@ -33,7 +33,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
-    """Number format of the matrix products: "auto" is bf16 where the hardware multiplies it, else float32."""
+    """Number format of the matrix products: "auto" is bf16 where the hardware multiplies it, else float32; or "bf16", "fp32"."""
     if name == "auto":
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32

@@ -21,13 +21,13 @@ from . import checkpoints
 from .checkpoints import Checkpoint
 from .data import to_model, to_uint8
 from .denoiser import Denoiser
-from .device import pick_device
+from .device import pick_device, pick_dtype
 from .guidance import cfg, clipped
 from .samplers import SAMPLERS, SeededNoise, initial_noise
 from .schedules import GRIDS, Schedule, add_noise, sigma_grid, to_vp
 
 PROJECT = Path(__file__).resolve().parents[1]
-MAX_BATCH = 256  # images denoised at once; larger requests are cut into batches
+MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
 MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
 SEED_LIMIT = 2**63 - 2**32
 
@@ -136,9 +136,10 @@ class Frame:
 class Studio:
     """Checkpoints on disk, the few last used in memory, one network at work at a time."""
 
-    def __init__(self, roots: list[Path] | None = None, device: str = "auto", keep: int = 3):
+    def __init__(self, roots: list[Path] | None = None, device: str = "auto", precision: str = "auto", keep: int = 3):
         self.roots = roots if roots is not None else [PROJECT / "checkpoints", Path(os.environ.get("DDPM_RUNS", PROJECT / "runs"))]
         self.device = pick_device(device)
+        self.dtype = pick_dtype(self.device, precision)
         self._extra: dict[str, Checkpoint] = {}
         self._loaded: OrderedDict[str, tuple[float, Denoiser]] = OrderedDict()
         self._keep = keep
@@ -187,7 +188,7 @@ class Studio:
             if key in self._loaded and self._loaded[key][0] == stamp:
                 self._loaded.move_to_end(key)
                 return self._loaded[key][1]
-            denoiser = checkpoint.denoiser(self.device)
+            denoiser = checkpoint.denoiser(self.device, self.dtype)
             self._loaded[key] = (stamp, denoiser)
             while len(self._loaded) > self._keep:
                 self._loaded.popitem(last=False)
@@ -273,8 +274,8 @@ class Studio:
             raise ValueError(f"n is {request.n}; {MAX_RESULT_BYTES // size} images fit the memory limit of {MAX_RESULT_BYTES >> 30} GiB")
         labels = self.labels(request, config.classes if config.network.num_classes else ())
         images = np.empty((request.n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
-        for at in range(0, request.n, 64):
-            part = dataclasses.replace(request, n=min(64, request.n - at), seed=request.seed + at)
+        for at in range(0, request.n, MAX_BATCH):
+            part = dataclasses.replace(request, n=min(MAX_BATCH, request.n - at), seed=request.seed + at)
             for frame in self.sample(part, labels=labels[at : at + part.n]):
                 if frame.done:
                     images[at : at + part.n] = frame.x.transpose(0, 2, 3, 1)

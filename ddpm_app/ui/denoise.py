@@ -103,5 +103,5 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 message[note] = f"Every {every}. step is kept: more would not fit a page's memory. Fewer images keep all."
             yield message
 
-    wire_run(start, stop, denoise, controls.inputs | {pair, other_sampler, other_scale}, [view, note, controls.seed])
+    wire_run(start, stop, denoise, controls.inputs | {pair, other_sampler, other_scale}, [view, note, controls.seed], "denoise-player")
     return controls

@@ -80,7 +80,10 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
 
     show = guarded(load)
     for event in (picture.change, model.change, controls.seed.change):
-        event(show, [picture, model, controls.seed, t], view, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
+        loaded = event(
+            show, [picture, model, controls.seed, t], view, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
+        )
+        loaded.failure(lambda: {"run": None}, None, view, show_progress="hidden", api_visibility="private", queue=False)
     t.change(None, t, None, js="(t) => { if (window.ddpmForward) window.ddpmForward(t); }", api_visibility="private", queue=False)
 
     def denoise(values: dict):
@@ -98,5 +101,5 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
         titles = [f"x, from t = {level} down", "predicted x0"]
         yield from play(frames, titles, schedule, player, start, stop, {})
 
-    wire_run(start, stop, denoise, controls.inputs | {picture, t}, [player])
+    wire_run(start, stop, denoise, controls.inputs | {picture, t}, [player], "forward-player")
     return controls

@@ -44,7 +44,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
             with gr.Row(elem_classes="run-row"):
                 start = gr.Button("Generate", variant="primary", elem_id="generate-start", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=80)
-            controls = build_controls(studio, model, n=16, most=100)
+            controls = build_controls(studio, model, n=16, most=64)
             drop = gr.File(label="Drop a PNG from here to restore its settings", file_types=[".png"], height=110, elem_id="generate-drop")
         with gr.Column(scale=3, min_width=320):
             view = ImageGrid(elem_id="generate-grid")
@@ -83,8 +83,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 preview = viz.encode(viz.grid(torch.from_numpy(frame.x0), columns, pad=0), "jpeg")
                 yield {view: {**message, **head, "preview": b64(preview), "preview_columns": columns}}
 
-    wire_run(start, stop, generate, controls.inputs, [view, code, command, controls.seed])
-    stop.click(None, None, None, js="() => { const s = document.querySelector('#generate-grid .status'), p = document.querySelector('#generate-grid progress'); if (s) s.textContent = 'Stopped: ' + s.textContent; if (p) p.hidden = true; }", api_visibility="private")  # fmt: skip # noqa: E501
+    wire_run(start, stop, generate, controls.inputs, [view, code, command, controls.seed], "generate-grid")
 
     def restore_file(path: str | None):
         return controls.restore(png_settings.read(path), studio) if path else {}

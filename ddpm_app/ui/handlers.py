@@ -71,11 +71,11 @@ def idle(start: gr.Button, stop: gr.Button) -> dict:
     return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
 
 
-def wire_run(start, stop, handler, inputs: set, outputs: list, stopped=None, trigger=None):
+def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str):
     """A generator behind a button, with a Stop that closes it at its next step and buttons that always come back.
 
-    stopped: called with no arguments after Stop, returns {component: value}."""
-    event = (trigger or start.click)(
+    view_id: elem_id of the component that shows the run; its JavaScript hears of the stop."""
+    event = start.click(
         guarded(handler),
         inputs=inputs,
         outputs=[*outputs, start, stop],
@@ -89,4 +89,6 @@ def wire_run(start, stop, handler, inputs: set, outputs: list, stopped=None, tri
     event.failure(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
     halt = stop.click(None, None, None, cancels=[event], api_visibility="private")
     halt.then(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
+    tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
+    halt.then(None, None, None, js=tell, api_visibility="private")
     return event

@@ -40,7 +40,7 @@ function show(t) {
   draw($('.xt'), bar); $('.main figcaption').textContent = `x at t = ${t} of ${v.T}, ${v.model} schedule`;
   for (const name in v.bars) {
     const b = v.bars[name][t]; S.dots[name].setAttribute('cx', X(t)); S.dots[name].setAttribute('cy', Y(b));
-    if (S.three[name]) { draw(S.three[name][1], b); S.three[name][0].firstChild.textContent = `${name}: ${(100 * b).toFixed(1)} % signal`; }
+    if (S.three[name]) { draw(S.three[name][1], b); S.three[name][0].firstChild.textContent = `${name}: ᾱ = ${b.toFixed(3)}`; }
   }
   const snr = bar / (1 - bar), box = $('.tiles'); box.textContent = '';
   for (const [value, name] of [[Math.sqrt(bar).toFixed(3), 'signal √ᾱ'], [Math.sqrt(1 - bar).toFixed(3), 'noise √(1−ᾱ)'], [fmt(snr), 'SNR'], [fmt(Math.log(snr)), 'log-SNR'], [fmt(Math.sqrt((1 - bar) / bar)), 'σ']]) {
@@ -49,7 +49,8 @@ function show(t) {
   element.querySelectorAll('.strip button').forEach(b => b.setAttribute('aria-pressed', String(+b.dataset.t === t))); S.drawn++;
 }
 function upd() {
-  const v = props.value; if (!v || !v.run || v.run === S.run) return;
+  const v = props.value; if (v && !v.run) { S.run = S.v = null; $('.stage').classList.remove('has'); return; } // cleared, or not a picture
+  if (!v || v.run === S.run) return;
   S.run = v.run; S.v = v; S.x0 = bytes(v.x0); S.eps = new Float32Array(bytes(v.eps).buffer); build(); show(v.t);
 }
 element.addEventListener('click', e => {

@@ -42,7 +42,7 @@ function choose(i) {
   actions.append(a, use); side.append(dl, actions); d.append(big, side); d.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
 }
 async function upd() {
-  const v = props.value; if (!v || !v.run) return;
+  const v = props.value; if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
   if (v.run !== S.run) { S.run = v.run; build(v); }
   const bar = $('progress'); bar.hidden = v.done || v.stopped; bar.value = v.progress || 0; $('.status').textContent = v.status || '';
   if (v.preview) await preview(v.preview, v.preview_columns, S.run);
@@ -55,5 +55,9 @@ element.addEventListener('click', async e => {
     const a = document.createElement('a'); a.href = URL.createObjectURL(new Blob([bytes(r)], { type: 'application/zip' })); a.download = 'ddpm-images.zip'; a.click();
     setTimeout(() => URL.revokeObjectURL(a.href), 10000);
   }
+});
+document.addEventListener('ddpm-stop', e => {
+  if (!S.run || S.pngs.length || !element.closest('#' + e.detail)) return;
+  S.stopped = S.run; $('progress').hidden = true; $('.status').textContent = 'Stopped at ' + $('.status').textContent;
 });
 watch('value', upd); upd();

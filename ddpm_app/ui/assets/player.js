@@ -52,7 +52,7 @@ function run(m) { S.mode = m; if (!S.timer) S.timer = setInterval(tick, PACE); u
 function halt(m) { clearInterval(S.timer); S.timer = null; S.mode = m; ui(); }
 async function put(list, tag) { const got = await Promise.all(list.map(async ([i, b]) => [i, await decode(b).catch(() => null)])); if (tag !== S.run) return; for (const [i, m] of got) if (m) S.f[i] = m; ui(); }
 async function upd() {
-  const v = props.value; if (!v || !v.run) return;
+  const v = props.value; if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
   if (v.run !== S.run) { Object.assign(S, { run: v.run, f: [], meta: [], total: 0, cur: -1, asked: new Set(), done: false }); build(v); halt('live'); run('live'); }
   const at = v.at || 0, tag = S.run; S.total = v.total || 0; (v.meta || []).forEach((m, k) => S.meta[at + k] = m);
   if (v.stopped) S.total = at + (v.frames || []).length;
@@ -72,5 +72,9 @@ element.addEventListener('click', async e => {
     if (r && r.data) { const a = el('a'); a.href = URL.createObjectURL(new Blob([bytes(r.data)], { type: r.type })); a.download = `ddpm-denoising.${kind}`; a.click(); setTimeout(() => URL.revokeObjectURL(a.href), 10000); note.textContent = r.note; }
     else note.textContent = (r && r.error) || 'This run is no longer kept; denoise again.';
   } catch { note.textContent = 'The server could not be reached.'; } finally { b.disabled = false; }
+});
+document.addEventListener('ddpm-stop', e => { // Stop was pressed: what has arrived is all there will be
+  if (S.done || !S.run || !element.closest('#' + e.detail)) return;
+  S.stopped = S.run; S.total = end() + 1; S.done = true; $('.exports .note').textContent = 'Stopped here.'; ui();
 });
 watch('value', upd); upd();
