@@ -132,6 +132,7 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+        os.chmod(temporary, 0o644)  # safetensors writes 0600, which a server under another user could not read
         os.replace(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
