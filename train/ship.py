@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ddpm_app import checkpoints, exports  # noqa: E402
+from ddpm_app.studio import Request, Studio  # noqa: E402
 from ddpm_app.training import TrainConfig  # noqa: E402
 
 CARD = """---
@@ -60,6 +62,16 @@ def metrics_table(metrics: list) -> str:
     return "\n".join(["| measured | value | protocol |", "|---|---|---|", *rows]) if rows else ""
 
 
+def animation(path: Path) -> bytes:
+    """Sixteen images from noise to picture, a lossy looping WebP at native size: what the page shows before the first click."""
+    studio = Studio([path.parent], precision="fp32")
+    request = Request(path.name, n=16, guidance=2.0, evaluations=28, seed=3)
+    frames = [exports.frame_grid(f.x, 4) for f in studio.sample(request)]
+    buffer, pause = io.BytesIO(), [70] * (len(frames) - 1) + [2200]
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, quality=75, method=4)
+    return buffer.getvalue()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="directory that train_unet.py wrote")
@@ -83,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     newest = max((source.path / "samples").glob("*.png"), default=None)
     if newest:
         shutil.copyfile(newest, out / "samples.png")
+    checkpoints.write_atomically(out / "denoising.webp", animation(out))
     losses = [r["validation_loss"] for r in log if "validation_loss" in r]
     seconds = max((r.get("seconds", 0) for r in log), default=0)
     facts = exports.model_facts(checkpoints.open_checkpoint(out))
