@@ -1,4 +1,4 @@
-"""python -m ddpm_app sample | noise | models | bench: what the page does, without the page.
+"""python -m ddpm_app sample | noise | models | runs | bench: what the page does, without the page.
 
 Exit code 0: done; 2: the request was wrong, and one sentence on stderr says how.
 """
@@ -155,9 +155,11 @@ def _bench(commands) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    from . import runs_cli
+
     parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_sample, _noise, _models, _bench):
+    for add in (_sample, _noise, _models, runs_cli.add_parser, _bench):
         add(commands)
     args = parser.parse_args(argv)
     try:

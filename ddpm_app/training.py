@@ -210,6 +210,22 @@ class Trainer:
         values = self.ema.values if ema else [p.detach() for p in self.parameters]
         return dict(zip((name for name, _ in self.network.named_parameters()), values))
 
+    def init_weights(self, weights: dict[str, Tensor]) -> None:
+        """Begin from these weights, with a fresh optimiser and EMA. Names and shapes must be the network's (checkpoints.check_keys)."""
+        with torch.no_grad():
+            for (name, p), ema in zip(self.network.named_parameters(), self.ema.values):
+                p.copy_(weights[name])
+                ema.copy_(weights[name])
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if a weight is no number: such a state may not replace a good one."""
+        if not all(bool(torch.isfinite(v).all()) for v in (*self.parameters, *self.ema.values)):
+            raise FloatingPointError(f"the weights are no numbers any more at step {self.step}; the last saved state is intact")
+
+    def state_bytes(self) -> int:
+        """What save_state writes, about: raw weights, EMA and two moments in float32."""
+        return 16 * sum(p.numel() for p in self.parameters) + 2**20
+
     def save_state(self, file: Path) -> None:
         """Raw weights, EMA, optimiser moments and counters in one safetensors file, replaced atomically."""
         tensors = {}
@@ -240,26 +256,36 @@ class Trainer:
         self.step, self.images, self.seconds = meta["step"], meta["images"], meta["seconds"]
 
 
-def train(trainer: Trainer, every: int = 50, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
-    """Train to the end of the budget (or until should_stop() between two steps), yielding an event every `every` steps and at
-    the end. Raises FloatingPointError, naming the step, when the loss is no longer a number."""
+def train(
+    trainer: Trainer, every: int = 50, should_stop: Callable[[], bool] = lambda: False, every_seconds: float = float("inf")
+) -> Iterator[TrainEvent]:
+    """Train to the end of the budget (or until should_stop() between two steps; time spent in it is not training time), yielding
+    an event every `every` steps or `every_seconds` seconds, whichever is sooner, and at the end. Raises FloatingPointError,
+    naming the step, when the loss is no longer a number."""
     device = trainer.device
     sums, counts = torch.zeros(BANDS, device=device), torch.zeros(BANDS, device=device)
     norms, since = torch.zeros((), device=device), 0
+    first_bad = torch.full((), float("inf"), device=device)
     started, before = time.perf_counter(), trainer.seconds
     mark_time, mark_images = started, trainer.images
-    while trainer.progress() < 1 and not should_stop():
+    while trainer.progress() < 1:
+        asked = time.perf_counter()
+        if should_stop():
+            break
+        waited = time.perf_counter() - asked
+        started, mark_time = started + waited, mark_time + waited
         losses, band, norm = trainer.train_step()
+        first_bad = torch.where(torch.isfinite(losses.sum()), first_bad, first_bad.clamp(max=trainer.step))
         sums.index_add_(0, band, losses)
         counts.index_add_(0, band, torch.ones_like(losses))
         norms += norm
         since += 1
         trainer.seconds = before + time.perf_counter() - started
-        if since == every or trainer.progress() >= 1:
-            now = time.perf_counter()
+        now = time.perf_counter()
+        if since == every or trainer.progress() >= 1 or now - mark_time >= every_seconds:
             by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
             if not np.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} at step {trainer.step}; the last saved state is intact")
+                raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
             rate = (trainer.images - mark_images) / max(now - mark_time, 1e-9)
             lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
             yield TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)

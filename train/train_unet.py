@@ -5,7 +5,7 @@
     python train/train_unet.py --data cifar10 --preset small --row v --schedule cosine --minutes 25 --out runs/cifar10
 
 The directory holds config.json, weights.safetensors (the EMA), log.jsonl, samples/*.png, snapshots/ and state.safetensors,
-from which --resume continues exactly. Ctrl-C saves and stops.
+from which --resume continues exactly. Ctrl-C saves and stops. Runs whose folders lie side by side take turns on a device.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import checkpoints, viz  # noqa: E402
+from ddpm_app import checkpoints, turns, viz  # noqa: E402
 from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
-from ddpm_app.device import describe, for_inference  # noqa: E402
+from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
 from ddpm_app.guidance import cfg, clipped  # noqa: E402
 from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
 from ddpm_app.schedules import sigma_grid  # noqa: E402
@@ -48,8 +49,11 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="named settings, each overridden by its own flag")
     parser.add_argument("--out", help="directory of the run (needed unless --resume names one)")
     parser.add_argument("--resume", help="auto: continue in --out if it holds a state; or a run's directory")
+    parser.add_argument("--init", help="begin from the weights of this checkpoint or snapshot directory (same preset and classes)")
+    parser.add_argument("--now", action="store_true", help="start at once, even if another run beside --out trains on the device")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop, saved, after this many seconds of wall clock")
     parser.add_argument("--every", type=int, default=50, help="steps between log lines (default 50)")
+    parser.add_argument("--every-seconds", type=float, default=5.0, help="seconds between log lines, if sooner (default 5)")
     parser.add_argument("--marks", type=int, default=20, help="validation, sample grid and saved state this often over the budget")
     parser.add_argument("--snapshots", type=int, default=10, help="EMA snapshots kept over the budget (default 10)")
     args = parser.parse_args(argv)
@@ -102,47 +106,84 @@ def sample_grid(trainer: Trainer, per_class: int = 8, evaluations: int = 18, sca
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: done, or stopped and saved; 2: the request was wrong; 3: the loss is no number; 4: the disk is full."""
     config, args = parse(argv)
-    out, begun = Path(args.out), time.perf_counter()
-    try:
-        whole = load_data(config.data, image_size=config.image_size or None)
-        training, held_out = split(whole, seed=0)
-        trainer = Trainer(config, training)
-        if args.state and args.state.is_file():
-            trainer.load_state(args.state)
-    except ValueError as error:
-        print(f"train_unet: {error}", file=sys.stderr)
-        return 2
     stop = []
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.append(True))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        seat = turns.Seat(Path(args.out), sys.argv[1:] if argv is None else argv, dataclasses.asdict(config))
+    except (ValueError, OSError) as error:
+        print(f"train_unet: {error}", file=sys.stderr)
+        return 2
+    try:
+        seat.end(work(config, args, seat, lambda: bool(stop)))
+        return 0
+    except (ValueError, FloatingPointError, turns.DiskFull) as error:
+        seat.end("failed", str(error))
+        print(f"train_unet: {error}", file=sys.stderr)
+        return {FloatingPointError: 3, turns.DiskFull: 4}.get(type(error), 2)
+    except Exception as error:
+        seat.end("failed", str(turns.explain_full(seat.folder, 2**20)) if turns.is_full(error) else f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        seat.close()
+
+
+def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: Callable[[], bool]) -> str:
+    """Train to the end or until told() to stop: "finished" or "stopped"."""
+    out, begun = seat.folder, time.perf_counter()
+    device = pick_device(config.device)
+    if not args.now and not seat.take_turn(turns.device_key(device), told, lambda line: print(line, flush=True)):
+        return "stopped"
+    training, held_out = split(load_data(config.data, image_size=config.image_size or None), seed=0)
+    trainer = Trainer(config, training)
+    if args.state and args.state.is_file():
+        trainer.load_state(args.state)
+    elif args.init:
+        weights = checkpoints.read_weights(checkpoints.open_checkpoint(args.init).path)
+        checkpoints.check_keys(weights, trainer.network, args.init)
+        trainer.init_weights(weights)
     log_file = out / "log.jsonl"
     if trainer.step and log_file.is_file():  # lines after the saved state belong to steps that are run again
-        kept = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= trainer.step]
-        checkpoints.write_atomically(log_file, "".join(line + "\n" for line in kept))
+        checkpoints.write_atomically(log_file, "".join(line + "\n" for line in whole_lines(log_file, trainer.step)))
     elif not trainer.step:
         log_file.unlink(missing_ok=True)
 
-    def save() -> None:
-        checkpoints.save(out, checkpoint_config(trainer), trainer.weights())
-        trainer.save_state(out / "state.safetensors")
+    def save(folder: Path = out, state: bool = True) -> None:
+        trainer.check_finite()
+        need = trainer.state_bytes() * (10 if state else 2) // 8
+        try:
+            turns.need_room(out, need)
+            checkpoints.save(folder, checkpoint_config(trainer), trainer.weights())
+            if state:
+                trainer.save_state(out / "state.safetensors")
+        except Exception as error:
+            if turns.is_full(error):
+                raise turns.explain_full(folder, need) from error
+            raise
 
     def mark(log) -> None:
         loss = validation_loss(trainer, held_out)
         images = sample_grid(trainer)
         (out / "samples").mkdir(exist_ok=True)
         viz.save_png(viz.grid(images, columns=8), out / "samples" / f"{trainer.images:010d}.png")
-        save()
         log.write(json.dumps({"step": trainer.step, "images": trainer.images, "validation_loss": loss}) + "\n")
         log.flush()
+        save()  # after the line: a line without its state is dropped when the run resumes, a state without its line never mends
         print(f"  {trainer.images} images: validation loss {loss:.4f}, state saved", flush=True)
+
+    def should_stop() -> bool:
+        seat.pause_point(save, told)
+        return told() or time.perf_counter() - begun > args.max_seconds
 
     marks, snaps = int(trainer.progress() * args.marks), int(trainer.progress() * args.snapshots)
     print(f"{describe(trainer.device)}; {len(training)} images of {trainer.data.name}; {out}", flush=True)
+    if not trainer.step:
+        save()  # a kill before the first mark finds something to resume
     with log_file.open("a") as log:
-        for event in train(trainer, args.every, lambda: bool(stop) or time.perf_counter() - begun > args.max_seconds):
-            row = dataclasses.asdict(event)
+        for event in train(trainer, args.every, should_stop, args.every_seconds):
+            row = dataclasses.asdict(event) | memory(trainer.device)
             row["loss_by_level"] = [round(v, 5) if math.isfinite(v) else None for v in event.loss_by_level]
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -151,15 +192,39 @@ def main(argv: list[str] | None = None) -> int:
                 f"lr {event.lr:.1e}  {event.images_per_s:.0f} images/s",
                 flush=True,
             )
+            if int(event.progress * args.snapshots) > snaps:
+                snaps = int(event.progress * args.snapshots)
+                save(out / "snapshots" / f"{trainer.images:010d}", state=False)
             if int(event.progress * args.marks) > marks:
                 marks = int(event.progress * args.marks)
                 mark(log)
-            if int(event.progress * args.snapshots) > snaps:
-                snaps = int(event.progress * args.snapshots)
-                checkpoints.save(out / "snapshots" / f"{trainer.images:010d}", checkpoint_config(trainer), trainer.weights())
         save()
-    print(f"{'stopped' if trainer.progress() < 1 else 'done'}: {out}, {trainer.images} images", flush=True)
-    return 0
+    done = trainer.progress() >= 1
+    print(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images", flush=True)
+    return "finished" if done else "stopped"
+
+
+def whole_lines(log: Path, step: int) -> list[str]:
+    """The log's lines up to a step; one cut short by a kill is none."""
+    kept = []
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+def memory(device: torch.device) -> dict:
+    """{"memory_mb": the most this process took}: of the GPU, or of main memory on Linux."""
+    if device.type == "cuda":
+        return {"memory_mb": torch.cuda.max_memory_reserved(device) / 1e6}
+    if sys.platform != "linux":
+        return {}
+    import resource
+
+    return {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
 
 
 if __name__ == "__main__":

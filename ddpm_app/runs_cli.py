@@ -1,0 +1,92 @@
+"""python -m ddpm_app runs: list, watch, pause, stop, resume and delete training runs from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from . import jobs
+
+VERBS = ("list", "watch", "pause", "stop", "resume", "delete")
+
+
+def add_parser(commands) -> None:
+    p = commands.add_parser("runs", help="training runs: list, watch, pause, stop, resume, delete", description=__doc__)
+    p.add_argument("verb", nargs="?", default="list", choices=VERBS, help="what to do (default list)")
+    p.add_argument("name", nargs="?", help="which run; watch without one takes the newest")
+    p.add_argument("--json", action="store_true", help="as JSON; watch prints a line a change")
+    p.set_defaults(run=run)
+
+
+def facts(run: jobs.Run) -> dict:
+    """A run in one flat object."""
+    status, message = run.status()
+    log = run.log()
+    rows = [r for r in log if "loss" in r]
+    last = rows[-1] if rows else {}
+    progress, seconds = last.get("progress", 0.0), last.get("seconds", 0.0)
+    return {
+        "name": run.name,
+        "status": status,
+        "message": message,
+        "progress": progress,
+        "step": last.get("step", 0),
+        "images": last.get("images", 0),
+        "loss": last.get("loss"),
+        "validation_loss": next((r["validation_loss"] for r in reversed(log) if "validation_loss" in r), None),
+        "images_per_s": last.get("images_per_s"),
+        "lr": last.get("lr"),
+        "grad_norm": last.get("grad_norm"),
+        "memory_mb": last.get("memory_mb"),
+        "seconds": seconds,
+        "eta_seconds": seconds * (1 - progress) / progress if progress else None,
+        "created": run.created,
+        "folder": str(run.folder),
+        "command": run.command(),
+    }
+
+
+def line(f: dict) -> str:
+    loss = "" if f["loss"] is None else f"loss {f['loss']:.4f}"
+    held = "" if f["validation_loss"] is None else f"validation {f['validation_loss']:.4f}"
+    return f"{f['name']:28} {f['status']:11} {f['progress']:6.1%} {f['images']:>10} images  {loss:12} {held:18} {f['message']}".rstrip()
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.verb == "list":
+        found = [facts(r) for r in jobs.runs() if args.name in (None, r.name)]
+        print(json.dumps(found, indent=1) if args.json else "\n".join(map(line, found)) or f"no runs in {jobs.runs_dir()}")
+        return 0
+    if args.verb == "watch":
+        newest = jobs.runs()
+        if not args.name and not newest:
+            raise ValueError(f"no runs in {jobs.runs_dir()}")
+        return watch(jobs.find(args.name) if args.name else newest[0], args.json)
+    if not args.name:
+        raise ValueError(f"runs {args.verb} needs the name of a run; there are: {', '.join(r.name for r in jobs.runs()) or 'none'}")
+    chosen = jobs.find(args.name)
+    place = getattr(chosen, args.verb)()
+    if args.verb == "stop":
+        chosen.wait("stopped")
+    if place:
+        print(json.dumps({"name": chosen.name, "moved_to": str(place)}) if args.json else f"{chosen.name}: moved to {place}")
+    else:
+        print(json.dumps(facts(chosen)) if args.json else line(facts(chosen)))
+    return 0
+
+
+def watch(run: jobs.Run, as_json: bool) -> int:
+    """A line whenever something changed, until the run ends; Ctrl-C leaves the run alone."""
+    before = None
+    while True:
+        now = facts(run)
+        if (now["status"], now["step"], now["validation_loss"]) != before:
+            before = (now["status"], now["step"], now["validation_loss"])
+            print(json.dumps(now) if as_json else line(now), flush=True)
+        if now["status"] not in jobs.LIVE:
+            if now["status"] == "failed":
+                print(run.last_output(), file=sys.stderr)
+            return 0
+        time.sleep(0.5)
