@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import checkpoints, turns, viz  # noqa: E402
+from ddpm_app import checkpoints, probe, turns, viz  # noqa: E402
 from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
@@ -51,6 +51,9 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser.add_argument("--resume", help="auto: continue in --out if it holds a state; or a run's directory")
     parser.add_argument("--init", help="begin from the weights of this checkpoint or snapshot directory (same preset and classes)")
     parser.add_argument("--now", action="store_true", help="start at once, even if another run beside --out trains on the device")
+    parser.add_argument(
+        "--probe", action="store_true", help="train nothing: measure this machine for some 15 s, print as JSON what fits the budget"
+    )
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop, saved, after this many seconds of wall clock")
     parser.add_argument("--every", type=int, default=50, help="steps between log lines (default 50)")
     parser.add_argument("--every-seconds", type=float, default=5.0, help="seconds between log lines, if sooner (default 5)")
@@ -61,7 +64,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
     if args.resume and args.resume != "auto":
         args.out = args.out or args.resume
-    if not args.out:
+    if not args.out and not args.probe:
         parser.error("--out is needed")
     resume_from = Path(args.out if args.resume == "auto" else args.resume or "")
     args.state = resume_from / "state.safetensors" if args.resume else None
@@ -108,6 +111,13 @@ def sample_grid(trainer: Trainer, per_class: int = 8, evaluations: int = 18, sca
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: done, or stopped and saved; 2: the request was wrong; 3: the loss is no number; 4: the disk is full."""
     config, args = parse(argv)
+    if args.probe:
+        try:
+            print(json.dumps(probe.plan(config)))
+            return 0
+        except ValueError as error:
+            print(f"train_unet: {error}", file=sys.stderr)
+            return 2
     stop = []
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.append(True))

@@ -11,7 +11,7 @@ import gradio as gr  # noqa: E402
 
 from ..device import describe  # noqa: E402
 from ..studio import Studio  # noqa: E402
-from . import api, denoise, forward, generate, models  # noqa: E402
+from . import api, denoise, forward, generate, models, train  # noqa: E402
 from .controls import class_choices  # noqa: E402
 from .theme import launch_options  # noqa: E402, F401
 
@@ -35,13 +35,16 @@ def build(studio: Studio) -> gr.Blocks:
             )
             status = gr.HTML(status_html(studio, studio.default()), elem_id="status", apply_default_css=False, scale=2, min_width=240)
         model = gr.Radio(names, value=studio.default() or None, label="Model", elem_id="model-choice", show_label=False, container=False)
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Generate", id="generate"):
                 tabs = [generate.build(studio, model)]
             with gr.Tab("Denoise", id="denoise"):
                 tabs.append(denoise.build(studio, model))
             with gr.Tab("Forward", id="forward"):
                 tabs.append(forward.build(studio, model))
+            if not os.environ.get("SPACE_ID"):  # a Space's GPU is lent for seconds, and its visitors are strangers
+                with gr.Tab("Train", id="train"):
+                    train.build()
             with gr.Tab("Models", id="models"):
                 models.build(studio, model)
 

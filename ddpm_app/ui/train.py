@@ -1,0 +1,219 @@
+"""Train: a budget in minutes becomes a run; it is watched, paused, stopped, resumed and forked here, from any browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gradio as gr
+
+from .. import jobs
+from ..denoiser import ROWS, WEIGHTS
+from ..schedules import SCHEDULES
+from ..training import TrainConfig
+from ..unet import PRESETS
+from ..uploads import unpack_images
+from .handlers import guarded
+from .train_view import TrainView
+
+OWN = "own"
+DATA = [("MNIST (28 × 28, grey)", "mnist"), ("CIFAR-10 (32 × 32, colour)", "cifar10"), ("Own images", OWN)]
+PROBE_SECONDS = 90  # after which a probe is given up; it measures for 15
+HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def note(text: str = "") -> str:
+    return f"<p class='note'>{html.escape(text)}</p>"
+
+
+def whole(value, name: str) -> int:
+    if not isinstance(value, (int, float)) or value != int(value):
+        raise ValueError(f"{name} is {value!r}; a whole number is accepted")
+    return int(value)
+
+
+def own_data(path: str) -> str:
+    """A folder or .npz of this machine, as an absolute path. Raises ValueError."""
+    if not path.strip():
+        raise ValueError("give a folder with one sub-folder a class, or upload a ZIP of one")
+    place = Path(path.strip()).expanduser()
+    if not (place.is_dir() or (place.is_file() and place.suffix == ".npz")):
+        raise ValueError(f"{path.strip()[:200]} is neither a folder nor an .npz file on the machine the studio runs on")
+    return str(place.resolve())
+
+
+def predicted(plan: dict) -> str:
+    end = time.strftime("%H:%M", time.localtime(time.time() + 60 * plan["minutes"]))
+    return (
+        f"{plan['device']}: {plan['images_per_s']:.0f} images/s at batch {plan['batch']}. In {plan['minutes']:g} minutes about "
+        f"{plan['images']:,} images, {plan['steps']:,} steps; started now it ends at about {end}."
+    )
+
+
+class Form:
+    """The controls and what they add up to."""
+
+    def __init__(self):
+        t = {f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}
+        with gr.Group():
+            self.data = gr.Dropdown(DATA, value="mnist", label="Data", elem_id="train-data")
+            self.path = gr.Textbox(
+                label="Folder", placeholder="/home/me/photos", max_length=400, visible=False, elem_id="train-path",
+                info="On this machine, one sub-folder a class; or an .npz with arr_0 and arr_1.",
+            )  # fmt: skip
+            self.zip = gr.File(
+                label="Or a ZIP, one sub-folder a class", file_types=[".zip"], height=120, visible=False, elem_id="train-zip"
+            )
+            self.size = gr.Slider(8, 64, value=32, step=8, label="Pixels a side", visible=False)
+            self.preset = gr.Dropdown(
+                [("tiny: a CPU's half hour", "tiny"), ("small: a GPU's half hour", "small"), ("ddpm: Ho et al., 35.7 M", "ddpm")],
+                value="tiny", label="Network", elem_id="train-preset",
+            )  # fmt: skip
+            self.row = gr.Dropdown(list(ROWS), value=t["row"], label="Predicts", info="v and edm stand few-step sampling best.")
+            self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
+            self.minutes = gr.Number(30, label="Budget, minutes", minimum=0.05, maximum=100_000, elem_id="train-minutes")
+        with gr.Accordion("Advanced", open=False):
+            self.batch = gr.Number(t["batch"], label="Batch", precision=0, minimum=1, maximum=65536, elem_id="train-batch")
+            self.lr = gr.Number(t["lr"], label="Learning rate, peak", minimum=0, maximum=1)
+            self.warmup = gr.Number(t["warmup"], label="Warm-up, images", precision=0, minimum=0)
+            self.ema = gr.Number(
+                t["ema"], label="EMA length", minimum=0, maximum=1, info="A share of the run; 0.9 and more is a fixed decay."
+            )
+            self.weight = gr.Dropdown(list(WEIGHTS), value=t["weight"], label="Loss weight")
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+            self.name = gr.Textbox(label="Name", placeholder="chosen for you", max_length=60, elem_id="train-name")
+            self.init = gr.Textbox(label="Begin from the weights in", placeholder="a checkpoint or snapshot folder", max_length=400)
+            self.now = gr.Checkbox(False, label="Do not wait for the device", info="Otherwise one run at a time trains; the next waits.")
+
+    @property
+    def fields(self) -> list:
+        return list(vars(self).values())
+
+    def settings(self, values: dict) -> dict:
+        """Fields of TrainConfig. Raises ValueError for what cannot be trained."""
+        data = str(values[self.data])
+        if data not in [v for _, v in DATA]:
+            raise ValueError(f"unknown data {data[:40]!r}")
+        numbers = {k: values[getattr(self, k)] for k in ("minutes", "lr", "ema")}
+        for k, v in numbers.items():
+            if not isinstance(v, (int, float)) or isinstance(v, bool):
+                raise ValueError(f"{k} is {v!r}; a number is accepted")
+        settings = {
+            "data": data if data != OWN else own_data(str(values[self.path] or "")),
+            **{k: str(values[getattr(self, k)]) for k in ("preset", "row", "schedule", "weight")},
+            **{k: float(v) for k, v in numbers.items()},
+            **{k: whole(values[getattr(self, k)], k) for k in ("batch", "warmup", "seed")},
+        }
+        if data == OWN and whole(values[self.size], "pixels a side") != 32:
+            settings["image_size"] = int(values[self.size])
+        for k, names in (("preset", PRESETS), ("row", ROWS), ("schedule", SCHEDULES), ("weight", WEIGHTS)):
+            if settings[k] not in names:
+                raise ValueError(f"{k} is {settings[k][:40]!r}; {', '.join(names)} are known")
+        TrainConfig(**settings)
+        return settings
+
+    def name_of(self, values: dict, settings: dict) -> str:
+        return str(values[self.name] or "").strip() or jobs.free_name(f"{Path(settings['data']).stem}-{settings['preset']}")
+
+    def from_run(self, run: jobs.Run, snapshot: str) -> dict:
+        """Updates that set every control as the run's, beginning from one of its snapshots."""
+        place = next((p for p in run.snapshots() if p.name == snapshot), None)
+        if place is None:
+            raise ValueError(f"{run.name} has no such snapshot")
+        s = {**{f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}, **run.settings}
+        own = s["data"] not in ("mnist", "cifar10")
+        same = {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
+        return {
+            **same,
+            self.data: OWN if own else s["data"],
+            self.path: gr.Textbox(s["data"] if own else "", visible=own),
+            self.zip: gr.File(visible=own),
+            self.size: gr.Slider(value=s["image_size"] or 32, visible=own),
+            self.minutes: s["minutes"] or 30,
+            self.name: "",
+            self.init: str(place),
+        }
+
+
+def build() -> None:
+    gr.HTML(
+        "<p class='purpose'>Give a network minutes and watch it learn. A run is a process of its own: it outlives this page.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="main-row"):
+        with gr.Column(scale=1, min_width=300, elem_classes="controls"):
+            with gr.Row(elem_classes="run-row"):
+                start = gr.Button("Start training", variant="primary", elem_id="train-start", min_width=150, scale=2)
+                probe = gr.Button("Measure", elem_id="train-probe", min_width=90, scale=1)
+            plan = gr.HTML(
+                note("Measure tries this machine for some 15 s: batch, learning rate and a predicted end."),
+                elem_id="train-plan", apply_default_css=False,
+            )  # fmt: skip
+            form = Form()
+            command = gr.Code(
+                "", language="shell", label="The same from a shell", interactive=False, wrap_lines=True, lines=3, max_lines=9,
+                elem_classes="mono", elem_id="train-command",
+            )  # fmt: skip
+        with gr.Column(scale=3, min_width=320):
+            view = TrainView(elem_id="train-view")
+
+    def command_of(values: dict) -> str:
+        try:
+            settings = form.settings(values)
+            out = jobs.short(str(jobs.runs_dir() / form.name_of(values, settings)))
+            return jobs.shown(jobs.flags(settings, out, str(values[form.init] or "").strip(), bool(values[form.now])))
+        except ValueError as error:
+            return f"# {error}"
+
+    def begin(values: dict):
+        settings = form.settings(values)
+        init = str(values[form.init] or "").strip()
+        run = jobs.start(settings, form.name_of(values, settings), init=init, now=bool(values[form.now]))
+        return {view: {"select": run.name, "stamp": time.time()}, form.name: "", form.init: ""}
+
+    def measure(values: dict):
+        settings = form.settings(values)
+        yield {plan: note("Measuring: a few training steps at each batch…"), probe: gr.Button(interactive=False)}
+        argv = [sys.executable, str(jobs.SCRIPT), *jobs.flags(settings, "probe"), "--probe"]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_SECONDS, cwd=jobs.PROJECT)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"no answer within {PROBE_SECONDS} s: this network is too large for this machine, or it is busy") from None
+        if done.returncode:
+            raise ValueError((done.stderr.strip().splitlines() or ["the probe ended without a word"])[-1].removeprefix("train_unet: "))
+        found = json.loads(done.stdout.splitlines()[-1])
+        derived = {getattr(form, k): found[k] for k in ("batch", "lr", "warmup")}
+        yield {plan: note(predicted(found)), probe: gr.Button(interactive=True), **derived}
+
+    def choose(data):
+        own = data == OWN
+        return gr.Textbox(visible=own), gr.File(visible=own), gr.Slider(visible=own)
+
+    def unpack(path):
+        if not path:
+            return gr.skip(), gr.skip()
+        place, counts = unpack_images(Path(path), jobs.runs_dir() / ".data")
+        found = ", ".join(f"{name} {n}" for name, n in counts.most_common(8)) + (", …" if len(counts) > 8 else "")
+        return str(place), note(f"{sum(counts.values()):,} images in {len(counts)} {'class' if len(counts) == 1 else 'classes'}: {found}.")
+
+    def fork(event: gr.EventData):
+        chosen = event._data if isinstance(event._data, dict) else {}
+        gr.Info("Its settings are on the form, with the snapshot under Advanced. Change what you like, then start.")
+        return form.from_run(jobs.find(str(chosen.get("run"))), str(chosen.get("snapshot")))
+
+    start.click(guarded(begin), set(form.fields), [view, form.name, form.init], trigger_mode="once", **HIDDEN)
+    measured = probe.click(
+        guarded(measure), set(form.fields), [plan, probe, form.batch, form.lr, form.warmup],
+        concurrency_id="probe", concurrency_limit=1, trigger_mode="once", **HIDDEN,
+    )  # fmt: skip
+    measured.failure(lambda: (note(), gr.Button(interactive=True)), None, [plan, probe], queue=False, **HIDDEN)
+    form.data.change(choose, form.data, [form.path, form.zip, form.size], queue=False, **HIDDEN)
+    form.zip.upload(guarded(unpack), form.zip, [form.path, plan], **HIDDEN)
+    view.recall(guarded(fork), None, form.fields, **HIDDEN)
+    listeners = [f.change for f in form.fields if f is not form.zip]
+    gr.on(listeners, command_of, set(form.fields), command, queue=False, trigger_mode="always_last", **HIDDEN)
+    command.value = command_of({f: f.value for f in form.fields})
