@@ -1,0 +1,190 @@
+"""The Train tab in a real Chromium: start a run, watch it, stop it, reload, find it again, fork it, delete it."""
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from ddpm_app import jobs
+from ddpm_app.studio import Studio
+from ddpm_app.ui import train_view
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
+
+
+@pytest.fixture(scope="module")
+def runs_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("train-tab") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDPM_RUNS", str(root))
+        yield root
+        for run in jobs.runs():
+            if run.status()[0] in jobs.LIVE:
+                os.kill(run.job["pid"], 9)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium found, and this is CI")
+        pytest.skip("no Chromium found (chromium, chromium-browser or google-chrome on the PATH)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(roots, runs_root):
+    from ddpm_app.ui import build, launch_options
+
+    page = build(Studio([*roots, runs_root], device="cpu", precision="fp32"))
+    _, url, _ = page.launch(prevent_thread_lock=True, server_port=None, **launch_options())
+    yield url
+    page.close()
+
+
+@pytest.fixture
+def page(browser, url):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page, trouble = context.new_page(), []
+    page.on("request", lambda r: trouble.append(f"left the machine: {r.url}") if not r.url.startswith((url, "data:", "blob:")) else None)
+    page.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.on("pageerror", lambda e: trouble.append(f"error: {e}"))
+    page.on("console", lambda m: trouble.append(m.text) if m.type == "error" and not any(h in m.text for h in HARMLESS) else None)
+    page.set_default_timeout(60_000)
+    open_tab(page, url)
+    yield page
+    context.close()
+    assert trouble == []
+
+
+def open_tab(page, url):
+    page.goto(url)
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.wait_for_selector("#train-view .tv")
+
+
+def chip(page, status):
+    page.wait_for_function("s => document.querySelector('#train-view .head .chip')?.textContent === s", arg=status)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "dots.npz"
+    rng = np.random.default_rng(0)
+    np.savez(file, arr_0=rng.integers(0, 255, (40, 8, 8, 1), dtype=np.uint8), arr_1=np.arange(40) % 2)
+    return str(file)
+
+
+def choose(page, box, text):
+    page.click(f"{box} input")
+    page.get_by_role("option", name=text).click()
+
+
+def test_a_run_from_the_page(page, url, data, runs_root):
+    assert page.locator("#train-view .empty strong").inner_text() == "No run yet"
+    page.wait_for_function("() => document.querySelector('#train-command').innerText.includes('--data')")
+    choose(page, "#train-data", "Own images")
+    page.wait_for_selector("#train-path")
+    page.click("#train-start")  # no folder yet: a sentence, and the page goes on
+    assert "ZIP" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    page.fill("#train-path textarea, #train-path input", data)
+    page.fill("#train-minutes input", "60")
+    page.get_by_role("button", name="Advanced").locator("visible=true").click()
+    page.fill("#train-batch input", "8")
+    page.fill("#train-name textarea, #train-name input", "dots")
+    page.wait_for_function("() => /--batch 8/.test(document.querySelector('#train-command').innerText)")
+    begun = time.monotonic()
+    page.click("#train-start")
+    chip(page, "running")
+    page.wait_for_function("() => (document.querySelector('#train-view .chart .smoothed')?.getAttribute('d') || '').length > 20")
+    assert time.monotonic() - begun < 60
+    run = jobs.find("dots")
+    assert run.settings["batch"] == 8 and run.settings["minutes"] == 60
+    assert page.locator("#train-view .tile").count() == 9 and "--out" in page.inner_text("#train-view .command code")
+
+    before = page.evaluate("() => { window.node = document.querySelector('#train-view .chart .smoothed'); return node.getAttribute('d') }")
+    page.wait_for_function("d => document.querySelector('#train-view .chart .smoothed').getAttribute('d') !== d", arg=before)
+    assert page.evaluate("() => window.node.isConnected")  # updated in place: no flicker
+    page.hover("#train-view .chart")
+    assert "images" in page.inner_text("#train-view .tip")
+    page.check("#train-view .logy")
+
+    open_tab(page, url)  # a reload finds it again
+    page.wait_for_selector("#train-view .item[data-run=dots].on")
+    chip(page, "running")
+    page.click("#train-view [data-do=pause]")
+    chip(page, "paused")
+    page.click("#train-view [data-do=resume]")
+    chip(page, "running")
+    page.click("#train-view [data-do=stop]")
+    chip(page, "stopped")
+    assert run.status()[0] == "stopped" and page.is_disabled("#train-view [data-do=stop]")
+
+
+def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
+    for name, at in (("one", 0.9), ("two", 0.5)):
+        folder = runs_root / name
+        folder.mkdir(parents=True)
+        rows = [
+            f'{{"step": {k}, "images": {64 * k}, "seconds": {k}, "progress": {k / 900}, "loss": {at + 1 / k}, "lr": 1e-4}}'
+            for k in range(1, 900)
+        ]
+        (folder / "log.jsonl").write_text("\n".join(rows) + '\n{"step": 900, "ima')
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    open_tab(page, url)
+    page.click("#train-view .item[data-run=one] button")
+    page.check("#train-view .item[data-run=two] input")
+    page.wait_for_function("() => document.querySelectorAll('#train-view .chart .smoothed').length === 2")
+    assert page.locator("#train-view .legend span").all_inner_texts() == ["one", "two"]
+    points = page.evaluate("() => document.querySelector('#train-view .chart .smoothed').getAttribute('d').split('L').length")
+    assert 200 < points <= 400
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    assert all(t.is_visible() for t in page.get_by_role("tab").all())
+    page.click("#train-view .item[data-run=two] button")
+    page.wait_for_function("() => document.querySelector('#train-view h3').textContent === 'two'")
+    page.click("#train-view [data-do=delete]")
+    assert (runs_root / "two").exists()  # it asks first
+    page.click("#train-view [data-do=delete]")
+    page.wait_for_selector("#train-view .item[data-run=two]", state="detached")
+    assert not (runs_root / "two").exists() and list((runs_root / ".trash").glob("two-*"))
+    context.close()
+
+
+def test_fork_fills_the_form(page, runs_root, roots):
+    folder = runs_root / "parent"
+    shutil.copytree(roots[0] / "mnist-random", folder / "snapshots" / "0000000640")
+    (folder / "log.jsonl").write_text('{"step": 9, "images": 640, "seconds": 9, "progress": 1, "loss": 0.4}\n')
+    (folder / "job.json").write_text('{"settings": {"data": "cifar10", "row": "edm", "batch": 96, "minutes": 7.0}, "created": 1}')
+    page.click("#train-view .item[data-run=parent] button")
+    page.click("#train-view .take")
+    for flag in ("--row edm", "--batch 96", "--init"):
+        page.wait_for_function("f => document.querySelector('#train-command').innerText.includes(f)", arg=flag)
+    assert "0000000640" in page.inner_text("#train-command").replace("\n", "")
+
+
+def test_the_server_takes_anything_from_the_browser(runs_root):
+    (runs_root / "x").mkdir(parents=True)
+    (runs_root / "x" / "log.jsonl").write_text('{"step": 1}\n{"loss": "a", "step": 2}\nnull\n[1]\n')
+    for query in (None, 7, [], {"open": 3}, {"open": ["x", 5, {}], "have": [], "grids": "x"}, {"open": ["../.."] * 99}):
+        assert "x" in [r["name"] for r in train_view.train_poll(query)["runs"]]
+        assert "error" in train_view.train_act(query)
+    for query in ({"do": "delete", "run": "../x"}, {"do": "status", "run": "x"}, {"do": "stop", "run": ["x"]}, {"do": "stop", "run": "x"}):
+        assert set(train_view.train_act(query)) == {"error"}
+    shutil.rmtree(runs_root / "x")
+
+
+def test_long_curves_are_thinned_to_their_mean():
+    points = train_view.thin_mean(list(range(10_000)), [k % 2 for k in range(10_000)])
+    assert len(points) <= 400 and all(abs(y - 0.5) < 0.05 for _, y in points)
+    assert train_view.thin_mean([], []) == []
