@@ -29,8 +29,9 @@ WARMUP = 50  # steps
 
 @dataclass(frozen=True)
 class ToyTrainConfig:
-    """schedule: name; T and params its arguments. row: prediction type. width, depth: of the network. steps of batch points each.
-    lr: peak of AdamW. label_dropout: share of labels replaced by the null class, 1 trains unconditionally. ema: as in Ema. seed."""
+    """schedule: name; T and params its arguments. row: prediction type. width, depth,
+    time_width: of the network. steps of batch points each.
+    lr: peak of AdamW. label_dropout: share of labels replaced by the null class, 1 trains unconditionally. ema: as in Ema."""
 
     schedule: str = "linear"
     T: int = 1000
@@ -38,6 +39,7 @@ class ToyTrainConfig:
     row: str = "eps"
     width: int = 256
     depth: int = 2
+    time_width: int = 128
     steps: int = 2000
     batch: int = 256
     lr: float = 2e-3
@@ -55,7 +57,7 @@ class ToyTrainConfig:
         return make_schedule(self.schedule, self.T, **self.params)
 
 
-SHARED = ("row", "width", "depth", "steps", "batch", "lr", "label_dropout", "ema")  # what the networks of a stack agree on
+SHARED = ("row", "width", "depth", "time_width", "steps", "batch", "lr", "label_dropout", "ema")  # what the networks of a stack agree on
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class ToyTrainer:
         c = self.config
         self.schedules = [k.make_schedule() for k in configs]
         num_classes = len(data.classes) if c.label_dropout < 1 else 0
-        self.network_config = ToyConfig(data.dim, c.width, c.depth, num_classes=num_classes)
+        self.network_config = ToyConfig(data.dim, c.width, c.depth, time_width=c.time_width, num_classes=num_classes)
         self.T = torch.tensor([s.T for s in self.schedules])
         self.offset = self.T.cumsum(0) - self.T
         networks = [_initial(self.network_config, k.seed) for k in configs]
