@@ -99,7 +99,7 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
             p.add_argument("--t", type=int, help="one time for all draws instead of the whole schedule")
     p = verbs.add_parser("train", help="train a toy and save it", parents=[common, network])
     p.add_argument("--out", required=True, help="directory of the checkpoint")
-    p.add_argument("--schedule", default="linear", choices=tuple(SCHEDULES))
+    p.add_argument("--schedule", default="cosine", choices=tuple(SCHEDULES))
     p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
     p.add_argument("--beta-start", type=float, help="of the linear and quadratic schedules")
     p.add_argument("--beta-end", type=float, help="of the linear and quadratic schedules")

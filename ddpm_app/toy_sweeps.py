@@ -24,7 +24,7 @@ from .toy_training import ToyTrainConfig, ToyTrainer, train_toys
 DEFAULT_T = (10, 50, 100, 150, 200, 500, 1000)
 # gradual to wide, for 200 steps
 DEFAULT_PAIRS = ((1e-4, 0.005), (1e-4, 0.02), (1e-4, 0.05), (1e-3, 0.1), (1e-2, 0.2))
-SWEEP = dict(width=128, time_width=64, batch=64, steps=3000, lr=2e-3)  # small enough for twenty networks at once
+SWEEP = dict(width=128, time_width=64, batch=64, steps=3000, lr=5e-3)  # small enough for twenty networks at once
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _sweep(data: ToyData, settings: list[tuple[dict, dict]], seeds: Sequence[int
     for i, (columns, _) in enumerate(settings):
         group = slice(i * len(seeds), (i + 1) * len(seeds))
         stack = ToyStack(networks[group]).requires_grad_(False)
-        rows = _measure(Denoiser(stack, trainer.schedules[group.start], shared.get("row", "eps")), data, test, scale, len(seeds))
+        rows = _measure(Denoiser(stack, trainer.schedules[group.start], configs[0].row), data, test, scale, len(seeds))
         rows = [{"data": data.name, **columns, "seed": s, **row, "emd floor": base} for s, row in zip(seeds, rows)]
         text = ", ".join(f"{k} {v}" for k, v in columns.items())
         yield Progress(0.5 + 0.5 * sum(costs[: i + 1]) / sum(costs), f"measured {text}", tuple(rows))

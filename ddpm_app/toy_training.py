@@ -33,16 +33,16 @@ class ToyTrainConfig:
     time_width: of the network. steps of batch points each.
     lr: peak of AdamW. label_dropout: share of labels replaced by the null class, 1 trains unconditionally. ema: as in Ema."""
 
-    schedule: str = "linear"
+    schedule: str = "cosine"
     T: int = 1000
     params: dict = field(default_factory=dict)
-    row: str = "eps"
+    row: str = "v"
     width: int = 256
     depth: int = 2
     time_width: int = 128
-    steps: int = 2000
-    batch: int = 256
-    lr: float = 2e-3
+    steps: int = 2500
+    batch: int = 128
+    lr: float = 8e-3
     label_dropout: float = 0.1
     ema: float = 0.1
     seed: int = 0

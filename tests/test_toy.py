@@ -149,7 +149,7 @@ def test_training_in_a_stack_equals_training_alone():
 
 def test_training_is_reproducible_and_learns():
     data = make_data("moons", n=2000)
-    config = ToyTrainConfig(width=64, steps=400, batch=128, T=100, params={"beta_end": 0.2}, seed=3)
+    config = ToyTrainConfig("linear", row="eps", width=64, steps=400, batch=128, T=100, params={"beta_end": 0.2}, seed=3)
     trainer = ToyTrainer([config], data)
     events = list(train_toys(trainer, every=100))
     assert [e.step for e in events] == [100, 200, 300, 400] and events[-1].loss[0] < 0.6 * events[0].loss[0]
@@ -163,7 +163,7 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="T is 1"):
         ToyTrainer([ToyTrainConfig(T=1)], data)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        ToyTrainer([ToyTrainConfig(params={"beta_end": 1.5})], data)
+        ToyTrainer([ToyTrainConfig("linear", params={"beta_end": 1.5})], data)
     with pytest.raises(ValueError, match="share width"):
         ToyTrainer([ToyTrainConfig(width=16), ToyTrainConfig(width=32)], data)
     with pytest.raises(ValueError, match="out of range"):

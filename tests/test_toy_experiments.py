@@ -16,7 +16,7 @@ from ddpm_app.schedules import make_schedule, sigma_grid
 from ddpm_app.toy_classifier import classifier_guided, decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy_data import ToyDataError, make_data
 from ddpm_app.toy_sweeps import Scale, draw, summary
-from ddpm_app.toy_training import ToyTrainConfig, ToyTrainer, train_one
+from ddpm_app.toy_training import ToyTrainConfig, ToyTrainer, load_toy, train_one
 
 SMALL = dict(width=16, steps=30, batch=32)
 TINY = Scale(points=60, nll_points=20, bound_points=40, ode_steps=4)
@@ -174,7 +174,7 @@ def test_sample_is_the_same_bit_for_bit(tmp_path):
     np.save(tmp_path / "points.npy", rng.normal(size=(200, 64)).astype(np.float32))
     np.save(tmp_path / "prior.npy", rng.normal(size=(1500, 64)))
     network = ("--width", 16, "--steps", 10, "--batch", 32)
-    command("train", "--data", tmp_path / "points.npy", "--T", 200, *network, "--out", tmp_path / "model")
+    command("train", "--data", tmp_path / "points.npy", "--schedule", "linear", "--T", 200, *network, "--out", tmp_path / "model")
     what = ("sample", "--checkpoint", tmp_path / "model", "--prior", tmp_path / "prior.npy", "--sampler", "ddpm", "--no-noise")
     for k, threads in enumerate((1, 2)):
         torch.set_num_threads(threads)
@@ -193,13 +193,11 @@ def test_sample_is_the_same_bit_for_bit(tmp_path):
 
 def test_no_noise_walks_the_means_of_the_papers_algorithm(tmp_path):
     """Ho et al. 2020, algorithm 2 in its own symbols with z = 0, against the command."""
-    command("train", "--data", "moons", "--n", 200, "--T", 20, "--beta-end", 0.3, "--width", 16, "--steps", 30, "--unconditional",
-            "--out", tmp_path / "m")  # fmt: skip
+    betas = ("--schedule", "linear", "--row", "eps", "--T", 20, "--beta-end", 0.3)
+    command("train", "--n", 200, *betas, "--width", 16, "--steps", 30, "--unconditional", "--out", tmp_path / "m")
     prior = np.random.default_rng(1).normal(size=(7, 2))
     np.save(tmp_path / "prior.npy", prior)
     command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "prior.npy", "--no-noise", "--out", tmp_path / "x.npy")
-    from ddpm_app.toy_training import load_toy
-
     model = load_toy(tmp_path / "m", torch.float64)
     beta = torch.linspace(1e-4, 0.3, 20, dtype=torch.float64)
     bar = (1 - beta).cumprod(0)
