@@ -216,3 +216,17 @@ def find(roots: list[Path]) -> dict[str, Checkpoint]:
             except CheckpointError:
                 continue
     return found
+
+
+def from_diffusers(unet, config=None, image_size: int | None = None) -> UNet:
+    """hub.from_diffusers: our network with the weights of a diffusers UNet2DModel."""
+    from .hub import from_diffusers
+
+    return from_diffusers(unet, config, image_size)
+
+
+def to_diffusers(network: UNet) -> torch.nn.Module:
+    """hub.to_diffusers: a diffusers UNet2DModel with our network's weights."""
+    from .hub import to_diffusers
+
+    return to_diffusers(network)

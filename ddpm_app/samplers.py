@@ -216,15 +216,22 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp-2m": Sampler(dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation a step; good from 10 to 30", 2),
     "unipc": Sampler(unipc, "UniPC-2: 2M with a free correction; good from 8 to 20", 3),
     "ipndm": Sampler(ipndm, "iPNDM-4: Adams-Bashforth with four slopes; best at 10 evaluations or fewer", 4, grid="karras"),
-    "heun": Sampler(heun, "Heun (EDM): two evaluations a step; churn > 0 adds noise", 2, ("churn",), "karras", evaluations_per_step=2),
-    "ddim": Sampler(ddim, "DDIM: first order, deterministic; eta = 1 turns it into DDPM", 1, ("eta",)),
-    "ddpm": Sampler(ddpm, "DDPM ancestral, small variance: the paper's method at 1000, usable from 50", 1, stochastic=True),
-    "ddpm-large": Sampler(ddpm_large, "DDPM ancestral, variance beta_t: only for the full chain", 1, stochastic=True),
+    "heun": Sampler(
+        heun, "Heun (EDM): second order, two evaluations a step; churn adds noise", 2, ("churn",), "karras", evaluations_per_step=2
+    ),
+    "ddim": Sampler(ddim, "DDIM: first order, deterministic; eta = 1 makes it DDPM", 1, ("eta",)),
+    "ddpm": Sampler(
+        ddpm, "DDPM, small variance: the paper's ancestral sampling, at its best with 1000; usable from 50", 1, stochastic=True
+    ),
+    "ddpm-large": Sampler(
+        ddpm_large, "DDPM, large variance: ancestral sampling with beta_t, only for the full chain of 1000", 1, stochastic=True
+    ),
 }
 
 
 def last(steps: Iterator[Step]) -> Tensor:
     """Run a sampler to its end and return the final x (B, *S)."""
-    for step in steps:
+    final = None
+    for final in steps:  # noqa: B007
         pass
-    return step.x
+    return final.x

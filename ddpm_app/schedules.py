@@ -79,8 +79,8 @@ def scaled_linear_betas(T: int, beta_start: float = 8.5e-4, beta_end: float = 0.
 
 
 def quadratic_betas(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """Beta rises with the square of t (the "quad" schedule of Ho et al.'s code), from beta_start to beta_end."""
-    return beta_start + (beta_end - beta_start) * torch.linspace(0, 1, T, dtype=torch.float64) ** 2
+    """The "quad" schedule of Ho et al.'s code: scaled-linear from linear's beta_start to its beta_end."""
+    return scaled_linear_betas(T, beta_start, beta_end)
 
 
 def cosine_betas(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
@@ -129,8 +129,8 @@ def make_schedule(name: str = "linear", T: int = 1000, **params: float) -> Sched
     for key, value in params.items():
         if key not in accepted:
             raise ValueError(f"schedule {name!r} has no parameter {key!r}; it takes {', '.join(accepted)}")
-        if not math.isfinite(value):
-            raise ValueError(f"{key} is {value}; it must be finite")
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{key} is {value!r}; it must be a finite number")
         if key in ("beta_start", "beta_end") and not 0 < value < 1:
             raise ValueError(f"{key} is {value}; betas lie strictly between 0 and 1")
     schedule = _schedule(name, T, tuple(sorted(params.items())))
@@ -175,8 +175,8 @@ GRIDS: dict[str, tuple[Callable[[Schedule, int], Tensor], str]] = {
 def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: float | None = None) -> Tensor:
     """The levels a sampler visits.
 
-    steps: moves the sampler makes. start: begin at this sigma instead of the highest (the grid is then drawn for
-    as many moves between start and the end). Returns (steps + 1,) float64 on the CPU, decreasing, ending in 0.
+    steps: moves the sampler makes. start: begin at this sigma (or the grid's cap) instead of the highest (the grid is then
+    drawn for as many moves between start and the end). Returns (steps + 1,) float64 on the CPU, decreasing, ending in 0.
     """
     if kind not in GRIDS:
         raise ValueError(f"unknown grid {kind!r}; known: {', '.join(GRIDS)}")
@@ -186,6 +186,8 @@ def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: f
         if not start > 0:
             raise ValueError(f"start is sigma {start}; it must be above 0")
         below = schedule.sigma[schedule.sigma < start * (1 - 1e-9)]
+        if not len(below):  # under the lowest level no grid is defined: go down evenly
+            return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
         schedule = Schedule(schedule.name, torch.cat([below, torch.tensor([start], dtype=torch.float64)]))
     levels = GRIDS[kind][0](schedule, steps)
     return torch.cat([levels, levels.new_zeros(1)])

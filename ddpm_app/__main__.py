@@ -1,0 +1,174 @@
+"""python -m ddpm_app sample | noise | models | bench: what the page does, without the page.
+
+Exit code 0: done; 2: the request was wrong, and one sentence on stderr says how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def _sample(commands) -> None:
+    from .samplers import SAMPLERS
+    from .schedules import GRIDS
+    from .studio import Request
+
+    r = Request()
+    p = commands.add_parser("sample", help="denoise images to .npz, .png or a folder", description="Denoise images from noise.")
+    p.add_argument("--checkpoint", default="", help="name in checkpoints/ or runs/ (default: the one the page opens with)")
+    p.add_argument("--n", type=int, default=r.n, help=f"images; image i has seed SEED + i (default {r.n})")
+    p.add_argument("--sampler", default=r.sampler, help=f"{', '.join(SAMPLERS)} (default {r.sampler})")
+    p.add_argument(
+        "--evaluations", type=int, default=r.evaluations, help=f"denoiser evaluations per image, 1-1000 (default {r.evaluations})"
+    )
+    p.add_argument("--guidance", type=float, default=r.guidance, help=f"scale s, 1 is off, s = 1 + w (default {r.guidance})")
+    p.add_argument("--label", default=r.label, help="a class (name or index), all (in turn), any (drawn by seed), none (default any)")
+    p.add_argument("--seed", type=int, default=r.seed, help="seed of the first image (default 0)")
+    p.add_argument("--grid", default=r.grid, help=f"noise levels visited: auto, {', '.join(GRIDS)} (default auto: the sampler's own)")
+    p.add_argument("--eta", type=float, default=r.eta, help="DDIM's noise, 0-1 (default 0)")
+    p.add_argument("--churn", type=float, default=r.churn, help="Heun's noise S_churn, 0-100 (default 0)")
+    p.add_argument("--rescale", type=float, default=r.rescale, help="guidance rescale phi, 0-1 (default 0)")
+    p.add_argument("--interval-low", type=float, default=r.interval_low, help="guide above this sigma only (default 0)")
+    p.add_argument("--interval-high", type=float, default=r.interval_high, help="guide up to this sigma only (default inf)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of matrix products (default auto: bf16 where fast)")
+    p.add_argument("--out", required=True, help="FILE.npz (arr_0 uint8 NHWC, arr_1 int64), FILE.png (a grid) or a folder of PNGs")
+    p.set_defaults(run=run_sample)
+
+
+def run_sample(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from .studio import Request, Studio
+
+    studio = Studio(device=args.device, precision=args.precision)
+    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Request)}
+    fields["checkpoint"] = fields["checkpoint"] or studio.default()
+    request = Request(**fields)
+    out = Path(args.out)
+    if out.suffix not in (".npz", ".png", "") or (not out.suffix and out.is_file()):
+        raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
+    tty = sys.stderr.isatty()
+    images, labels = studio.images(request, (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if tty else None)
+    write_samples(out, images, labels, request, studio.checkpoint(request.checkpoint).config.classes)
+    print(f"{out}: {len(images)} images, {request.true_evaluations} evaluations each")
+    return 0
+
+
+def write_samples(out: Path, images, labels, request, classes) -> None:
+    """Under a temporary name, then renamed. A folder gets one PNG an image, with its settings embedded."""
+    import io
+
+    import numpy as np
+    import torch
+
+    from . import viz
+    from .checkpoints import write_atomically
+    from .exports import image_png
+
+    if out.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, arr_0=images, arr_1=labels)
+        write_atomically(out, buffer.getvalue())
+    elif out.suffix == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        columns = len(classes) if request.label == "all" and classes else max(round(len(images) ** 0.5), 1)
+        viz.save_png(viz.grid(torch.from_numpy(images).permute(0, 3, 1, 2), columns), out)
+    else:
+        for i, image in enumerate(images):
+            write_atomically(out / f"{i:05d}.png", image_png(image.transpose(2, 0, 1), request, i, int(labels[i])))
+
+
+def _noise(commands) -> None:
+    p = commands.add_parser(
+        "noise", help="the forward process on a picture", description="Noise a picture: a strip of x_t, one row a schedule."
+    )
+    p.add_argument("--image", required=True, help="PNG, JPEG, WebP, GIF, BMP or TIFF; centre-cropped to a square")
+    p.add_argument("--schedule", default="linear", help="one or more of linear,cosine,sigmoid,scaled-linear,quadratic (default linear)")
+    p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
+    p.add_argument("--t", default="", help="times, e.g. 0,250,500 (default: ten from 0 to T)")
+    p.add_argument("--size", type=int, default=32, help="pixels a side (default 32)")
+    p.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    p.add_argument("--out", required=True, help="FILE.png")
+    p.set_defaults(run=run_noise)
+
+
+def run_noise(args: argparse.Namespace) -> int:
+    import torch
+
+    from . import viz
+    from .pictures import centre_crop, open_picture, to_array
+    from .schedules import SCHEDULES, make_schedule
+    from .studio import known, noised
+
+    if not 4 <= args.size <= 512:
+        raise ValueError(f"--size is {args.size}; 4 to 512 pixels are accepted")
+    if Path(args.out).suffix != ".png":
+        raise ValueError(f"--out is {args.out}; a FILE.png is accepted")
+    names = [known("schedule", name.strip(), SCHEDULES) for name in args.schedule.split(",")]
+    try:
+        times = [int(t) for t in args.t.split(",")] if args.t else [round(k * args.T / 9) for k in range(10)]
+    except ValueError:
+        raise ValueError(f"--t is {args.t!r}; whole numbers separated by commas are accepted") from None
+    picture = to_array(centre_crop(open_picture(args.image), args.size))
+    rows = [torch.from_numpy(noised(picture, make_schedule(name, args.T), times, args.seed)) for name in names]
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    viz.save_png(viz.grid(torch.cat(rows), len(times)), Path(args.out))
+    print(f"{args.out}: t = {', '.join(map(str, times))}; rows: {', '.join(names)}")
+    return 0
+
+
+def _models(commands) -> None:
+    p = commands.add_parser("models", help="the checkpoints found", description="List the checkpoints in checkpoints/ and runs/.")
+    p.add_argument("--json", action="store_true", help="as JSON")
+    p.set_defaults(run=run_models)
+
+
+def run_models(args: argparse.Namespace) -> int:
+    from .exports import model_facts
+    from .studio import Studio
+
+    found = [model_facts(c) for c in Studio(device="cpu").checkpoints().values()]
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for m in found:
+            print(
+                f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {m['parameters'] / 1e6:6.2f} M  {m['images_seen']:>10} images  {m['path']}"
+            )
+        if not found:
+            print("no checkpoints found")
+    return 0
+
+
+def _bench(commands) -> None:
+    from . import bench
+
+    p = commands.add_parser(
+        "bench", help="speed of this machine", description="Measure this machine: networks, matrix rate, diffusers beside."
+    )
+    bench.add_arguments(p)
+    p.set_defaults(run=bench.run)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_sample, _noise, _models, _bench):
+        add(commands)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:  # CheckpointError and PictureError are ValueErrors
+        print(f"ddpm_app {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ddpm_app {args.command}: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

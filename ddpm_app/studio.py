@@ -1,0 +1,321 @@
+"""The use cases: a Request in, an iterator of Frames out. numpy and str at the border; the page, the command line and
+the HTTP API all come through here, so the same settings give the same pixels at every door."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checkpoints
+from .checkpoints import Checkpoint
+from .data import to_model, to_uint8
+from .denoiser import Denoiser
+from .device import pick_device, pick_dtype
+from .guidance import cfg, clipped
+from .samplers import SAMPLERS, SeededNoise, initial_noise
+from .schedules import GRIDS, Schedule, add_noise, sigma_grid, to_vp
+
+PROJECT = Path(__file__).resolve().parents[1]
+MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
+MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
+SEED_LIMIT = 2**63 - 2**32
+
+
+def known(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return name if it is one of names, else raise ValueError with the nearest known one."""
+    names = list(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"unknown {kind} {str(name)[:80]!r}; {hint}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sampling request.
+
+    checkpoint:   a name in checkpoints/ or runs/
+    label:        a class (name or index), "all" (image i gets class i mod K), "any" (each image's seed picks its class),
+                  "none" (unconditional)
+    n:            images; image i has the seed `seed + i`
+    guidance:     s, 1 = off; sampler, evaluations: SAMPLERS, denoiser evaluations per image (with guidance each is two passes)
+    grid:         one of GRIDS, or "auto" for the sampler's own
+    eta, churn:   DDIM's and Heun's noise; ignored by samplers without that option
+    rescale, interval_low, interval_high: of the guidance, see guidance.cfg
+    """
+
+    checkpoint: str = ""
+    label: str = "any"
+    n: int = 16
+    guidance: float = 1.5
+    sampler: str = "dpmpp-2m"
+    evaluations: int = 20
+    grid: str = "auto"
+    eta: float = 0.0
+    churn: float = 0.0
+    rescale: float = 0.0
+    interval_low: float = 0.0
+    interval_high: float = math.inf
+    seed: int = 0
+
+    def __post_init__(self):
+        known("sampler", self.sampler, SAMPLERS)
+        known("grid", self.grid, ["auto", *GRIDS])
+        for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; a whole number from {low} to {high} is accepted")
+        for name, low, high in (("guidance", 0, 20), ("eta", 0, 1), ("churn", 0, 100), ("rescale", 0, 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; a number from {low} to {high} is accepted")
+        if not 0 <= self.interval_low < self.interval_high:
+            raise ValueError(f"the guidance interval is {self.interval_low} to {self.interval_high}; it needs 0 <= low < high")
+
+    @property
+    def steps(self) -> int:
+        return SAMPLERS[self.sampler].steps_for(self.evaluations)
+
+    @property
+    def true_evaluations(self) -> int:
+        """What the steps really cost: two-evaluation methods use an odd number."""
+        return SAMPLERS[self.sampler].cost(self.steps)
+
+    def options(self) -> dict[str, float]:
+        return {k: getattr(self, k) for k in SAMPLERS[self.sampler].options}
+
+    def changed(self) -> dict:
+        """Fields that differ from the defaults (and the checkpoint), for code and command lines."""
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != default[k] or k == "checkpoint"}
+
+    def as_python(self) -> str:
+        """Python that gives the same pixels: images uint8 (n, H, W, C), labels int64 (n,)."""
+        fields = ", ".join(f"{k}={v!r}" for k, v in self.changed().items())
+        return f"from ddpm_app.studio import Request, Studio\n\nimages, labels = Studio().images(Request({fields}))"
+
+    def as_command(self) -> str:
+        """The command line that gives the same pixels."""
+        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in self.changed().items())
+        return f"python -m ddpm_app sample {flags} --out samples.npz"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a watcher sees after a move. i of n moves (from 1; 0 is the start), nfe evaluations of `evaluations`; t, sigma, log_snr:
+    the level of x. x: the textbook's x_t, x0: predicted from the level before, both uint8 (N, C, H, W). labels (N,), -1 = none."""
+
+    i: int
+    n: int
+    nfe: int
+    evaluations: int
+    t: float
+    sigma: float
+    log_snr: float
+    x: np.ndarray
+    x0: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def done(self) -> bool:
+        return self.i == self.n
+
+
+class Studio:
+    """Checkpoints on disk, the few last used in memory, one network at work at a time."""
+
+    def __init__(self, roots: list[Path] | None = None, device: str = "auto", precision: str = "auto", keep: int = 3):
+        self.roots = roots if roots is not None else [PROJECT / "checkpoints", Path(os.environ.get("DDPM_RUNS", PROJECT / "runs"))]
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(self.device, precision)
+        self._extra: dict[str, Checkpoint] = {}
+        self._loaded: OrderedDict[str, tuple[float, Denoiser]] = OrderedDict()
+        self._keep = keep
+        self._loading, self._working = threading.Lock(), threading.Lock()
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """By name: those under the roots and those added since."""
+        return {**checkpoints.find(self.roots), **self._extra}
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        everything = self.checkpoints()
+        if not everything:
+            raise ValueError(f"no checkpoint found in {' or '.join(str(r) for r in self.roots)}")
+        return everything[known("checkpoint", name, everything)]
+
+    def default(self) -> str:
+        """The checkpoint to open with: class-conditional CIFAR-10 before others, shipped before own."""
+        names = list(self.checkpoints())
+        return next((n for n in names if n.startswith("cifar10")), names[0] if names else "")
+
+    def add(self, source: str) -> Checkpoint:
+        """Load a checkpoint from a directory or a Hugging Face repo id, and read its weights once to be sure of them."""
+        source = source.strip()
+        if not source:
+            raise ValueError("give a folder with config.json and weights.safetensors, or a Hugging Face repo id such as user/model")
+        looks_like_path = (
+            source.startswith((".", "/", "~")) or Path(source).expanduser().exists() or Path(source).suffix in checkpoints.PICKLES
+        )
+        if looks_like_path:
+            path = Path(source).expanduser().resolve()
+        else:
+            from . import hub  # only here: it knows the network
+
+            path = hub.fetch(source)
+        checkpoint = checkpoints.open_checkpoint(path)
+        checkpoint.denoiser("cpu", torch.float32)
+        self._extra[checkpoint.name] = checkpoint
+        return checkpoint
+
+    def denoiser(self, checkpoint: Checkpoint) -> Denoiser:
+        """The network, on the device; the last few stay in memory and are read again when their files change."""
+        key, stamp = str(checkpoint.path), (checkpoint.path / "config.json").stat().st_mtime
+        with self._loading:
+            if key in self._loaded and self._loaded[key][0] == stamp:
+                self._loaded.move_to_end(key)
+                return self._loaded[key][1]
+            denoiser = checkpoint.denoiser(self.device, self.dtype)
+            self._loaded[key] = (stamp, denoiser)
+            while len(self._loaded) > self._keep:
+                self._loaded.popitem(last=False)
+            return denoiser
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    def labels(self, request: Request, classes: tuple[str, ...]) -> np.ndarray:
+        """(n,) int64: the class of each image; -1 for none."""
+        k, label = len(classes), request.label
+        if not k or label == "none":
+            if label not in ("any", "none", "all"):
+                raise ValueError(f"this checkpoint has no classes, so no class {label!r}")
+            return np.full(request.n, -1, np.int64)
+        index = np.arange(request.n, dtype=np.int64)
+        if label == "all":
+            return index % k
+        if label == "any":  # from each image's own seed, apart from the stream its noise is drawn from
+            return np.array([np.random.default_rng([request.seed + int(i), 7]).integers(k) for i in index], np.int64)
+        if label in classes:
+            return np.full(request.n, classes.index(label), np.int64)
+        if label.isdecimal() and int(label) < k:
+            return np.full(request.n, int(label), np.int64)
+        known("class", label, ["any", "all", "none", *classes])
+        raise ValueError(f"class {label} is out of range; this checkpoint has {k} classes")
+
+    def sample(
+        self, request: Request, picture: np.ndarray | None = None, start: float | None = None, labels: np.ndarray | None = None
+    ) -> Iterator[Frame]:
+        """Denoise n <= MAX_BATCH images, yielding the start and every move.
+
+        picture, start: SDEdit (Meng et al. 2022): begin at sigma `start` from this image, uint8 (C, H, W), with each seed's noise.
+        labels: (n,) int64 in place of what request.label says (-1: none), for one batch of a larger request.
+        Closing the iterator stops at the next step.
+        """
+        if request.n > MAX_BATCH:
+            raise ValueError(f"n is {request.n}; at most {MAX_BATCH} images are shown at once (the command line takes more)")
+        checkpoint = self.checkpoint(request.checkpoint)
+        config = checkpoint.config
+        shape = (request.n, config.network.in_channels, config.network.image_size, config.network.image_size)
+        if labels is None:
+            labels = self.labels(request, config.classes if config.network.num_classes else ())
+        if picture is not None and picture.shape != shape[1:]:
+            raise ValueError(f"the picture is {picture.shape}; this checkpoint takes {shape[1:]}")
+        denoiser = self.denoiser(checkpoint)
+        sampler = SAMPLERS[request.sampler]
+        kind = sampler.grid if request.grid == "auto" else request.grid
+        sigmas = sigma_grid(denoiser.schedule, request.steps, kind, start)
+        noise = SeededNoise(range(request.seed, request.seed + request.n))
+        if picture is None:
+            x = initial_noise(noise, shape, sigmas[0], self.device)
+        else:
+            x0 = to_model(torch.from_numpy(picture)).to(self.device)
+            x = x0 + float(sigmas[0]) * noise(torch.empty(shape, device=self.device))
+        yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
+        options = request.options() | ({"noise": noise} if sampler.stochastic or any(request.options().values()) else {})
+        moves = sampler.run(self._guided(denoiser, request, labels), x, sigmas, **options)
+        while True:
+            with self._working, torch.inference_mode():
+                step = next(moves, None)
+            if step is None:
+                return
+            yield self._frame(denoiser, request, step.i + 1, step.nfe, step.sigma_next, step.x, step.x0, labels)
+
+    def _guided(self, denoiser: Denoiser, request: Request, labels: np.ndarray):
+        if labels[0] < 0:
+            return clipped(lambda x, sigma: denoiser(x, sigma, None))
+        label = torch.from_numpy(labels).to(self.device)
+        return clipped(cfg(denoiser, label, request.guidance, (request.interval_low, request.interval_high), request.rescale))
+
+    def _frame(self, denoiser: Denoiser, request: Request, i: int, nfe: int, sigma: Tensor, x: Tensor, x0: Tensor, labels) -> Frame:
+        level = float(sigma)
+        t = float(denoiser.schedule.sigma_to_t(sigma)) + 1 if level else 0.0  # the textbook counts from 1; 0 is the clean image
+        log_snr = -2 * math.log(level) if level else math.inf
+        shown = [to_uint8(v).cpu().numpy() for v in (to_vp(x, sigma), x0)]
+        return Frame(i, request.steps, nfe, request.true_evaluations, t, level, log_snr, *shown, labels)
+
+    def images(self, request: Request, progress=None) -> tuple[np.ndarray, np.ndarray]:
+        """All n images, uint8 (n, H, W, C), and labels, int64 (n,), in batches; progress(done, n) after each batch."""
+        config = self.checkpoint(request.checkpoint).config
+        size = config.network.image_size**2 * config.network.in_channels
+        if request.n * size > MAX_RESULT_BYTES:
+            raise ValueError(f"n is {request.n}; {MAX_RESULT_BYTES // size} images fit the memory limit of {MAX_RESULT_BYTES >> 30} GiB")
+        labels = self.labels(request, config.classes if config.network.num_classes else ())
+        images = np.empty((request.n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
+        for at in range(0, request.n, MAX_BATCH):
+            part = dataclasses.replace(request, n=min(MAX_BATCH, request.n - at), seed=request.seed + at)
+            for frame in self.sample(part, labels=labels[at : at + part.n]):
+                if frame.done:
+                    images[at : at + part.n] = frame.x.transpose(0, 2, 3, 1)
+            if progress:
+                progress(at + part.n, request.n)
+        return images, labels
+
+    def compare(self, first: Request, second: Request) -> Iterator[tuple[Frame, Frame]]:
+        """Two requests side by side, in step by their share of evaluations; the shorter one waits on its last frame."""
+        runs = [self.sample(first), self.sample(second)]
+        frames = [next(run) for run in runs]
+        try:
+            yield frames[0], frames[1]
+            while not all(f.done for f in frames):
+                k = min((0, 1), key=lambda j: (frames[j].done, frames[j].i / frames[j].n))
+                ahead = frames[k].i + 1, frames[k].n
+                frames[k] = next(runs[k])
+                other = 1 - k
+                if not frames[other].done and (frames[other].i + 1) / frames[other].n <= ahead[0] / ahead[1]:
+                    frames[other] = next(runs[other])
+                yield frames[0], frames[1]
+        finally:
+            for run in runs:
+                run.close()
+
+
+def noised(picture: np.ndarray, schedule: Schedule, t: Iterable[int], seed: int = 0) -> np.ndarray:
+    """The forward process: x_t of one picture, uint8 (C, H, W), at textbook times t in [0, T] (0 is the picture itself), with one
+    and the same noise -> uint8 (len(t), C, H, W)."""
+    x0 = to_model(torch.from_numpy(picture))[None]
+    eps = forward_noise(picture.shape, seed)
+    out = []
+    for k in t:
+        if not 0 <= k <= schedule.T:
+            raise ValueError(f"t is {k}; it lies between 0 and {schedule.T}")
+        sigma = schedule.sigma[k - 1] if k else torch.zeros((), dtype=torch.float64)
+        out.append(to_uint8(to_vp(add_noise(x0, sigma, eps), sigma)))
+    return torch.cat(out).numpy()
+
+
+def forward_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """(1, *shape) float32, the noise that sample() gives the image with this seed."""
+    return SeededNoise([seed])(torch.empty(1, *shape))

@@ -1,0 +1,64 @@
+"""The HTTP API: the same use cases, typed and documented, for gradio_client, curl and MCP."""
+
+from __future__ import annotations
+
+import base64
+
+import gradio as gr
+
+from .. import exports
+from ..studio import Request, Studio
+from .handlers import guarded
+
+API_LIMIT = 64
+
+
+def build(studio: Studio) -> None:
+    def sample(
+        checkpoint: str = "",
+        label: str = "any",
+        n: int = 4,
+        guidance: float = 1.5,
+        sampler: str = "dpmpp-2m",
+        evaluations: int = 20,
+        seed: int = 0,
+    ) -> list[str]:
+        """Denoise images from noise.
+
+        Args:
+            checkpoint: Name of a model; empty for the one the page opens with.
+            label: A class name or index, "all", "any" or "none".
+            n: Number of images, 1 to 64. Image i has seed + i.
+            guidance: Classifier-free guidance scale s, 1 is off.
+            sampler: dpmpp-2m, unipc, ipndm, heun, ddim, ddpm or ddpm-large.
+            evaluations: Denoiser evaluations per image, 1 to 1000.
+            seed: Seed of the first image, 0 or more.
+
+        Returns:
+            One PNG data URL an image, with its settings embedded.
+        """
+        if not isinstance(n, int) or not 1 <= n <= API_LIMIT:
+            raise ValueError(f"n is {n!r}; 1 to {API_LIMIT} images are accepted here")
+        request = Request(
+            checkpoint=checkpoint or studio.default(),
+            label=label,
+            n=n,
+            guidance=guidance,
+            sampler=sampler,
+            evaluations=evaluations,
+            seed=seed,
+        )
+        images, labels = studio.images(request)
+        pngs = [exports.image_png(image.transpose(2, 0, 1), request, i, int(labels[i])) for i, image in enumerate(images)]
+        return ["data:image/png;base64," + base64.b64encode(p).decode() for p in pngs]
+
+    def models() -> list[dict]:
+        """List the models found: name, data, classes, parameters, images seen, measured numbers.
+
+        Returns:
+            One object a model.
+        """
+        return [exports.model_facts(c) for c in studio.checkpoints().values()]
+
+    gr.api(guarded(sample), api_name="sample", concurrency_id="denoise", concurrency_limit=4)
+    gr.api(guarded(models), api_name="models")

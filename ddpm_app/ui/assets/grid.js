@@ -1,0 +1,63 @@
+const $ = s => element.querySelector(s);
+const S = element.__grid = { run: null, labels: [], pngs: [], settings: [], size: [32, 32], chosen: -1, drawn: 0 };
+const bytes = b => Uint8Array.from(atob(b), c => c.charCodeAt(0));
+const decode = (b, type) => createImageBitmap(new Blob([bytes(b)], { type }));
+const text = (tag, content, cls) => { const e = document.createElement(tag); e.textContent = content; if (cls) e.className = cls; return e; };
+
+function build(v) {
+  const box = $('.cells'); box.textContent = ''; S.labels = v.labels; S.size = v.size; S.pngs = []; S.settings = []; choose(-1);
+  const columns = v.columns, rows = v.rows, widest = Math.max(40, Math.min(112, Math.floor(760 / columns)));
+  box.style.gridTemplateColumns = (rows ? 'max-content ' : '') + `repeat(${columns}, minmax(0, ${widest}px))`;
+  const canvases = [];
+  v.order.forEach((i, k) => {
+    if (rows && k % columns === 0) box.append(text('div', rows[k / columns] ?? '', 'rowhead'));
+    const cell = document.createElement('button'); cell.type = 'button'; cell.className = 'cell'; cell.disabled = true; cell.dataset.i = i;
+    cell.setAttribute('role', 'listitem'); cell.setAttribute('aria-label', `Image ${i + 1}: ${v.labels[i]}`); cell.setAttribute('aria-pressed', 'false');
+    const c = document.createElement('canvas'); [c.width, c.height] = v.size; cell.append(c); canvases[i] = c;
+    if (!rows) cell.append(text('span', v.labels[i]));
+    box.append(cell);
+  });
+  S.canvases = canvases; $('.stage').classList.add('has'); $('.zip').hidden = true;
+}
+async function preview(b, columns, tag) { // one picture holding all cells, cut up here
+  const m = await decode(b, 'image/jpeg'); if (tag !== S.run || S.pngs.length) return;
+  const [w, h] = S.size; S.canvases.forEach((c, i) => c.getContext('2d').drawImage(m, (i % columns) * w, Math.floor(i / columns) * h, w, h, 0, 0, w, h)); S.drawn++;
+}
+async function finish(v, tag) {
+  const maps = await Promise.all(v.pngs.map(b => decode(b, 'image/png'))); if (tag !== S.run) return;
+  S.pngs = v.pngs; S.settings = v.settings;
+  maps.forEach((m, i) => S.canvases[i].getContext('2d').drawImage(m, 0, 0));
+  element.querySelectorAll('.cell').forEach(c => c.disabled = false); $('.zip').hidden = false; S.drawn++;
+}
+function choose(i) {
+  S.chosen = i; element.querySelectorAll('.cell').forEach(c => c.setAttribute('aria-pressed', String(+c.dataset.i === i)));
+  const d = $('.detail'); d.hidden = i < 0; d.textContent = ''; if (i < 0) return;
+  const big = document.createElement('canvas'); [big.width, big.height] = S.size; big.getContext('2d').drawImage(S.canvases[i], 0, 0);
+  big.setAttribute('role', 'img'); big.setAttribute('aria-label', S.labels[i]);
+  const side = document.createElement('div'), dl = document.createElement('dl'), actions = text('div', '', 'actions');
+  for (const [k, v] of S.settings[i]) dl.append(text('dt', k), text('dd', v));
+  const a = text('a', 'Download PNG'); a.download = `ddpm-${S.labels[i].replace(/\W+/g, '-')}-${i}.png`;
+  a.href = 'data:image/png;base64,' + S.pngs[i]; a.className = 'png';
+  const use = text('button', 'Use these settings'); use.type = 'button'; use.onclick = () => trigger('recall', { png: S.pngs[i] });
+  actions.append(a, use); side.append(dl, actions); d.append(big, side); d.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
+}
+async function upd() {
+  const v = props.value; if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
+  if (v.run !== S.run) { S.run = v.run; build(v); }
+  const bar = $('progress'); bar.hidden = v.done || v.stopped; bar.value = v.progress || 0; $('.status').textContent = v.status || '';
+  if (v.preview) await preview(v.preview, v.preview_columns, S.run);
+  if (v.pngs) await finish(v, S.run);
+}
+element.addEventListener('click', async e => {
+  const cell = e.target.closest('.cell'); if (cell && !cell.disabled) return choose(S.chosen === +cell.dataset.i ? -1 : +cell.dataset.i);
+  if (e.target.closest('.zip')) {
+    const r = await server.zip_of({ run: S.run }); if (!r) { $('.status').textContent = 'These images are no longer kept; generate again.'; return; }
+    const a = document.createElement('a'); a.href = URL.createObjectURL(new Blob([bytes(r)], { type: 'application/zip' })); a.download = 'ddpm-images.zip'; a.click();
+    setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+  }
+});
+document.addEventListener('ddpm-stop', e => {
+  if (!S.run || S.pngs.length || !element.closest('#' + e.detail)) return;
+  S.stopped = S.run; $('progress').hidden = true; $('.status').textContent = 'Stopped at ' + $('.status').textContent;
+});
+watch('value', upd); upd();

@@ -1,0 +1,355 @@
+"""The page in a real Chromium: generate, watch, stop, upload, download and drop back. No request may leave the machine."""
+
+import io
+import json
+import os
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_app import png_settings
+from ddpm_app.schedules import make_schedule
+from ddpm_app.studio import Request, Studio, noised
+
+pytestmark = pytest.mark.browser
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE = 60_000  # ms; waits end as soon as what they wait for is there
+# noise of the libraries, and of a stream that a closing page lets go of
+HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
+
+
+class Slow(Studio):
+    """A studio whose steps can be held at a gate, instead of tests that rely on speed."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.hold_after = None  # steps
+        self.steps = 0
+
+    def sample(self, request, *args, **kwargs):
+        for frame in super().sample(request, *args, **kwargs):
+            self.steps = frame.i
+            yield frame
+            deadline = time.monotonic() + 60
+            while self.hold_after is not None and frame.i >= self.hold_after and time.monotonic() < deadline:
+                time.sleep(0.01)
+                yield frame
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium found, and this is CI")
+        pytest.skip("no Chromium found (chromium, chromium-browser or google-chrome on the PATH)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def app(roots):
+    from ddpm_app.ui import build, launch_options
+
+    studio = Slow(roots, device="cpu", precision="fp32")
+    page = build(studio)
+    _, url, _ = page.launch(prevent_thread_lock=True, server_port=None, **launch_options())
+    yield studio, url
+    page.close()
+
+
+@pytest.fixture
+def page(browser, app):
+    studio, url = app
+    studio.hold_after = None
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    trouble = []
+    page.on("request", lambda r: trouble.append(f"left the machine: {r.url}") if not r.url.startswith((url, "data:", "blob:")) else None)
+    page.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.on("pageerror", lambda e: trouble.append(f"error: {e}"))
+    page.on(
+        "console", lambda m: trouble.append(f"{m.type}: {m.text}") if m.type == "error" and not any(h in m.text for h in HARMLESS) else None
+    )
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.wait_for_selector("#generate-start")
+    yield page
+    context.close()
+    assert trouble == []
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def number(page, label, value, within="body"):
+    box = page.locator(f"{within} input[aria-label='number input for {label}']").locator("visible=true").first
+    box.fill(str(value))
+    box.press("Enter")
+
+
+def generated(page):
+    page.wait_for_selector("#generate-grid .cell:not([disabled])")
+
+
+def state(page, view, key):
+    """What a component's JavaScript holds, e.g. key "__player"."""
+    return page.evaluate(
+        """([id, key]) => { for (const e of document.querySelectorAll(`#${id}, #${id} *`)) if (e[key]) { const s = e[key];
+        return { drawn: s.drawn, total: s.total, have: (s.f || []).filter(Boolean).length, done: s.done, pngs: s.pngs, run: s.run, cur: s.cur }; } }""",
+        [view, key],
+    )
+
+
+def test_generate_click_download_and_drop_back(page, app, tmp_path):
+    studio, _ = app
+    number(page, "Images", 4)
+    number(page, "Evaluations", 6)
+    page.click("#generate-start")
+    generated(page)
+    assert page.locator("#generate-grid .cell").count() == 4
+    assert "4 images, 6 evaluations each" in page.inner_text("#generate-grid .status")
+    page.click("#generate-grid .cell >> nth=2")
+    with page.expect_download() as download:
+        page.click("#generate-grid a.png")
+    file = tmp_path / "one.png"
+    download.value.save_as(file)
+    settings = png_settings.read(file)
+    assert settings["checkpoint"] == "cifar10-random" and settings["evaluations"] == 6
+    shown = np.asarray(Image.open(file))
+
+    with page.expect_download() as download:
+        page.click("#generate-grid .zip")
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as z:
+        assert len(z.namelist()) == 4 and z.read("00002.png") == file.read_bytes()
+
+    # another model and other settings, then the PNG restores all of them
+    page.get_by_label("mnist-random").check()
+    number(page, "Evaluations", 9)
+    page.set_input_files("#generate-drop input[type=file]", str(file))
+    page.wait_for_function("() => document.querySelector('#model-choice input:checked').value === 'cifar10-random'")
+    page.wait_for_function("s => [...document.querySelectorAll('input')].some(i => i.value === s)", arg=str(settings["seed"]))
+    page.click("#generate-start")
+    page.wait_for_function("() => document.querySelectorAll('#generate-grid .cell:not([disabled])').length === 1")
+    page.click("#generate-grid .cell")
+    with page.expect_download() as download:
+        page.click("#generate-grid a.png")
+    again = Path(download.value.path())
+    assert png_settings.read(again) == settings
+    assert np.abs(np.asarray(Image.open(again)).astype(int) - shown.astype(int)).max() <= 1
+
+    # and the code it shows gives the same pixels
+    page.get_by_text("Show the code").click()
+    code = page.inner_text("#generate-code")
+    assert f"seed={settings['seed']}" in code and f"--seed {settings['seed']}" in code
+
+
+def test_all_classes_as_rows(page):
+    page.get_by_label("mnist-random").check()
+    page.locator("input[aria-label='Class']").locator("visible=true").first.click()
+    page.get_by_role("option", name="all, one row each").click()
+    number(page, "Images", 20)
+    number(page, "Evaluations", 2)
+    page.click("#generate-start")
+    generated(page)
+    assert page.locator("#generate-grid .rowhead").all_inner_texts() == [str(k) for k in range(10)]
+    assert page.locator("#generate-grid .cell").count() == 20
+
+
+def test_stop_stops_at_the_next_step(page, app):
+    studio, _ = app
+    studio.hold_after = 5
+    number(page, "Evaluations", 40)
+    page.click("#generate-start")
+    page.wait_for_function("() => document.querySelector('#generate-grid .status').textContent.startsWith('evaluation')")
+    page.wait_for_selector("#generate-stop:not([disabled])")
+    page.click("#generate-stop")
+    page.wait_for_selector("#generate-start:not([disabled])")
+    page.wait_for_function("() => document.querySelector('#generate-grid .status').textContent.startsWith('Stopped at')")
+    studio.hold_after = None
+    time.sleep(0.5)  # would be 35 more steps of a network this small
+    assert studio.steps <= 6
+    number(page, "Evaluations", 3)
+    page.click("#generate-start")
+    generated(page)
+
+
+@pytest.mark.parametrize("latency", [0, 150])
+def test_denoise_is_live_complete_and_scrubs_without_the_server(page, latency):
+    tab(page, "Denoise")
+    if latency:
+        session = page.context.new_cdp_session(page)
+        session.send("Network.enable")
+        session.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1})
+    number(page, "Images", 4)
+    number(page, "Evaluations", 60)
+    page.click("#denoise-start")
+    page.wait_for_selector("#denoise-player .stage.has")
+    page.wait_for_selector("#denoise-player .exports:not([hidden])")
+    page.wait_for_function("() => document.querySelector('#denoise-player .at').textContent.startsWith('60 /')")
+    now = state(page, "denoise-player", "__player")
+    assert now["total"] == now["have"] == 61 and now["drawn"] >= 20  # played, not jumped to the end
+    requests = []
+    page.on("request", lambda r: requests.append(r.url))
+    picture = "() => document.querySelector('#denoise-player canvas').toDataURL()"
+    end = page.evaluate(picture)
+    page.locator("#denoise-player .scrub").fill("10")
+    assert page.inner_text("#denoise-player .at") == "10 / 60" and page.evaluate(picture) != end
+    assert page.locator("#denoise-player .tile").count() == 4
+    assert "10 / 60" in page.inner_text("#denoise-player .tiles")
+    page.locator("#denoise-player .scrub").fill("60")
+    assert page.evaluate(picture) == end and not [r for r in requests if "queue" not in r and "heartbeat" not in r]
+
+
+def test_denoise_exports(page):
+    tab(page, "Denoise")
+    number(page, "Images", 1)
+    number(page, "Evaluations", 8)
+    page.click("#denoise-start")
+    page.wait_for_selector("#denoise-player .exports:not([hidden])")
+    for kind in ("gif", "webp", "mp4"):
+        with page.expect_download() as download:
+            page.click(f"#denoise-player [data-kind={kind}]")
+        data = Path(download.value.path()).read_bytes()
+        if kind == "mp4":
+            import av
+
+            with av.open(io.BytesIO(data)) as video:
+                assert sum(1 for _ in video.decode(video=0)) >= 9
+        else:
+            assert Image.open(io.BytesIO(data)).n_frames == 9
+        page.wait_for_function("() => /MB/.test(document.querySelector('#denoise-player .exports .note').textContent)")
+
+
+def test_compare_two_samplers(page):
+    tab(page, "Denoise")
+    number(page, "Images", 1)
+    number(page, "Evaluations", 9)
+    page.locator("#denoise-pair input").check()
+    page.click("#denoise-start")
+    page.wait_for_selector("#denoise-player .exports:not([hidden])")
+    titles = page.locator("#denoise-player figcaption").all_inner_texts()
+    assert len(titles) == 4 and "dpmpp-2m" in titles[0] and "ddpm" in titles[2]
+
+
+def test_a_tab_opened_late_fetches_what_it_missed(page):
+    tab(page, "Denoise")
+    number(page, "Images", 1)
+    number(page, "Evaluations", 300)
+    page.click("#denoise-start")
+    page.wait_for_selector("#denoise-stop:not([disabled])")
+    tab(page, "Models")
+    page.wait_for_selector("#models-card h3")
+    tab(page, "Denoise")
+    page.wait_for_selector("#denoise-player .exports:not([hidden])")
+    now = state(page, "denoise-player", "__player")
+    assert now["have"] == now["total"] == 301
+
+
+def test_forward_shows_what_the_core_computes(page, tmp_path, app):
+    studio, _ = app
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    tab(page, "Forward")
+    page.set_input_files("#forward-picture input[type=file]", str(tmp_path / "p.png"))
+    page.wait_for_selector("#forward-view .stage.has")
+    schedule = make_schedule(**studio.checkpoint("cifar10-random").config.schedule)
+    for t in (0, 250, 777):
+        number(page, "t", t, "#forward-t")
+        page.wait_for_function("t => document.querySelector('#forward-view .main figcaption').textContent.includes(`t = ${t} of`)", arg=t)
+        shown = page.evaluate(
+            "() => { const c = document.querySelector('#forward-view .xt'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; }"
+        )
+        shown = np.array(shown, np.uint8).reshape(16, 16, 4)[..., :3]
+        want = noised(picture.transpose(2, 0, 1), schedule, [t], seed=0)[0].transpose(1, 2, 0)
+        assert np.abs(shown.astype(int) - want.astype(int)).max() <= 1, t  # alpha_bar travels with five decimals
+    assert page.locator("#forward-view .strip canvas").count() == 10 and page.locator("#forward-view .three canvas").count() == 3
+    page.click("#forward-view .strip button >> nth=3")
+    page.wait_for_function("() => document.querySelector('#forward-t input[type=number]').value === '333'")
+    number(page, "Evaluations", 5)
+    page.click("#forward-start")
+    page.wait_for_selector("#forward-player .exports:not([hidden])")
+    assert state(page, "forward-player", "__player")["have"] == 6
+
+
+@pytest.mark.parametrize("content, says", [(b"this is no picture", "picture"), (b"", "empty")])
+def test_a_bad_upload_gets_a_sentence_and_the_page_goes_on(page, tmp_path, content, says):
+    file = tmp_path / "bad.png"
+    file.write_bytes(content)
+    tab(page, "Forward")
+    page.set_input_files("#forward-picture input[type=file]", str(file))
+    toast = page.wait_for_selector("[data-testid=toast-body]")
+    assert says in toast.inner_text().lower()
+    tab(page, "Generate")
+    number(page, "Evaluations", 2)
+    page.click("#generate-start")
+    generated(page)
+
+
+def test_a_hostile_png_changes_nothing(page, tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("ddpm-studio", json.dumps({"version": 1, "checkpoint": "../../etc/passwd", "evaluations": 10**12}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "evil.png", pnginfo=info)
+    page.set_input_files("#generate-drop input[type=file]", str(tmp_path / "evil.png"))
+    page.wait_for_selector("[data-testid=toast-body]")
+    assert page.locator("#model-choice input:checked").input_value() == "cifar10-random"
+
+
+def test_models_shows_cards_and_refuses_pickles(page, tmp_path, roots):
+    from conftest import make_checkpoint
+
+    tab(page, "Models")
+    page.wait_for_selector("#models-card h3")
+    assert "cifar10-random" in page.inner_text("#models-card") and "1,234" in page.inner_text("#models-card")
+    (tmp_path / "w.ckpt").write_bytes(b"\x80\x04")
+    page.fill("#models-source textarea, #models-source input", str(tmp_path / "w.ckpt"))
+    page.click("#models-load")
+    assert "pickle" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    make_checkpoint(tmp_path / "mine", size=16, seed=9)
+    page.fill("#models-source textarea, #models-source input", str(tmp_path / "mine"))
+    page.click("#models-load")
+    page.wait_for_function("() => document.querySelector('#models-card h3').textContent === 'mine'")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_nothing_is_wider_than_the_page(browser, app, theme, width):
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    page = context.new_page()
+    page.goto(f"{app[1]}?__theme={theme}")
+    page.wait_for_selector("#generate-start")
+    for name in ("Generate", "Denoise", "Forward", "Models"):
+        tab(page, name)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width, name
+    dark = page.evaluate("() => document.body.classList.contains('dark')")
+    assert dark == (theme == "dark")
+    context.close()
+
+
+def test_http_api_gives_the_studio_s_pixels(app):
+    import base64
+
+    from gradio_client import Client
+
+    studio, url = app
+    client = Client(url, verbose=False)
+    pngs = client.predict("cifar10-random", "cat", 2, 2.0, "ddim", 4, 11, api_name="/sample")
+    frame = list(studio.sample(Request("cifar10-random", "cat", 2, 2.0, "ddim", 4, seed=11)))[-1]
+    got = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p.split(",")[1])))) for p in pngs]
+    assert all((g.transpose(2, 0, 1) == x).all() for g, x in zip(got, frame.x))
+    with pytest.raises(Exception, match="did you mean 'ddim'"):
+        client.predict("cifar10-random", "cat", 2, 2.0, "dimm", 4, 11, api_name="/sample")
+    public = {name for name in client.view_api(return_format="dict")["named_endpoints"]}
+    assert public == {"/sample", "/models"}

@@ -1,0 +1,195 @@
+#!/usr/bin/env python
+"""Let a classifier trained on real pictures judge a diffusion model: are the pictures what was asked for, and how near to real?
+
+    python train/judge.py checkpoints/mnist --n 100 --guidance 1.5 --evaluations 20
+    python train/judge.py checkpoints/mnist --n 100 --write            # adds the numbers to the model's config.json
+
+Prints JSON: the share read as the class asked for (with its 95 % Wilson interval), the mean of the highest probability, how
+often each class was read, and the Frechet distance of the classifier's features to real test pictures (FD-classifier: it
+compares models judged by the same classifier with the same n, and is no FID). Real test pictures are judged beside them: no
+model can be expected above that. The protocol is part of the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ddpm_app.checkpoints import Checkpoint, CheckpointError, open_checkpoint, write_atomically  # noqa: E402
+from ddpm_app.classifier import Classifier, Stats, frechet_distance, load_classifier, statistics, wilson  # noqa: E402
+from ddpm_app.data import ImageData, load_data, to_uint8  # noqa: E402
+from ddpm_app.denoiser import Denoiser  # noqa: E402
+from ddpm_app.device import describe, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.guidance import cfg, clipped  # noqa: E402
+from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
+from ddpm_app.schedules import GRIDS, sigma_grid  # noqa: E402
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def sample(denoiser: Denoiser, labels: Tensor, args: argparse.Namespace) -> Tensor:
+    """uint8 (N, C, H, W), image i from seed --seed + i, in batches that do not change a picture."""
+    config, sampler = denoiser.network.config, SAMPLERS[args.sampler]
+    grid = args.grid or sampler.grid
+    sigmas = sigma_grid(denoiser.schedule, sampler.steps_for(args.evaluations), grid)
+    shape, parts, begun = (config.in_channels, config.image_size, config.image_size), [], time.perf_counter()
+    for start in range(0, len(labels), args.batch):
+        label = labels[start : start + args.batch].to(denoiser.device)
+        noise = SeededNoise(range(args.seed + start, args.seed + start + len(label)))
+        x = initial_noise(noise, (len(label), *shape), sigmas[0], denoiser.device)
+        options = {"noise": noise} if "noise" in inspect.signature(sampler.run).parameters else {}
+        with torch.inference_mode():
+            parts.append(to_uint8(last(sampler.run(clipped(cfg(denoiser, label, args.guidance)), x, sigmas, **options))).cpu())
+        done = start + len(label)
+        print(f"{done} of {len(labels)} images, {done / (time.perf_counter() - begun):.1f} images/s", file=sys.stderr, flush=True)
+    return torch.cat(parts)
+
+
+def judged(classifier: Classifier, images: Tensor, labels: Tensor, reference: Stats) -> dict:
+    """The figures of one set of pictures, uint8 (N, C, H, W) with the classes they should show, (N,) int64."""
+    probabilities, features = classifier.judge(images)
+    confidence, read = probabilities.max(1)
+    right, n, names = read == labels, len(labels), classifier.config.classes
+    low, high = wilson(int(right.sum()), n)
+    return {
+        "n": n,
+        "agreement": float(right.double().mean()),
+        "interval95": [round(low, 4), round(high, 4)],
+        "agreement_by_class": {names[k]: round(float(right[labels == k].double().mean()), 4) for k in labels.unique().tolist()},
+        "mean_max_confidence": round(float(confidence.double().mean()), 4),
+        "read_as": {name: int((read == k).sum()) for k, name in enumerate(names)},
+        "FD-classifier": round(frechet_distance(statistics(features), reference), 4),
+    }
+
+
+def real_parts(test: ImageData, per_class: int, most: int) -> tuple[Tensor, ImageData]:
+    """(reference images, pictures to judge): two halves of the test split that share no picture.
+
+    At most `most` reference images; of the other half `per_class` a class, or as many as there are."""
+    reference, rest = test.images[0::2][:most], test.subset(torch.arange(1, len(test), 2))
+    index = torch.cat([(rest.labels == k).nonzero()[:per_class, 0] for k in range(len(test.classes))])
+    return reference, rest.subset(index)
+
+
+def commit() -> str:
+    """The commit the numbers were made at, "+" for changed files; empty outside a repository."""
+    try:
+        run = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=PROJECT, capture_output=True, text=True, timeout=10)
+        return run.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args: argparse.Namespace, device: torch.device) -> dict:
+    """Sample, judge, and put both beside the real pictures."""
+    config, sampler = checkpoint.config, SAMPLERS[args.sampler]
+    reference_images, real = real_parts(test, args.n, args.reference)
+    reference = statistics(classifier.features(reference_images))
+    labels = torch.arange(len(config.classes)).repeat_interleave(args.n)
+    begun = time.perf_counter()
+    images = sample(checkpoint.denoiser(device), labels, args)
+    seconds = time.perf_counter() - begun
+    protocol = {
+        "n_per_class": args.n,
+        "sampler": args.sampler,
+        "evaluations": sampler.cost(sampler.steps_for(args.evaluations)),
+        "grid": args.grid or sampler.grid,
+        "guidance": args.guidance,
+        "seed": args.seed,
+        "ema": config.ema,
+        "images_seen": config.images_seen,
+        "precision": str(pick_dtype(device)).removeprefix("torch."),
+        "device": describe(device),
+        "sampling_seconds": round(seconds, 1),
+        "classifier": {
+            "data": classifier.config.data,
+            "accuracy": next((m["value"] for m in classifier.config.metrics if m.get("name") == "accuracy"), None),
+            "sha256": classifier.digest,
+        },
+        "reference": f"{len(reference_images)} images of the {test.name} test split (every second); "
+        f"the real row is {len(real)} of the others",
+        "commit": commit(),
+    }
+    return {
+        "checkpoint": checkpoint.name,
+        "generated": judged(classifier, images, labels, reference),
+        "real": judged(classifier, real.images, real.labels, reference),
+        "protocol": protocol,
+    }
+
+
+def metrics_of(result: dict) -> list[dict]:
+    """Two entries for the model's card, each with its protocol as a sentence and as settings."""
+    g, r, p = result["generated"], result["real"], result["protocol"]
+    accuracy = p["classifier"]["accuracy"]
+    how = (
+        f"n = {g['n']} ({p['n_per_class']} a class), {p['sampler']}, {p['evaluations']} evaluations on {p['grid']}, "
+        f"guidance {p['guidance']:g}, seed {p['seed']}, {p['precision']}, EMA {p['ema'] or 'unknown'}; "
+        f"{p['classifier']['data']} classifier {p['classifier']['sha256'][:8]}" + (f" of {accuracy:.2%} accuracy" if accuracy else "")
+    )
+    share = f"95 % {g['interval95'][0]:.4f} to {g['interval95'][1]:.4f}; real test images {r['agreement']:.4f} (n = {r['n']}); {how}"
+    distance = f"features against {p['reference'].split(';')[0]}; real test images {r['FD-classifier']:g} (n = {r['n']}); {how}"
+    return [
+        {"name": "agreement", "value": g["agreement"], "n": g["n"], "interval95": g["interval95"], "protocol": share, "settings": p},
+        {"name": "FD-classifier", "value": g["FD-classifier"], "n": g["n"], "protocol": distance, "settings": p},
+    ]
+
+
+def write_metrics(path: Path, metrics: list[dict]) -> None:
+    """Append to the metrics in a checkpoint's config.json, read anew and replaced whole."""
+    config = open_checkpoint(path).config
+    write_atomically(path / "config.json", dataclasses.replace(config, metrics=[*config.metrics, *metrics]).to_json())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="directory of a class-conditional diffusion model")
+    parser.add_argument("--classifier", help="directory of the classifier (default checkpoints/classifiers/<the model's data>)")
+    parser.add_argument("--data", help="real pictures: a named set's test split, a folder or an .npz (default: the model's data)")
+    parser.add_argument("--n", type=int, default=100, help="images a class (default 100)")
+    parser.add_argument("--guidance", type=float, default=1.5, help="scale s, 1 is off (default 1.5)")
+    parser.add_argument("--sampler", default="dpmpp-2m", choices=tuple(SAMPLERS), help="(default dpmpp-2m)")
+    parser.add_argument("--evaluations", type=int, default=20, help="of the network an image (default 20)")
+    parser.add_argument("--grid", choices=tuple(GRIDS), help="noise levels (default: the sampler's own)")
+    parser.add_argument("--seed", type=int, default=0, help="image i has the seed SEED + i (default 0)")
+    parser.add_argument("--batch", type=int, default=100, help="images at once (default 100)")
+    parser.add_argument("--reference", type=int, default=5000, help="real images the distance is measured to, at most (default 5000)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--write", action="store_true", help="append the numbers to the model's config.json")
+    args = parser.parse_args(argv)
+    if min(args.n, args.evaluations, args.batch) < 1 or args.reference < 2 or not 0 <= args.guidance <= 20 or not 0 <= args.seed < 2**62:
+        parser.error("out of range: n, evaluations and batch from 1, reference from 2, guidance 0..20, seed from 0")
+    try:
+        device = pick_device(args.device)
+        checkpoint = open_checkpoint(args.checkpoint)
+        config = checkpoint.config
+        if not config.network.num_classes:
+            raise ValueError(f"{args.checkpoint} was trained without classes; there is nothing to agree with")
+        classifier = load_classifier(args.classifier or PROJECT / "checkpoints" / "classifiers" / config.data, device)
+        test = load_data(args.data or config.data, "test", config.network.image_size)
+        shape = (config.network.in_channels, config.network.image_size)
+        if (classifier.config.in_channels, classifier.config.image_size) != shape or len(classifier.config.classes) != len(config.classes):
+            raise ValueError(f"the {classifier.config.data} classifier does not fit the pictures or classes of {args.checkpoint}")
+        result = report(checkpoint, classifier, test, args, device)
+        if args.write:
+            write_metrics(Path(args.checkpoint), metrics_of(result))
+    except (CheckpointError, ValueError) as error:
+        print(f"judge: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
