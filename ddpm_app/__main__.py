@@ -154,10 +154,16 @@ def _bench(commands) -> None:
     p.set_defaults(run=bench.run)
 
 
+def _toy(commands) -> None:
+    from . import toy_cli
+
+    toy_cli.add_parser(commands)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_sample, _noise, _models, _bench):
+    for add in (_sample, _noise, _models, _bench, _toy):
         add(commands)
     args = parser.parse_args(argv)
     try:

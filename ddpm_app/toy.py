@@ -214,12 +214,15 @@ class Mixture:
 
     def denoise(self, x: Tensor, sigma, label: Tensor | None = None) -> Tensor:
         """E[x0 | x] (B, d) in x's type: the posterior over components, each pulling x toward its own mean."""
+        if label is None and bool((self.sds == self.sds[0]).all()):  # one variance for all: |x|^2 drops out, and passes over (B, K) with it
+            var = self.sds[0] ** 2 + sigma_square(sigma)
+            logits = torch.addmm(self.weights.log() * var - self.means.square().sum(1) / 2, x.double(), self.means.T).div_(var)
+            weight = torch.softmax(logits, 1)
+            pull = sigma_square(sigma) / var
+            return (pull * (weight @ self.means) + (1 - pull) * x.double()).to(x.dtype)
         logits, var = self._logits(x, sigma, label)
         weight = torch.softmax(logits, 1)
-        pull = sigma_square(sigma) / var  # 1 for points: the component's mean itself
-        if bool((self.sds == 0).all()):
-            return (weight @ self.means).to(x.dtype)
-        pulled = weight * pull
+        pulled = weight * (sigma_square(sigma) / var)
         return (pulled @ self.means + (weight - pulled).sum(1, keepdim=True) * x.double()).to(x.dtype)
 
 
