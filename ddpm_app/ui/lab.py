@@ -72,20 +72,20 @@ def build(tab: gr.Tab) -> None:
                 scale = gr.Slider(0, 10, value=1, step=0.5, label="Guidance scale s", info="1 is off; the textbook's 1 + w.")
                 sampler = gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler")
                 evaluations = gr.Slider(1, 200, value=60, step=1, label="Evaluations")
+            with gr.Accordion("Particles, seed and training", open=False):
                 points = gr.Slider(100, 4000, value=2000, step=100, label="Particles")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
-            with gr.Group(elem_classes="tight"):
-                kind = gr.Dropdown(FIELDS, value="none", label="Vector field", elem_id="lab-field")
-                level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="Field at log10 of sigma", elem_id="lab-level")
-                contour = gr.Button("Contours of the density", elem_id="lab-contours")
-            with gr.Accordion("Training", open=False):
                 steps = gr.Slider(100, 20_000, value=2500, step=100, label="Steps")
                 width = gr.Slider(16, 512, value=256, step=16, label="Width")
                 depth = gr.Slider(1, 6, value=2, step=1, label="Hidden layers")
         with gr.Column(scale=3, min_width=320):
             view = LabPlane(elem_id="lab-plane")
             note = gr.HTML("", elem_classes="note", elem_id="lab-note", apply_default_css=False)
-    c = SimpleNamespace(**{k: v for k, v in locals().items() if k not in ("tab",)})
+            with gr.Row(elem_classes="plain-row"):
+                kind = gr.Dropdown(FIELDS, value="none", label="Vector field", elem_id="lab-field", min_width=150)
+                level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
+                contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
+    c = SimpleNamespace(own=own, data=data, noise=noise, seed=seed)
     plane_inputs = {own, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level, steps, width, depth}
 
     def setup_of(values: dict) -> use_cases.Setup:
@@ -106,7 +106,8 @@ def build(tab: gr.Tab) -> None:
         return use_cases.PlaneRequest(**{**settings, **changes})
 
     def parts_of(values: dict, setup: use_cases.Setup, request: use_cases.PlaneRequest) -> dict:
-        if values[kind] == "none" or setup.data.dim != 2:
+        unknown = setup.denoiser is None and values[kind] in ("learned", "difference")
+        if values[kind] == "none" or setup.data.dim != 2 or unknown:
             return {}
         return {"field": use_cases.field(setup, str(values[kind]), 10 ** float(values[level]), request.label)}
 
@@ -137,10 +138,11 @@ def build(tab: gr.Tab) -> None:
 
     def show_field(values: dict):
         setup = setup_of(values)
-        request = request_of(values)
-        shown = parts_of(values, setup, request)
+        shown = parts_of(values, setup, request_of(values))
         text = f"Field at sigma {shown['field']['sigma']:.3g}" if shown else ""
-        if shown and shown["field"]["kind"] == "heat":
+        if not shown and values[kind] != "none":
+            text = "That field needs a trained network and points of 2 numbers."
+        elif shown and shown["field"]["kind"] == "heat":
             text += f"; the two differ by at most {shown['field']['top']:.3g} in the data's units"
         return {view: _value(setup, setup.data.name, keep=True, **shown), note: text}
 

@@ -107,6 +107,7 @@ function tools() { $('.use').disabled = $('.clear').disabled = !S.strokes.length
 function upd() {
   const v = props.value; if (!v || !v.run || v.run === S.run) return;
   const before = S.v; S.run = v.run; S.v = v; S.key = null; $('.lab').classList.toggle('has', !!v.data);
+  if (v.keep && before && !v.density) v.density = before.density;
   if (v.keep && before && before.move && !v.move) v.move = before.move; // a field or contours under the particles that are there
   else if (v.move) {
     S.xy = new Int16Array(Uint8Array.from(atob(v.move.frames), c => c.charCodeAt(0)).buffer); S.now = new Float32Array(2 * v.move.n);
