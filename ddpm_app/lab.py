@@ -59,20 +59,21 @@ class PlaneRequest:
 
 @dataclass(frozen=True)
 class Setup:
-    """Data and the network trained on it, if any."""
+    """Data and the network trained on it, if any; plain: a network without classes, better where no class is asked for."""
 
     data: ToyData
     denoiser: Denoiser | None = None
+    plain: Denoiser | None = None
 
     @property
     def schedule(self) -> Schedule:
         return self.denoiser.schedule if self.denoiser else ToyTrainConfig().make_schedule()
 
-    def choose(self, which: str) -> Denoiser | ExactDenoiser:
+    def choose(self, which: str, label: int | None = None) -> Denoiser | ExactDenoiser:
         if which == "learned":
             if self.denoiser is None:
                 raise ToyDataError(f"no network is trained on {self.data.name} yet: press Train, or look at the exact denoiser")
-            return self.denoiser
+            return self.plain if label is None and self.plain is not None else self.denoiser
         if which == "points" and len(self.data) > OWN_POINTS:  # its cost is particles x points at every level
             few = replace(self.data, x=self.data.x[:OWN_POINTS], label=self.data.label[:OWN_POINTS])
             return few.exact(own_points=True)
@@ -100,19 +101,20 @@ class Lab:
     def setup(self, data: str, noise: float | None = None) -> Setup:
         """A named set, with the shipped network where one was trained on just this set."""
         made = load(data, **({} if noise is None else {"noise": noise}))
+        found = []
         for name in (f"{data}-classes", data):
             try:
                 model = load_toy(self.root / name)
             except CheckpointError:
                 continue
             if abs(model.scale / made.scale - 1) < 1e-6:
-                return Setup(made, model.denoiser)
-        return Setup(made)
+                found.append(model.denoiser)
+        return Setup(made, *found)
 
     def upload(self, path: str) -> Setup:
         return Setup(load(path))
 
-    def draw(self, strokes: Sequence, width: float = 0.05) -> Setup:
+    def draw(self, strokes: Sequence, width: float = 0.03) -> Setup:
         return Setup(drawn(strokes, width))
 
     def train(self, setup: Setup, config: ToyTrainConfig) -> Iterator[tuple[ToyEvent, Setup]]:
@@ -164,7 +166,7 @@ def points_value(setup: Setup, most: int = 1500) -> dict:
 
 
 def _denoise(setup: Setup, request: PlaneRequest) -> tuple[Denoise, Tensor | None]:
-    denoiser = setup.choose(request.which)
+    denoiser = setup.choose(request.which, request.label)
     if request.label is None:
         return conditioned(denoiser, None), None
     classes = denoiser.network.config.num_classes

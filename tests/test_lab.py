@@ -192,7 +192,9 @@ def test_contours_field_and_drawing(page):
 @pytest.mark.browser
 def test_bad_upload_leaves_the_lab_usable(page, tmp_path):
     (tmp_path / "bad.csv").write_text("x,y\n1,2\n3,hello\n")
-    page.set_input_files("#lab-upload input[type=file], input[data-testid='file-upload']", str(tmp_path / "bad.csv"))
+    with page.expect_file_chooser() as chooser:
+        page.click("#lab-upload")
+    chooser.value.set_files(str(tmp_path / "bad.csv"))
     page.get_by_text("line 3, column 2 of bad.csv is 'hello', not a number").wait_for()
     before = page.evaluate("() => lab().run")
     page.click("#lab-start")

@@ -83,7 +83,7 @@ function draw() {
       const m = S.v.move, K = frames(), f = Math.min(Math.floor(S.at), K - 1), h = Math.min(f + 1, K - 1), w = S.at - f, n = m.n, xy = S.now;
       for (let i = 0; i < 2 * n; i++) xy[i] = (1 - w) * S.xy[f * 2 * n + i] + w * S.xy[h * 2 * n + i]; // between frames: smooth at any speed
       dots(xy, m.particles, n, 3 * r, .85);
-      const sigma = m.sigma[Math.round(S.at)]; $('.at').textContent = `σ ${sigma >= 100 ? sigma.toFixed(0) : sigma.toPrecision(2)}`;
+      const sigma = m.sigma[Math.round(S.at)]; $('.at').textContent = `σ ${sigma >= 100 || !sigma ? sigma.toFixed(0) : sigma.toPrecision(2)}`;
       $('.scrub').value = S.at; $('.scrub').setAttribute('aria-valuetext', `sigma ${sigma.toPrecision(3)}`);
     }
   } else g.clearRect(0, 0, W(), W());
