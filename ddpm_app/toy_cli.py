@@ -95,7 +95,7 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
             p.add_argument("--points", type=int, default=2000, help="samples for each scale (default 2000)")
             p.add_argument("--evaluations", type=int, default=50, help="of the denoiser a sample (default 50)")
         elif name == "classifier":
-            p.add_argument("--draws", type=int, default=32, help="(t, eps) pairs a point and class (default 32)")
+            p.add_argument("--draws", type=int, default=64, help="(t, eps) pairs a point and class (default 64)")
             p.add_argument("--t", type=int, help="one time for all draws instead of the whole schedule")
     p = verbs.add_parser("train", help="train a toy and save it", parents=[common, network])
     p.add_argument("--out", required=True, help="directory of the checkpoint")

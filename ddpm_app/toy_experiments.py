@@ -147,7 +147,7 @@ def _need_classes(data: ToyData, label: int = 0) -> Iterator[Progress]:
 def classifier(
     data: ToyData,
     denoiser: Denoiser | None = None,
-    draws: int = 32,
+    draws: int = 64,
     t: int | None = None,
     test_points: int = 4000,
     seed: int = 0,
@@ -167,7 +167,7 @@ def classifier(
     if data.truth is not None:
         yield Progress(0.05, "Bayes", (row("bayes", data.truth.class_posterior(test.x).argmax(1), 0),))
     if denoiser is None:
-        denoiser = train_one(ToyTrainConfig(seed=seed, **training), train_data)
+        denoiser = train_one(ToyTrainConfig(seed=seed, **{"steps": 4000, **training}), train_data)
     yield Progress(0.5, "conditional network ready")
     trained = train_classifier(train_data, denoiser.schedule, noisy=False, seed=seed)
     yield Progress(0.7, "classifier trained", (row("trained", trained(x, 0.0).argmax(1), 1),))

@@ -24,7 +24,7 @@ from .toy_training import ToyTrainConfig, ToyTrainer, train_toys
 DEFAULT_T = (10, 50, 100, 150, 200, 500, 1000)
 # gradual to wide, for 200 steps
 DEFAULT_PAIRS = ((1e-4, 0.005), (1e-4, 0.02), (1e-4, 0.05), (1e-3, 0.1), (1e-2, 0.2))
-SWEEP = dict(width=128, time_width=64, batch=64, steps=3000, lr=5e-3)  # small enough for twenty networks at once
+SWEEP = dict(width=128, time_width=32, batch=64, steps=3000, lr=5e-3)  # small enough for twenty networks at once
 
 
 @dataclass(frozen=True)

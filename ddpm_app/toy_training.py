@@ -40,7 +40,7 @@ class ToyTrainConfig:
     width: int = 256
     depth: int = 2
     time_width: int = 128
-    steps: int = 2500
+    steps: int = 2000
     batch: int = 128
     lr: float = 8e-3
     label_dropout: float = 0.1

@@ -15,7 +15,7 @@ from ddpm_app.samplers import SAMPLERS, last
 from ddpm_app.schedules import make_schedule, sigma_grid
 from ddpm_app.toy_classifier import classifier_guided, decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy_data import ToyDataError, make_data
-from ddpm_app.toy_sweeps import Scale, draw, summary
+from ddpm_app.toy_sweeps import SWEEP, Scale, draw, summary
 from ddpm_app.toy_training import ToyTrainConfig, ToyTrainer, load_toy, train_one
 
 SMALL = dict(width=16, steps=30, batch=32)
@@ -268,7 +268,7 @@ def test_bad_priors_get_one_sentence(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_sweep_in_one_computation_is_three_times_as_fast_as_the_loop():
     data = make_data("moons")
-    shared = dict(width=128, time_width=64, batch=64, steps=100, label_dropout=1.0)
+    shared = {**SWEEP, "steps": 100, "label_dropout": 1.0}
     configs = [ToyTrainConfig(T=T, seed=s, **shared) for T in (10, 50, 100, 150, 200, 500, 1000) for s in range(3)]
     together, alone = ToyTrainer(configs, data), [ToyTrainer([c], data) for c in configs]
     clock = {"together": 0.0, "loop": 0.0}

@@ -75,7 +75,7 @@ def build(tab: gr.Tab) -> None:
             with gr.Accordion("Particles, seed and training", open=False):
                 points = gr.Slider(100, 4000, value=2000, step=100, label="Particles")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
-                steps = gr.Slider(100, 20_000, value=2500, step=100, label="Steps")
+                steps = gr.Slider(100, 20_000, value=2000, step=100, label="Steps")
                 width = gr.Slider(16, 512, value=256, step=16, label="Width")
                 depth = gr.Slider(1, 6, value=2, step=1, label="Hidden layers")
         with gr.Column(scale=3, min_width=320):
