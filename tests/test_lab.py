@@ -90,6 +90,15 @@ def test_training_in_the_lab_and_many_dimensions():
         use_cases.trajectories(setup, PlaneRequest())
 
 
+def test_betas_of_the_page():
+    from ddpm_app.ui.lab import _betas
+
+    assert _betas("") == _betas(None) == {} and _betas("1e-4, 0.02") == {"beta_start": 1e-4, "beta_end": 0.02}
+    for text in ("0.1", "a, b", "1,2,3"):
+        with pytest.raises(ValueError, match="two numbers between 0 and 1"):
+            _betas(text)
+
+
 def test_kept_setups_are_bounded_and_hostile_names_find_nothing():
     lab, setup = Lab(), Setup(make_data("moons", n=50))
     names = [lab.keep(setup) for _ in range(use_cases.KEPT + 3)]
@@ -187,6 +196,27 @@ def test_contours_field_and_drawing(page):
     page.click("#lab-start")
     page.wait_for_function("() => lab().v.move && lab().v.data.name === 'drawn'")
     assert "exact denoiser" in page.inner_text("#lab-note")
+
+
+@pytest.mark.browser
+def test_training_live_and_an_experiment(page):
+    page.get_by_text("Particles, seed and training").click()
+    page.locator("input[aria-label='number input for Steps']").fill("100")
+    page.locator("input[aria-label='number input for Steps']").press("Enter")
+    page.click("#lab-train")
+    page.get_by_text("Step 100 of 100").wait_for()
+    page.wait_for_function("() => lab().v.move && lab().v.hint.includes('just trained')")
+    page.get_by_label("T", exact=True).fill("1")
+    page.get_by_label("T", exact=True).press("Enter")
+    page.wait_for_selector("#lab-train:not([disabled])")
+    page.click("#lab-train")
+    page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
+    page.locator("#lab-experiments").get_by_text("Experiments").click()
+    page.locator("#lab-experiments input[role=listbox], #lab-experiments input").first.click()
+    page.get_by_role("option", name="likelihood").click()
+    page.click("#lab-experiment")
+    page.wait_for_function("() => document.querySelectorAll('#lab-rows tbody tr').length === 5")
+    assert page.locator("#lab-rows a.csv").get_attribute("download") == "likelihood-moons.csv"
 
 
 @pytest.mark.browser

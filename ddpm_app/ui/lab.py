@@ -10,6 +10,7 @@ import gradio as gr
 
 from .. import lab as use_cases
 from ..samplers import SAMPLERS
+from ..schedules import SCHEDULES
 from ..toy_cli import to_csv
 from ..toy_data import SHAPES
 from ..toy_experiments import EXPERIMENTS
@@ -78,6 +79,9 @@ def build(tab: gr.Tab) -> None:
                 steps = gr.Slider(100, 20_000, value=2000, step=100, label="Steps")
                 width = gr.Slider(16, 512, value=256, step=16, label="Width")
                 depth = gr.Slider(1, 6, value=2, step=1, label="Hidden layers")
+                schedule = gr.Dropdown(list(SCHEDULES), value="cosine", label="Schedule")
+                T = gr.Number(1000, label="T", precision=0, info="Steps of the schedule, 2 or more.")
+                betas = gr.Textbox("", label="Betas", placeholder="0.0001, 0.02", info="First and last, for linear and quadratic.")
         with gr.Column(scale=3, min_width=320):
             view = LabPlane(elem_id="lab-plane")
             note = gr.HTML("", elem_classes="note", elem_id="lab-note", apply_default_css=False)
@@ -86,7 +90,8 @@ def build(tab: gr.Tab) -> None:
                 level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
                 contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
     c = SimpleNamespace(own=own, data=data, noise=noise, seed=seed)
-    plane_inputs = {own, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level, steps, width, depth}
+    plane_inputs = {own, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level}
+    training_inputs = plane_inputs | {steps, width, depth, schedule, T, betas}
 
     def setup_of(values: dict) -> use_cases.Setup:
         kept = LAB.get(values[own])
@@ -125,7 +130,15 @@ def build(tab: gr.Tab) -> None:
     def learn(values: dict):
         setup, pace = setup_of(values), Pace(4)
         yield {note: "Training", **running(start, stop)}
-        config = ToyTrainConfig(steps=int(values[steps]), width=int(values[width]), depth=int(values[depth]), seed=int(values[seed] or 0))
+        config = ToyTrainConfig(
+            schedule=str(values[schedule]),
+            T=int(values[T] or 0),
+            params=_betas(values[betas]),
+            steps=int(values[steps]),
+            width=int(values[width]),
+            depth=int(values[depth]),
+            seed=int(values[seed] or 0) % 2**31,
+        )
         trained = setup
         for event, trained in LAB.train(setup, config):
             text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {event.seconds:.1f} s"
@@ -170,16 +183,28 @@ def build(tab: gr.Tab) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     wire_run(start, stop, go, plane_inputs, [view, note], "lab-plane")
-    wire_run(train, stop, _with_train(learn, start, train), plane_inputs, [view, note, own, start], "lab-plane")
+    wire_run(train, stop, _with_train(learn, start, train), training_inputs, [view, note, own, start], "lab-plane")
     for component in (data, noise):
         component.change(guarded(fresh), plane_inputs, [own, view, note], trigger_mode="always_last", **quiet)
-    tab.select(guarded(fresh), plane_inputs, [own, view, note], **quiet).then(guarded(go), plane_inputs, [view, note, start, stop], **quiet)
+    tab.select(guarded(go), plane_inputs, [view, note, start, stop], **quiet)  # alive on opening; what was trained or drawn stays
     for component in (kind, level):
         component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **quiet)
     contour.click(guarded(show_contours), plane_inputs, [view, note], **quiet)
     upload.upload(guarded(lambda path: take(LAB.upload(path))), upload, [own, view, note], **quiet)
     view.sketch(guarded(sketched), None, [own, view, note], **quiet)
     _experiments(c, setup_of)
+
+
+def _betas(text: object) -> dict:
+    """{"beta_start", "beta_end"} of "0.0001, 0.02"; nothing of an empty text."""
+    parts = [p for p in str(text or "").replace(";", ",").split(",") if p.strip()]
+    if not parts:
+        return {}
+    try:
+        low, high = (float(p) for p in parts)
+    except ValueError:
+        raise ValueError(f"betas are {str(text)[:40]!r}; two numbers between 0 and 1 are accepted, as 0.0001, 0.02") from None
+    return {"beta_start": low, "beta_end": high}
 
 
 def _with_train(learn, start, train):
