@@ -136,9 +136,8 @@ def run_models(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         for m in found:
-            print(
-                f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {m['parameters'] / 1e6:6.2f} M  {m['images_seen']:>10} images  {m['path']}"
-            )
+            size, seen = f"{m['parameters'] / 1e6:6.2f} M", f"{m['images_seen']:>11,} images"
+            print(f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {size} {seen}  {m['path']}")
         if not found:
             print("no checkpoints found")
     return 0
