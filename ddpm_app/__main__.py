@@ -34,7 +34,9 @@ def _sample(commands) -> None:
     p.add_argument("--interval-low", type=float, default=r.interval_low, help="guide above this sigma only (default 0)")
     p.add_argument("--interval-high", type=float, default=r.interval_high, help="guide up to this sigma only (default inf)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of matrix products (default auto: bf16 where fast)")
+    p.add_argument(
+        "--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of matrix products (default auto: bf16 where fast)"
+    )
     p.add_argument("--out", required=True, help="FILE.npz (arr_0 uint8 NHWC, arr_1 int64), FILE.png (a grid) or a folder of PNGs")
     p.set_defaults(run=run_sample)
 
