@@ -83,7 +83,8 @@ def variational_bound(
 ) -> Bound:
     """Bits per dimension by the bound L_T + L_{T-1} + ... + L_0 (Ho et al. 2020, eq. 5).
 
-    denoise: (x, sigma (B,)) -> predicted x0. images: uint8 (N, C, H, W). variance: of the reverse step, see step_kl. draws: times per image, one in each of as many equal parts of
+    denoise: (x, sigma (B,)) -> predicted x0. images: uint8 (N, C, H, W). variance: of the reverse step, see step_kl.
+    draws: times per image, one in each of as many equal parts of
     2..T, which keeps the estimate unbiased; T - 1 or more takes every t. Decoder deviation sqrt(beta_1).
     """
     n, T = len(images), schedule.T
