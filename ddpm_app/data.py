@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import Tensor
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MNIST_CLASSES = tuple("0123456789")
 KNOWN = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES}
+MAX_CLASSES = 10_000  # of a data set that does not name them
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -81,18 +84,24 @@ def load_data(source: str, part: str = "train", image_size: int | None = None) -
 
 def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None) -> ImageData:
     try:
-        with np.load(file, allow_pickle=False) as z:
-            if "arr_0" not in z:
-                raise ValueError(f"{file}: holds {', '.join(z.files)}; images are expected as arr_0")
-            images = z["arr_0"]
-            labels = z["arr_1"] if "arr_1" in z else np.zeros(len(images), np.int64)
-    except (OSError, EOFError, KeyError) as error:
-        raise ValueError(f"{file}: not a readable .npz ({error})") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or len(images) == 0:
+        with zipfile.ZipFile(file):  # np.load would take a bare array or a pickle for one, too
+            arrays = np.load(file, allow_pickle=False)
+        with arrays:
+            found = arrays.files
+            images = np.asarray(arrays["arr_0"]) if "arr_0" in found else None
+            labels = np.asarray(arrays["arr_1"]) if "arr_1" in found else None
+    except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from error
+    if images is None:
+        raise ValueError(f"{file}: holds {', '.join(found)}; images are expected as arr_0")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted")
+    labels = np.zeros(len(images), np.int64) if labels is None else labels
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label an image is accepted")
-    count = int(labels.max()) + 1
+    count, most = int(labels.max()) + 1, len(classes) if classes else MAX_CLASSES
+    if count > most:
+        raise ValueError(f"{file}: arr_1 has a label {count - 1}; {name} has {most} classes at most, counted from 0")
     return ImageData(
         name,
         torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),

@@ -63,9 +63,9 @@ def zip_of(query: dict) -> str | None:
 class ImageGrid(gr.HTML):
     """Generated images as they form, then each with its settings and its PNG. Triggers recall with {png: base64}."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, value: dict | None = None, **kwargs):
         super().__init__(
-            value={"run": None},
+            value=value or {"run": None},
             html_template=asset("grid.html"),
             css_template=asset("grid.css"),
             js_on_load=asset("grid.js"),

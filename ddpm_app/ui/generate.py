@@ -37,6 +37,15 @@ def settings_list(request: Request, i: int, label: str) -> list[list[str]]:
     return shown + [[k, f"{v:g}"] for k, v in request.options().items()]
 
 
+def hero_value(studio: Studio, name: str | None) -> dict:
+    """What the grid shows before the first click: the animation that ships with a model, if one does."""
+    checkpoint = studio.checkpoints().get(name or "")
+    file = checkpoint.path / "denoising.webp" if checkpoint else None
+    if file is None or not file.is_file() or file.stat().st_size > 1_000_000:
+        return {"run": None, "hero": ""}
+    return {"run": None, "hero": "data:image/webp;base64," + b64(file.read_bytes())}
+
+
 def build(studio: Studio, model: gr.Radio) -> Controls:
     gr.HTML("<p class='purpose'>Draw new images from pure noise, steered toward a class.</p>", apply_default_css=False)
     with gr.Row(elem_classes="main-row"):
@@ -45,9 +54,9 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 start = gr.Button("Generate", variant="primary", elem_id="generate-start", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=80)
             controls = build_controls(studio, model, n=16, most=64)
-            drop = gr.File(label="Drop a PNG from here to restore its settings", file_types=[".png"], height=110, elem_id="generate-drop")
+            drop = gr.File(label="Restore settings: drop a PNG saved here", file_types=[".png"], height=150, elem_id="generate-drop")
         with gr.Column(scale=3, min_width=320):
-            view = ImageGrid(elem_id="generate-grid")
+            view = ImageGrid(hero_value(studio, model.value), elem_id="generate-grid")
             with gr.Accordion("Show the code", open=False, elem_id="generate-code"):
                 code = gr.Code(
                     "Generate first: the code for what you see appears here.", language="python", label="Python", elem_classes="mono"
@@ -95,6 +104,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
             raise ValueError("this image's settings could not be read") from None
         return controls.restore(png_settings.read(data), studio)
 
+    model.change(lambda name: hero_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
     drop.upload(guarded(restore_file), drop, controls.restored, show_progress="hidden", api_visibility="private")
     view.recall(guarded(restore_click), None, controls.restored, show_progress="hidden", api_visibility="private")
     return controls

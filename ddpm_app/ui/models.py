@@ -70,15 +70,12 @@ def build(studio: Studio, model: gr.Radio) -> None:
         )
         load = gr.Button("Load", variant="primary", scale=1, min_width=100, elem_id="models-load")
         refresh = gr.Button("Look again", scale=1, min_width=100, elem_id="models-refresh")
-    card = gr.HTML(
-        html_template="${value}",
-        css_template=asset("models.css"),
-        value=lambda name: _card(studio, name),
-        inputs=[model],
-        apply_default_css=False,
-        elem_id="models-card",
+    card = gr.HTML(_card(studio, model.value), css_template=asset("models.css"), apply_default_css=False, elem_id="models-card")
+    with gr.Accordion("The whole card, with the command that trained it", open=False):
+        text = gr.Markdown(_text(studio, model.value), elem_id="models-text")
+    model.change(
+        lambda name: (_card(studio, name), _text(studio, name)), model, [card, text], show_progress="hidden", api_visibility="private"
     )
-    text = gr.Markdown(value=lambda name: _text(studio, name), inputs=[model], elem_id="models-text")
 
     def add(where: str):
         checkpoint = studio.add(str(where or ""))
@@ -88,7 +85,6 @@ def build(studio: Studio, model: gr.Radio) -> None:
     load.click(guarded(add), source, model, api_visibility="private")
     source.submit(guarded(add), source, model, api_visibility="private")
     refresh.click(lambda: gr.Radio(choices=list(studio.checkpoints())), None, model, show_progress="hidden", api_visibility="private")
-    del card, text
 
 
 def _card(studio: Studio, name: str | None) -> str:
@@ -100,4 +96,7 @@ def _card(studio: Studio, name: str | None) -> str:
 
 def _text(studio: Studio, name: str | None) -> str:
     found = studio.checkpoints().get(name or "")
-    return found.card() if found else ""
+    if found is None:
+        return ""
+    # a stranger's card may not fetch pictures from elsewhere, nor bring its own HTML
+    return found.card().replace("![", "[").replace("<", "&lt;")

@@ -42,7 +42,8 @@ function choose(i) {
   actions.append(a, use); side.append(dl, actions); d.append(big, side); d.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
 }
 async function upd() {
-  const v = props.value; if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
+  const v = props.value, hero = $('.hero');
+  if (v && !v.run) { if (v.hero) hero.src = v.hero; hero.hidden = !v.hero; } if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
   if (v.run !== S.run) { S.run = v.run; build(v); }
   const bar = $('progress'); bar.hidden = v.done || v.stopped; bar.value = v.progress || 0; $('.status').textContent = v.status || '';
   if (v.preview) await preview(v.preview, v.preview_columns, S.run);

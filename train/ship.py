@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""Copy a finished run into checkpoints/ as a model that ships: EMA weights (fp16), log, newest sample grid, and a card.
+
+    python train/ship.py runs/mnist checkpoints/mnist --note "what a reader should know"
+
+The card's numbers come from the run's own config and log and from what train/judge.py --write stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ddpm_app import checkpoints, exports  # noqa: E402
+from ddpm_app.studio import Request, Studio  # noqa: E402
+from ddpm_app.training import TrainConfig  # noqa: E402
+
+VALIDATION = (
+    "mean squared error of F at the end of training: EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
+)
+CARD = """---
+library_name: ddpm-studio
+tags: [diffusion, ddpm, {data}]
+---
+# {name}
+
+{note}
+
+| | |
+|---|---|
+| data | {data}, {image}, classes: {classes} |
+| network | U-Net, {channels} channels x {multipliers}, {blocks} block(s) a level, {parameters:,} parameters |
+| predicts | {row}, {schedule} schedule, T = {T} |
+| training | {images_seen:,} images in {minutes:.0f} minutes; {machine} |
+| weights | EMA ({ema}), fp16 safetensors |
+
+Trained with
+
+    {command}
+
+{metrics}
+"""
+
+
+def command(settings: dict) -> str:
+    """The train_unet.py call, with what differs from the defaults."""
+    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    flags = [
+        f"--{k.replace('_', '-')} {v}"
+        for k, v in settings.items()
+        if k in default and (v != default[k] or k in ("data", "preset", "row", "schedule"))
+    ]
+    return "python train/train_unet.py " + " ".join(flags) + f" --out runs/{settings['data']}"
+
+
+def metrics_table(metrics: list) -> str:
+    rows = [f"| {m['name']} | {m['value']:.4g} | {m['protocol']} |" for m in metrics]
+    return "\n".join(["| measured | value | protocol |", "|---|---|---|", *rows]) if rows else ""
+
+
+def animation(path: Path) -> bytes:
+    """Sixteen images from noise to picture, a lossy looping WebP at native size: what the page shows before the first click."""
+    studio = Studio([path.parent], precision="fp32")
+    request = Request(path.name, n=16, guidance=2.0, evaluations=28, seed=3)
+    frames = [exports.frame_grid(f.x, 4) for f in studio.sample(request)]
+    buffer, pause = io.BytesIO(), [70] * (len(frames) - 1) + [2200]
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=pause, loop=0, quality=75, method=4)
+    return buffer.getvalue()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="directory that train_unet.py wrote")
+    parser.add_argument("out", help="directory of the shipped model, e.g. checkpoints/mnist")
+    parser.add_argument("--note", default="A denoising diffusion model.", help="the card's first paragraph")
+    parser.add_argument("--machine", default="two CPU cores", help="what it was trained on")
+    args = parser.parse_args(argv)
+    try:
+        source = checkpoints.open_checkpoint(args.run)
+        out = Path(args.out)
+        if (out / "config.json").is_file() and checkpoints.open_checkpoint(out).config.images_seen == source.config.images_seen:
+            config = checkpoints.open_checkpoint(out).config  # the same weights: keep the numbers judged since
+        else:
+            config = source.config
+        losses = [r["validation_loss"] for r in source.log() if "validation_loss" in r]
+        if losses and not any(m["name"] == "validation loss" for m in config.metrics):
+            entry = {"name": "validation loss", "value": losses[-1], "protocol": VALIDATION}
+            config = dataclasses.replace(config, metrics=[entry, *config.metrics])
+        checkpoints.save(out, config, checkpoints.read_weights(source.path))
+    except ValueError as error:
+        print(f"ship: {error}", file=sys.stderr)
+        return 2
+    log = source.log()
+    shutil.copyfile(source.path / "log.jsonl", out / "log.jsonl")
+    newest = max((source.path / "samples").glob("*.png"), default=None)
+    if newest:
+        shutil.copyfile(newest, out / "samples.png")
+    checkpoints.write_atomically(out / "denoising.webp", animation(out))
+    seconds = max((r.get("seconds", 0) for r in log), default=0)
+    facts = exports.model_facts(checkpoints.open_checkpoint(out))
+    text = CARD.format(
+        **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name")},
+        name=out.name,
+        note=args.note,
+        machine=args.machine,
+        minutes=seconds / 60,
+        multipliers="-".join(map(str, facts["multipliers"])),
+        classes=", ".join(facts["classes"]),
+        command=command(config.training),
+        metrics=metrics_table(config.metrics),
+    )
+    checkpoints.write_atomically(out / "README.md", text.rstrip() + "\n")
+    print(f"{out}: {config.images_seen} images seen, {sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
