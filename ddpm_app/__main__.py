@@ -1,4 +1,4 @@
-"""python -m ddpm_app sample | noise | models | runs | bench: what the page does, without the page.
+"""python -m ddpm_app sample | noise | evaluate | models | runs | bench: what the page does, without the page.
 
 Exit code 0: done; 2: the request was wrong, and one sentence on stderr says how.
 """
@@ -34,7 +34,7 @@ def _sample(commands) -> None:
     p.add_argument("--interval-low", type=float, default=r.interval_low, help="guide above this sigma only (default 0)")
     p.add_argument("--interval-high", type=float, default=r.interval_high, help="guide up to this sigma only (default inf)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of matrix products (default auto: bf16 where fast)")
+    p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="default auto: bf16 where it is fast")
     p.add_argument("--out", required=True, help="FILE.npz (arr_0 uint8 NHWC, arr_1 int64), FILE.png (a grid) or a folder of PNGs")
     p.set_defaults(run=run_sample)
 
@@ -136,9 +136,8 @@ def run_models(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         for m in found:
-            print(
-                f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {m['parameters'] / 1e6:6.2f} M  {m['images_seen']:>10} images  {m['path']}"
-            )
+            size, seen = f"{m['parameters'] / 1e6:6.2f} M", f"{m['images_seen']:>11,} images"
+            print(f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {size} {seen}  {m['path']}")
         if not found:
             print("no checkpoints found")
     return 0
@@ -154,12 +153,30 @@ def _bench(commands) -> None:
     p.set_defaults(run=bench.run)
 
 
-def main(argv: list[str] | None = None) -> int:
+def _runs(commands) -> None:
     from . import runs_cli
 
+    runs_cli.add_parser(commands)
+
+
+def _toy(commands) -> None:
+    from . import toy_cli
+
+    toy_cli.add_parser(commands)
+
+
+def _evaluate(commands) -> None:
+    from . import evaluation
+
+    p = commands.add_parser("evaluate", help="bits per dimension of test images", description="Measure a checkpoint, with the protocol.")
+    evaluation.add_arguments(p)
+    p.set_defaults(run=evaluation.run)
+
+
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_sample, _noise, _models, runs_cli.add_parser, _bench):
+    for add in (_sample, _noise, _evaluate, _models, _runs, _bench, _toy):
         add(commands)
     args = parser.parse_args(argv)
     try:

@@ -62,10 +62,12 @@ class CheckpointConfig:
             make_schedule(**config.schedule)
             if config.row not in ROWS:
                 raise CheckpointError(f"prediction row {config.row!r} is unknown; known: {', '.join(ROWS)}")
+            if config.network.num_classes not in (0, len(config.classes)):
+                raise CheckpointError(f"the network has {config.network.num_classes} classes but {len(config.classes)} are named")
             return config
         except CheckpointError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"config.json does not describe a model of this program ({error})") from error
 
 
@@ -83,8 +85,9 @@ class Checkpoint:
     def denoiser(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """Rebuild the network, ready to sample. Raises CheckpointError for truncated weights, missing or surplus keys."""
         network = UNet(self.config.network)
-        check_keys(read_weights(self.path), network, self.path)
-        network.load_state_dict(read_weights(self.path))
+        weights = read_weights(self.path)
+        check_keys(weights, network, self.path)
+        network.load_state_dict(weights)
         return Denoiser(for_inference(network, torch.device(device), dtype), make_schedule(**self.config.schedule), self.config.row)
 
     def log(self) -> list[dict]:
@@ -192,7 +195,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         for file in files:
             weights.update(load_file(path / file))
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the weights are cut short or not safetensors ({error})") from error
     return {k: v.float() for k, v in weights.items()}
 

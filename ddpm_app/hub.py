@@ -242,7 +242,7 @@ def _import_diffusers(repo_id: str, source: Path, made: Path) -> None:
     _unet_config(config, None)  # before a large download for nothing
     names = ("scheduler/scheduler_config.json", "scheduler_config.json")
     noise = next((_json(source / name) for name in names if (source / name).is_file()), {})
-    kind, row = noise.get("beta_schedule", "linear"), _ROWS.get(noise.get("prediction_type", "epsilon"))
+    kind, row = str(noise.get("beta_schedule", "linear")), _ROWS.get(str(noise.get("prediction_type", "epsilon")))
     if kind not in _SCHEDULES or row is None or noise.get("trained_betas") or noise.get("rescale_betas_zero_snr"):
         raise CheckpointError(f"its noise schedule ({kind}, predicting {noise.get('prediction_type')}) cannot be imported")
     betas = {key: noise[key] for key in ("beta_start", "beta_end") if key in noise and _SCHEDULES[kind] != "cosine"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .checkpoints import save_tensors
@@ -237,7 +237,13 @@ class Trainer:
         save_tensors(file, tensors, {"ddpm-studio": json.dumps(meta)})
 
     def load_state(self, file: Path) -> None:
-        """Continue where save_state left off. The configuration may only differ in its budget and device."""
+        """Continue where save_state left off. The configuration may only differ in its budget and device. Raises ValueError."""
+        try:
+            self._load_state(file)
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{file}: the saved state is cut short or not one of this network ({error})") from error
+
+    def _load_state(self, file: Path) -> None:
         with safe_open(file, "pt") as f:
             meta = json.loads(f.metadata()["ddpm-studio"])
             free = {"minutes", "images", "device", "precision"}

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -14,78 +12,9 @@ from PIL import Image
 
 from ddpm_app import png_settings
 from ddpm_app.schedules import make_schedule
-from ddpm_app.studio import Request, Studio, noised
+from ddpm_app.studio import noised
 
 pytestmark = pytest.mark.browser
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 60_000  # ms; waits end as soon as what they wait for is there
-# noise of the libraries, and of a stream that a closing page lets go of
-HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
-
-
-class Slow(Studio):
-    """A studio whose steps can be held at a gate, instead of tests that rely on speed."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.hold_after = None  # steps
-        self.steps = 0
-
-    def sample(self, request, *args, **kwargs):
-        for frame in super().sample(request, *args, **kwargs):
-            self.steps = frame.i
-            yield frame
-            deadline = time.monotonic() + 60
-            while self.hold_after is not None and frame.i >= self.hold_after and time.monotonic() < deadline:
-                time.sleep(0.01)
-                yield frame
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium found, and this is CI")
-        pytest.skip("no Chromium found (chromium, chromium-browser or google-chrome on the PATH)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def app(roots):
-    from ddpm_app.ui import build, launch_options
-
-    studio = Slow(roots, device="cpu", precision="fp32")
-    page = build(studio)
-    _, url, _ = page.launch(prevent_thread_lock=True, server_port=None, **launch_options())
-    yield studio, url
-    page.close()
-
-
-@pytest.fixture
-def page(browser, app):
-    studio, url = app
-    studio.hold_after = None
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-    page = context.new_page()
-    trouble = []
-    page.on("request", lambda r: trouble.append(f"left the machine: {r.url}") if not r.url.startswith((url, "data:", "blob:")) else None)
-    page.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("pageerror", lambda e: trouble.append(f"error: {e}"))
-    page.on(
-        "console", lambda m: trouble.append(f"{m.type}: {m.text}") if m.type == "error" and not any(h in m.text for h in HARMLESS) else None
-    )
-    page.set_default_timeout(PATIENCE)
-    page.goto(url)
-    page.wait_for_selector("#generate-start")
-    yield page
-    context.close()
-    assert trouble == []
 
 
 def tab(page, name):
@@ -190,7 +119,9 @@ def test_denoise_is_live_complete_and_scrubs_without_the_server(page, latency):
     if latency:
         session = page.context.new_cdp_session(page)
         session.send("Network.enable")
-        session.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1})
+        session.send(
+            "Network.emulateNetworkConditions", {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1}
+        )
     number(page, "Images", 4)
     number(page, "Evaluations", 60)
     page.click("#denoise-start")
@@ -336,20 +267,3 @@ def test_nothing_is_wider_than_the_page(browser, app, theme, width):
     dark = page.evaluate("() => document.body.classList.contains('dark')")
     assert dark == (theme == "dark")
     context.close()
-
-
-def test_http_api_gives_the_studio_s_pixels(app):
-    import base64
-
-    from gradio_client import Client
-
-    studio, url = app
-    client = Client(url, verbose=False)
-    pngs = client.predict("cifar10-random", "cat", 2, 2.0, "ddim", 4, 11, api_name="/sample")
-    frame = list(studio.sample(Request("cifar10-random", "cat", 2, 2.0, "ddim", 4, seed=11)))[-1]
-    got = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p.split(",")[1])))) for p in pngs]
-    assert all((g.transpose(2, 0, 1) == x).all() for g, x in zip(got, frame.x))
-    with pytest.raises(Exception, match="did you mean 'ddim'"):
-        client.predict("cifar10-random", "cat", 2, 2.0, "dimm", 4, 11, api_name="/sample")
-    public = {name for name in client.view_api(return_format="dict")["named_endpoints"]}
-    assert public == {"/sample", "/models"}

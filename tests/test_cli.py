@@ -24,7 +24,9 @@ def our_roots(roots, monkeypatch):
 
 
 def sample(*flags, out):
-    return cli.main(["sample", "--checkpoint", "cifar10-random", "--n", "4", "--evaluations", "3", "--seed", "9", *flags, "--out", str(out)])
+    return cli.main(
+        ["sample", "--checkpoint", "cifar10-random", "--n", "4", "--evaluations", "3", "--seed", "9", *flags, "--out", str(out)]
+    )
 
 
 def test_npz_equals_the_studio(tmp_path, studio):
@@ -78,12 +80,27 @@ def test_bad_output_name(tmp_path, capsys):
 def test_noise_strip(tmp_path, capsys):
     picture = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "in.png")
-    flags = ["--image", str(tmp_path / "in.png"), "--size", "12", "--t", "0,500", "--schedule", "linear,cosine", "--out", str(tmp_path / "o.png")]
+    flags = [
+        "--image",
+        str(tmp_path / "in.png"),
+        "--size",
+        "12",
+        "--t",
+        "0,500",
+        "--schedule",
+        "linear,cosine",
+        "--out",
+        str(tmp_path / "o.png"),
+    ]
     assert cli.main(["noise", *flags]) == 0
     strip = np.asarray(Image.open(tmp_path / "o.png"))
     assert (strip[:12, :12] == picture).all() and strip.shape == (26, 26, 3)
     assert (strip[14:, 14:] == noised(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0].transpose(1, 2, 0)).all()
-    for bad, says in ((["--schedule", "cosin"], "did you mean 'cosine'"), (["--t", "x"], "whole numbers"), (["--t", "2000"], "between 0 and 1000")):
+    for bad, says in (
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--t", "x"], "whole numbers"),
+        (["--t", "2000"], "between 0 and 1000"),
+    ):
         assert cli.main(["noise", *flags, *bad]) == 2
         assert says in capsys.readouterr().err
     (tmp_path / "in.png").write_bytes(b"")
@@ -93,7 +110,11 @@ def test_noise_strip(tmp_path, capsys):
 def test_models_json(capsys):
     assert cli.main(["models", "--json"]) == 0
     found = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
-    assert found["mnist-random"]["row"] == "eps" and found["mnist-random"]["image"] == "14x14x1" and found["cifar10-random"]["images_seen"] == 1234
+    assert (
+        found["mnist-random"]["row"] == "eps"
+        and found["mnist-random"]["image"] == "14x14x1"
+        and found["cifar10-random"]["images_seen"] == 1234
+    )
     assert cli.main(["models"]) == 0 and "cifar10-random" in capsys.readouterr().out
 
 
@@ -101,7 +122,9 @@ def test_help_names_every_command_and_default():
     env = {**os.environ, "COLUMNS": "200"}
     text = subprocess.run([sys.executable, "-m", "ddpm_app", "--help"], capture_output=True, text=True, env=env, check=True).stdout
     assert all(name in text for name in ("sample", "noise", "models", "bench"))
-    text = subprocess.run([sys.executable, "-m", "ddpm_app", "sample", "--help"], capture_output=True, text=True, env=env, check=True).stdout
+    text = subprocess.run(
+        [sys.executable, "-m", "ddpm_app", "sample", "--help"], capture_output=True, text=True, env=env, check=True
+    ).stdout
     assert text.count("default") >= 12 and all(name in text for name in SAMPLERS)
     text = subprocess.run([sys.executable, "app.py", "--help"], capture_output=True, text=True, env=env, check=True).stdout
     assert "--port" in text and "--host" in text

@@ -49,7 +49,15 @@ def test_an_image_is_the_same_alone_and_in_a_batch(studio, sampler):
 
 def test_changing_anything_changes_the_picture(studio):
     base = final(studio, ask()).x
-    for change in ({"seed": 6}, {"label": "ship"}, {"guidance": 3.0}, {"sampler": "ddpm"}, {"evaluations": 9}, {"grid": "karras"}, {"rescale": 1.0}):
+    for change in (
+        {"seed": 6},
+        {"label": "ship"},
+        {"guidance": 3.0},
+        {"sampler": "ddpm"},
+        {"evaluations": 9},
+        {"grid": "karras"},
+        {"rescale": 1.0},
+    ):
         assert (final(studio, ask(**change)).x != base).any(), change
     assert (final(studio, ask()).x == base).all()
 

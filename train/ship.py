@@ -21,6 +21,9 @@ from ddpm_app import checkpoints, exports  # noqa: E402
 from ddpm_app.studio import Request, Studio  # noqa: E402
 from ddpm_app.training import TrainConfig  # noqa: E402
 
+VALIDATION = (
+    "mean squared error of F at the end of training: EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
+)
 CARD = """---
 library_name: ddpm-studio
 tags: [diffusion, ddpm, {data}]
@@ -36,7 +39,6 @@ tags: [diffusion, ddpm, {data}]
 | predicts | {row}, {schedule} schedule, T = {T} |
 | training | {images_seen:,} images in {minutes:.0f} minutes; {machine} |
 | weights | EMA ({ema}), fp16 safetensors |
-| validation loss | {validation} |
 
 Trained with
 
@@ -86,6 +88,10 @@ def main(argv: list[str] | None = None) -> int:
             config = checkpoints.open_checkpoint(out).config  # the same weights: keep the numbers judged since
         else:
             config = source.config
+        losses = [r["validation_loss"] for r in source.log() if "validation_loss" in r]
+        if losses and not any(m["name"] == "validation loss" for m in config.metrics):
+            entry = {"name": "validation loss", "value": losses[-1], "protocol": VALIDATION}
+            config = dataclasses.replace(config, metrics=[entry, *config.metrics])
         checkpoints.save(out, config, checkpoints.read_weights(source.path))
     except ValueError as error:
         print(f"ship: {error}", file=sys.stderr)
@@ -96,7 +102,6 @@ def main(argv: list[str] | None = None) -> int:
     if newest:
         shutil.copyfile(newest, out / "samples.png")
     checkpoints.write_atomically(out / "denoising.webp", animation(out))
-    losses = [r["validation_loss"] for r in log if "validation_loss" in r]
     seconds = max((r.get("seconds", 0) for r in log), default=0)
     facts = exports.model_facts(checkpoints.open_checkpoint(out))
     text = CARD.format(
@@ -107,7 +112,6 @@ def main(argv: list[str] | None = None) -> int:
         minutes=seconds / 60,
         multipliers="-".join(map(str, facts["multipliers"])),
         classes=", ".join(facts["classes"]),
-        validation=f"{losses[-1]:.4f}, mean over t of the held-out tenth's first 512 images" if losses else "not measured",
         command=command(config.training),
         metrics=metrics_table(config.metrics),
     )

@@ -71,7 +71,8 @@ def build(studio: Studio, model: gr.Radio) -> None:
         load = gr.Button("Load", variant="primary", scale=1, min_width=100, elem_id="models-load")
         refresh = gr.Button("Look again", scale=1, min_width=100, elem_id="models-refresh")
     card = gr.HTML(_card(studio, model.value), css_template=asset("models.css"), apply_default_css=False, elem_id="models-card")
-    text = gr.Markdown(_text(studio, model.value), elem_id="models-text")
+    with gr.Accordion("The whole card, with the command that trained it", open=False):
+        text = gr.Markdown(_text(studio, model.value), elem_id="models-text")
     model.change(
         lambda name: (_card(studio, name), _text(studio, name)), model, [card, text], show_progress="hidden", api_visibility="private"
     )
@@ -95,4 +96,7 @@ def _card(studio: Studio, name: str | None) -> str:
 
 def _text(studio: Studio, name: str | None) -> str:
     found = studio.checkpoints().get(name or "")
-    return found.card() if found else ""
+    if found is None:
+        return ""
+    # a stranger's card may not fetch pictures from elsewhere, nor bring its own HTML
+    return found.card().replace("![", "[").replace("<", "&lt;")

@@ -1,0 +1,324 @@
+"""python -m ddpm_app toy ...: the 2-D lab on the command line. Every experiment prints a table and writes it as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import toy_experiments as experiments
+from . import toy_training as training
+from .checkpoints import CheckpointError, write_atomically
+from .denoiser import Denoiser
+from .guidance import cfg
+from .samplers import SAMPLERS, last
+from .schedules import GRIDS, SCHEDULES, sigma_grid
+from .toy import MAX_DIM
+from .toy_data import SHAPES, ToyData, ToyDataError
+from .toy_files import load
+from .toy_sweeps import DEFAULT_T, Scale, normal, summary
+
+SAMPLE_ROWS = 1024  # rows sampled at a time: a fixed number, so that the file does not depend on how many were asked for
+
+
+class UsageError(ValueError):
+    """One sentence about the arguments."""
+
+
+def numbers(kind):
+    return lambda text: [kind(part) for part in text.split(",") if part.strip()]
+
+
+def pairs(text: str) -> list[tuple[float, float]]:
+    return [tuple(float(v) for v in part.split(":")) for part in text.split(",") if part.strip()]
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Register "toy" and its verbs with an argparse sub-parser object; the chosen verb's `run(args) -> int` is set as args.run."""
+    toy = subparsers.add_parser("toy", help="the 2-D lab: diffusion where the truth is known", description=__doc__)
+    add_arguments(toy)
+    return toy
+
+
+def add_arguments(toy: argparse.ArgumentParser) -> None:
+    verbs = toy.add_subparsers(dest="verb", required=True, metavar="EXPERIMENT")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--data", default="moons", help=f"{', '.join(SHAPES)}, or a .csv or .npy file (default moons)")
+    common.add_argument("--noise", type=float, help="width of the named data, in its own units")
+    common.add_argument("--n", type=int, default=10_000, help="points in the data (default 10000)")
+    common.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    common.add_argument("--csv", help="write the rows here")
+    common.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
+    network = argparse.ArgumentParser(add_help=False)
+    network.add_argument("--steps", type=int, help="training steps")
+    network.add_argument("--batch", type=int, help="points a step")
+    network.add_argument("--width", type=int, help="of the hidden layers")
+    network.add_argument("--depth", type=int, help="number of hidden layers")
+    network.add_argument("--lr", type=float, help="peak learning rate")
+    network.add_argument("--row", help="what the network predicts: eps, v, x0, edm")
+    sizes = argparse.ArgumentParser(add_help=False)
+    sizes.add_argument("--points", type=int, default=2000, help="points in each set of an EMD (default 2000)")
+    sizes.add_argument("--nll-points", type=int, default=500, help="test points of an ODE likelihood (default 500)")
+    sizes.add_argument("--bound-points", type=int, default=1000, help="test points of a bound (default 1000)")
+    seeds = argparse.ArgumentParser(add_help=False)
+    seeds.add_argument("--seeds", type=int, default=3, help="networks trained for each setting (default 3)")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--checkpoint", help="a trained toy (default: train one now)")
+
+    for name, (_, text) in experiments.EXPERIMENTS.items():
+        sweep = name in ("steps", "schedules")
+        parents = [common, network] + ([sizes, seeds] if sweep else [model]) + ([sizes] if name == "likelihood" else [])
+        p = verbs.add_parser(name, help=text, description=text, parents=parents)
+        p.set_defaults(run=run)
+        if name == "steps":
+            p.add_argument("--T", type=numbers(int), default=list(DEFAULT_T), help="chain lengths, separated by commas")
+            p.add_argument("--scaled", action="store_true", help="betas times 1000 / T, so that every chain ends in noise")
+        elif name == "schedules":
+            p.add_argument("--T", type=int, default=200, help="steps of every schedule (default 200)")
+            p.add_argument("--pairs", type=pairs, help="start:end of beta for the linear ones, separated by commas")
+        elif name == "solvers":
+            p.add_argument("--evaluations", type=numbers(int), default=[2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200])
+            p.add_argument("--samplers", type=numbers(str), default=list(SAMPLERS), help="separated by commas")
+            p.add_argument("--grid", default="karras", choices=tuple(GRIDS), help="one for all (default karras)")
+            p.add_argument("--exact", action="store_true", help="the exact denoiser instead of a network")
+            p.add_argument("--points", type=int, default=2000, help="points in each set of an EMD (default 2000)")
+        elif name == "classes":
+            p.add_argument("--scales", type=numbers(float), default=[float(s) for s in range(1, 11)], help="separated by commas")
+            p.add_argument("--label", type=int, default=0, help="number of the class (default 0)")
+            p.add_argument("--points", type=int, default=2000, help="samples for each scale (default 2000)")
+            p.add_argument("--evaluations", type=int, default=50, help="of the denoiser a sample (default 50)")
+        elif name == "classifier":
+            p.add_argument("--draws", type=int, default=64, help="(t, eps) pairs a point and class (default 64)")
+            p.add_argument("--t", type=int, help="one time for all draws instead of the whole schedule")
+    p = verbs.add_parser("train", help="train a toy and save it", parents=[common, network])
+    p.add_argument("--out", required=True, help="directory of the checkpoint")
+    p.add_argument("--schedule", default="cosine", choices=tuple(SCHEDULES))
+    p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
+    p.add_argument("--beta-start", type=float, help="of the linear and quadratic schedules")
+    p.add_argument("--beta-end", type=float, help="of the linear and quadratic schedules")
+    p.add_argument("--unconditional", action="store_true", help="leave the classes out")
+    p.set_defaults(run=run)
+    p = verbs.add_parser("sample", help="points from a trained toy; the same file, bit for bit, on every run")
+    p.add_argument("--checkpoint", required=True, help="directory of a trained toy")
+    p.add_argument("--prior", help=".npy of shape (N, d), standard normal x_T (default: drawn from --seed)")
+    p.add_argument("--n", type=int, default=1000, help="points, without --prior (default 1000)")
+    p.add_argument("--sampler", default="ddpm", choices=tuple(SAMPLERS))
+    p.add_argument("--steps", type=int, help="of the sampler (default: every level of the model's schedule)")
+    p.add_argument("--grid", default="uniform-t", choices=tuple(GRIDS))
+    p.add_argument("--no-noise", action="store_true", help="leave out the noise that a stochastic sampler adds on its way")
+    p.add_argument("--label", type=int, help="number of a class")
+    p.add_argument("--scale", type=float, default=1.0, help="classifier-free guidance; 1 is off")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", required=True, help=".npy (float32) or .csv to write")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was parsed; 0, or 2 with one sentence on standard error."""
+    try:
+        {"sample": _sample, "train": _train}.get(args.verb, _experiment)(args)
+    except (ToyDataError, CheckpointError, UsageError, ValueError, FloatingPointError) as error:
+        print(f"toy {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="toy", description=__doc__)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+# -- verbs ----------------------------------------------------------------------------------------------------------------
+
+
+def _data(args) -> tuple[ToyData, dict]:
+    recipe = {"name": args.data, "n": args.n, "seed": args.seed}
+    recipe |= {"noise": args.noise} if args.noise is not None else {}
+    data = load(**recipe)
+    for note in data.notes:
+        print(note, file=sys.stderr)
+    return data, recipe
+
+
+def _training(args) -> dict:
+    return {k: v for k in ("steps", "batch", "width", "depth", "lr", "row") if (v := getattr(args, k, None)) is not None}
+
+
+def _model(args, data: ToyData) -> Denoiser | None:
+    """The denoiser of --checkpoint, checked against the data it is to be measured on."""
+    if not args.checkpoint:
+        return None
+    model = training.load_toy(args.checkpoint)
+    if model.denoiser.network.config.dim != data.dim:
+        raise UsageError(f"{model.name} is for points of {model.denoiser.network.config.dim} numbers, {data.name} has {data.dim}")
+    if abs(model.scale / data.scale - 1) > 0.05 or float((model.center - data.center).abs().max()) > 0.05 * data.scale:
+        raise UsageError(
+            f"{model.name} was trained on other data ({model.data.get('name')}) than {data.name}: their centres or scales differ"
+        )
+    return model.denoiser
+
+
+def _experiment(args) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    data, _ = _data(args)
+    settings, rows = _training(args), []
+    if args.verb in ("steps", "schedules"):
+        scale = Scale(args.points, args.nll_points, args.bound_points, seed=args.seed)
+        which = [args.seed + k for k in range(args.seeds)]
+        if args.verb == "steps":
+            events = experiments.steps(data, args.T, which, scale, args.scaled, **settings)
+        else:
+            extra = {"pairs": args.pairs} if args.pairs else {}
+            events = experiments.schedules(data, T=args.T, seeds=which, scale=scale, **extra, **settings)
+    elif args.verb == "solvers":
+        model = _model(args, data)
+        if args.exact or model is None:
+            exact = data.exact() if args.exact else None
+            config = training.ToyTrainConfig(seed=args.seed, **settings)
+            model, schedule = exact or training.train_one(config, data), config.make_schedule()
+        else:
+            schedule = model.schedule
+        events = experiments.solvers(
+            model, schedule, data, args.evaluations, args.samplers, args.grid, min(1000, args.points), args.points, args.seed
+        )
+    elif args.verb == "classes":
+        events = experiments.classes(
+            data, _model(args, data), args.scales, args.label, args.points, args.evaluations, args.seed, **settings
+        )
+    elif args.verb == "classifier":
+        events = experiments.classifier(data, _model(args, data), args.draws, args.t, seed=args.seed, **settings)
+    else:
+        scale = Scale(args.points, args.nll_points, args.bound_points, seed=args.seed)
+        events = experiments.likelihood(data, _model(args, data), None, scale, args.seed, **settings)
+    for event in events:
+        rows += event.rows
+        print(f"\r\x1b[K{event.fraction:4.0%} {event.text}" if sys.stderr.isatty() else f"{event.fraction:4.0%} {event.text}",
+              end="" if sys.stderr.isatty() else "\n", file=sys.stderr)  # fmt: skip
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if args.csv:
+        write_atomically(Path(args.csv), to_csv(rows))
+    shown = rows
+    if args.verb in ("steps", "schedules"):
+        by = ("T",) if args.verb == "steps" else ("schedule",)
+        shown = summary(rows, by, ("nll ode", "nll bound", "emd"))
+        shown = [{**line, "emd floor": rows[0]["emd floor"]} for line in shown]
+    print(to_table(shown))
+
+
+def _train(args) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    data, recipe = _data(args)
+    params = {k: v for k in ("beta_start", "beta_end") if (v := getattr(args, k)) is not None}
+    drop = {"label_dropout": 1.0} if args.unconditional or not data.classes else {}
+    config = training.ToyTrainConfig(schedule=args.schedule, T=args.T, params=params, seed=args.seed, **drop, **_training(args))
+    trainer = training.ToyTrainer([config], data)
+    for event in training.train_toys(trainer, every=max(config.steps // 10, 1)):
+        print(f"step {event.step} of {event.steps}  loss {event.loss[0]:.4f}  {event.seconds:.1f} s", file=sys.stderr)
+    training.save_toy(args.out, trainer.denoisers()[0], data, config, recipe)
+    print(args.out)
+
+
+def _sample(args) -> None:
+    """In float64 on one thread and in blocks of a fixed size, so that the rounded float32 result is the same on every run."""
+    model = training.load_toy(args.checkpoint, torch.float64)
+    config, schedule = model.denoiser.network.config, model.denoiser.schedule
+    if args.prior:
+        prior = _prior(Path(args.prior), config.dim)
+    else:
+        if not 1 <= args.n <= 1_000_000:
+            raise UsageError(f"n is {args.n}; accepted is 1 to 1000000")
+        prior = torch.randn(args.n, config.dim, generator=torch.Generator().manual_seed(args.seed), dtype=torch.float64)
+    if args.label is not None and not 0 <= args.label < config.num_classes:
+        raise UsageError(f"{model.name} has {config.num_classes} classes; there is no number {args.label}")
+    if Path(args.out).suffix.lower() not in (".npy", ".csv"):
+        raise UsageError(f"{args.out} must end in .npy or .csv")
+    if args.steps is not None and not 1 <= args.steps <= 100_000:
+        raise UsageError(f"steps is {args.steps}; accepted is 1 to 100000")
+    sigmas = sigma_grid(schedule, args.steps or int((schedule.sigma <= 160).sum()), args.grid)
+    method, threads, parts = SAMPLERS[args.sampler], torch.get_num_threads(), []
+    noise = torch.zeros_like if args.no_noise else normal(args.seed + 1)
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for block in prior.split(SAMPLE_ROWS):
+                rows = len(block)
+                block = torch.cat([block, block.new_zeros(SAMPLE_ROWS - rows, config.dim)])
+                label = None if args.label is None else torch.full((SAMPLE_ROWS,), args.label)
+                denoise = cfg(model.denoiser, label, args.scale) if label is not None else lambda x, s: model.denoiser(x, s)
+                x = block * float((1 + sigmas[0] ** 2).sqrt())
+                steps = method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)
+                parts.append(model.from_model(last(steps))[:rows])
+    finally:
+        torch.set_num_threads(threads)
+    _write_points(Path(args.out), torch.cat(parts).float())
+    print(f"{len(prior)} points of {config.dim} numbers: {args.out}", file=sys.stderr)
+
+
+def _prior(path: Path, dim: int) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"{path} is not there") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(f"{path} is not a .npy file of plain numbers") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or not len(array):
+        raise UsageError(f"{path} must hold real numbers of shape (N, d)")
+    if array.shape[1] != dim or dim > MAX_DIM:
+        raise UsageError(f"{path} has {array.shape[1]} columns; this model's points have {dim}")
+    if not np.isfinite(array).all():
+        raise UsageError(f"{path} holds values that are not finite numbers")
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def _write_points(path: Path, x: Tensor) -> None:
+    if path.suffix.lower() == ".csv":
+        write_atomically(path, "".join(",".join(f"{v:.9g}" for v in row) + "\n" for row in x.tolist()))
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, x.numpy())
+        write_atomically(path, buffer.getvalue())
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------------
+
+
+def to_csv(rows: Sequence[dict]) -> str:
+    """Rows of one table; None is an empty cell."""
+    out = io.StringIO()
+    names = list(dict.fromkeys(k for row in rows for k in row))
+    writer = csv.DictWriter(out, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def to_table(rows: Sequence[dict]) -> str:
+    """The same for people: columns aligned, four significant digits."""
+    if not rows:
+        return "no rows"
+    names = list(dict.fromkeys(k for row in rows for k in row))
+
+    def cell(v) -> str:
+        return "" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)
+
+    table = [names] + [[cell(row.get(k)) for k in names] for row in rows]
+    widths = [max(len(line[k]) for line in table) for k in range(len(names))]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

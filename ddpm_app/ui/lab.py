@@ -1,0 +1,269 @@
+"""Lab: diffusion in the plane, where the truth is known. Layout and wiring; what is shown comes from ddpm_app.lab."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from types import SimpleNamespace
+
+import gradio as gr
+
+from .. import lab as use_cases
+from ..samplers import SAMPLERS
+from ..schedules import SCHEDULES
+from ..toy_cli import to_csv
+from ..toy_data import SHAPES
+from ..toy_experiments import EXPERIMENTS
+from ..toy_sweeps import Scale
+from ..toy_training import ToyTrainConfig
+from .components import b64
+from .handlers import Pace, guarded, idle, running, wire_run
+from .lab_plot import plot, table
+from .theme import asset
+
+LAB = use_cases.Lab()
+DENOISERS = [("learned network", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points (1,000)", "points")]
+FIELDS = [("none", "none"), ("learned", "learned"), ("exact", "exact"), ("difference of the two", "difference")]
+
+
+class LabPlane(gr.HTML):
+    """The plane: data, particles on their way, contours and a field, drawn in the browser; triggers sketch with {strokes}."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            value={"run": None},
+            html_template=asset("lab.html"),
+            css_template=asset("lab.css"),
+            js_on_load=asset("lab.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self):
+        return {"type": "object", "description": "Points, particles and fields of the plane."}
+
+
+def _value(setup: use_cases.Setup, hint: str, **parts) -> dict:
+    return {"run": secrets.token_urlsafe(6), "data": use_cases.points_value(setup), "hint": hint, **parts}
+
+
+def _move(setup: use_cases.Setup, request: use_cases.PlaneRequest, only_last: bool = False) -> dict:
+    move = use_cases.trajectories(setup, request)
+    if only_last:
+        move |= {"sigma": move["sigma"][-1:], "frames": move["frames"][-4 * request.n :]}
+    return {**move, "frames": b64(move["frames"])}
+
+
+def build(tab: gr.Tab) -> None:
+    gr.HTML("<p class='purpose'>Watch points find their density, beside the exact answer.</p>", apply_default_css=False)
+    own = gr.State(None)  # name under which uploaded, drawn or trained setups are kept
+    with gr.Row(elem_classes="main-row"):
+        with gr.Column(scale=1, min_width=300, elem_classes="controls"):
+            with gr.Row(elem_classes="run-row"):
+                start = gr.Button("Run", variant="primary", elem_id="lab-start", min_width=90)
+                train = gr.Button("Train", elem_id="lab-train", min_width=80)
+                stop = gr.Button("Stop", interactive=False, elem_id="lab-stop", min_width=70)
+            with gr.Group(elem_classes="tight"):
+                data = gr.Dropdown(list(SHAPES), value="moons", label="Data", elem_id="lab-data")
+                noise = gr.Slider(0, 0.5, value=0, step=0.01, label="Noise", info="Width of the shape; 0 keeps its own.")
+                upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload")
+            with gr.Group(elem_classes="tight"):
+                which = gr.Dropdown(DENOISERS, value="learned", label="Denoiser", elem_id="lab-which")
+                label = gr.Number(-1, label="Class", precision=0, minimum=-1, maximum=49, info="Number of a class from 0; -1 is any.")
+                scale = gr.Slider(0, 10, value=1, step=0.5, label="Guidance scale s", info="1 is off; the textbook's 1 + w.")
+                sampler = gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler")
+                evaluations = gr.Slider(1, 200, value=60, step=1, label="Evaluations")
+            with gr.Accordion("Particles, seed and training", open=False):
+                points = gr.Slider(100, 4000, value=2000, step=100, label="Particles")
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+                steps = gr.Slider(100, 20_000, value=2000, step=100, label="Steps")
+                width = gr.Slider(16, 512, value=256, step=16, label="Width")
+                depth = gr.Slider(1, 6, value=2, step=1, label="Hidden layers")
+                schedule = gr.Dropdown(list(SCHEDULES), value="cosine", label="Schedule")
+                T = gr.Number(1000, label="T", precision=0, info="Steps of the schedule, 2 or more.")
+                betas = gr.Textbox("", label="Betas", placeholder="0.0001, 0.02", info="First and last, for linear and quadratic.")
+        with gr.Column(scale=3, min_width=320):
+            view = LabPlane(elem_id="lab-plane")
+            note = gr.HTML("", elem_classes="note", elem_id="lab-note", apply_default_css=False)
+            with gr.Row(elem_classes="plain-row"):
+                kind = gr.Dropdown(FIELDS, value="none", label="Vector field", elem_id="lab-field", min_width=150)
+                level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
+                contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
+    c = SimpleNamespace(own=own, data=data, noise=noise, seed=seed)
+    plane_inputs = {own, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level}
+    training_inputs = plane_inputs | {steps, width, depth, schedule, T, betas}
+
+    def setup_of(values: dict) -> use_cases.Setup:
+        kept = LAB.get(values[own])
+        return kept or LAB.setup(str(values[data]), float(values[noise] or 0) or None)
+
+    def request_of(values: dict, **changes) -> use_cases.PlaneRequest:
+        number = int(values[label]) if values[label] is not None else -1
+        settings = {
+            "which": str(values[which]),
+            "sampler": str(values[sampler]),
+            "evaluations": int(values[evaluations]),
+            "n": int(values[points]),
+            "label": None if number < 0 else number,
+            "scale": float(values[scale]),
+            "seed": int(values[seed] or 0) % 2**31,
+        }
+        return use_cases.PlaneRequest(**{**settings, **changes})
+
+    def parts_of(values: dict, setup: use_cases.Setup, request: use_cases.PlaneRequest) -> dict:
+        unknown = setup.denoiser is None and values[kind] in ("learned", "difference")
+        if values[kind] == "none" or setup.data.dim != 2 or unknown:
+            return {}
+        return {"field": use_cases.field(setup, str(values[kind]), 10 ** float(values[level]), request.label)}
+
+    def go(values: dict):
+        setup = setup_of(values)
+        yield {note: "Sampling", **running(start, stop)}
+        request = request_of(values, **({} if setup.denoiser or values[which] != "learned" else {"which": "exact"}))
+        hint = f"{setup.data.name}: {dict((v, k) for k, v in DENOISERS)[request.which]}, {request.sampler}"
+        move = _move(setup, request)
+        text = f"{request.n} particles, {move['evaluations']} evaluations each."
+        if request.which != values[which]:
+            text = "No network is trained on this data yet: these follow the exact denoiser. " + text
+        yield {view: _value(setup, hint, move=move, **parts_of(values, setup, request)), note: text, **idle(start, stop)}
+
+    def learn(values: dict):
+        setup, pace = setup_of(values), Pace(4)
+        yield {note: "Training", **running(start, stop)}
+        config = ToyTrainConfig(
+            schedule=str(values[schedule]),
+            T=int(values[T] or 0),
+            params=_betas(values[betas]),
+            steps=int(values[steps]),
+            width=int(values[width]),
+            depth=int(values[depth]),
+            seed=int(values[seed] or 0) % 2**31,
+        )
+        trained = setup
+        for event, trained in LAB.train(setup, config):
+            text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {event.seconds:.1f} s"
+            if pace.due() and event.step < event.steps:
+                live = _move(trained, request_of(values, which="learned", evaluations=12, n=1000, sampler="dpmpp-2m"), only_last=True)
+                yield {view: _value(trained, "learning", move=live), note: text}
+        request = request_of(values, which="learned")
+        shown = _value(trained, f"{setup.data.name}: the network just trained", move=_move(trained, request))
+        yield {own: LAB.keep(trained), view: shown, note: text, **idle(start, stop)}
+
+    def show_field(values: dict):
+        setup = setup_of(values)
+        shown = parts_of(values, setup, request_of(values))
+        text = f"Field at sigma {shown['field']['sigma']:.3g}" if shown else ""
+        if not shown and values[kind] != "none":
+            text = "That field needs a trained network and points of 2 numbers."
+        elif shown and shown["field"]["kind"] == "heat":
+            text += f"; the two differ by at most {shown['field']['top']:.3g} in the data's units"
+        return {view: _value(setup, setup.data.name, keep=True, **shown), note: text}
+
+    def show_contours(values: dict):
+        setup = setup_of(values)
+        request = request_of(values)
+        found = use_cases.density(setup, request.which, request.label)
+        shown = _value(setup, setup.data.name, keep=True, density=found, **parts_of(values, setup, request))
+        return {view: shown, note: "Contours 0.5, 1.5, 3, 5 and 8 nats below the peak of the density."}
+
+    def fresh(values: dict):
+        setup = LAB.setup(str(values[data]), float(values[noise] or 0) or None)
+        known = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
+        return {own: None, view: _value(setup, setup.data.name), note: f"{len(setup.data)} points.{known}"}
+
+    def take(setup: use_cases.Setup):
+        notes = " ".join(n[0].upper() + n[1:] + "." for n in setup.data.notes)
+        text = f"{len(setup.data)} points of {setup.data.dim} numbers. {notes} Press Train to fit a network."
+        return LAB.keep(setup), _value(setup, setup.data.name), html.escape(text)
+
+    def sketched(event: gr.EventData):
+        strokes = getattr(event, "strokes", None)
+        strokes = strokes if isinstance(strokes, list) and len(strokes) <= 60 and all(isinstance(s, list) for s in strokes) else []
+        return take(LAB.draw([s[:500] for s in strokes]))
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    wire_run(start, stop, go, plane_inputs, [view, note], "lab-plane")
+    wire_run(train, stop, _with_train(learn, start, train), training_inputs, [view, note, own, start], "lab-plane")
+    for component in (data, noise):
+        component.change(guarded(fresh), plane_inputs, [own, view, note], trigger_mode="always_last", **quiet)
+    tab.select(guarded(go), plane_inputs, [view, note, start, stop], **quiet)  # alive on opening; what was trained or drawn stays
+    for component in (kind, level):
+        component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **quiet)
+    contour.click(guarded(show_contours), plane_inputs, [view, note], **quiet)
+    upload.upload(guarded(lambda path: take(LAB.upload(path))), upload, [own, view, note], **quiet)
+    view.sketch(guarded(sketched), None, [own, view, note], **quiet)
+    _experiments(c, setup_of)
+
+
+def _betas(text: object) -> dict:
+    """{"beta_start", "beta_end"} of "0.0001, 0.02"; nothing of an empty text."""
+    parts = [p for p in str(text or "").replace(";", ",").split(",") if p.strip()]
+    if not parts:
+        return {}
+    try:
+        low, high = (float(p) for p in parts)
+    except ValueError:
+        raise ValueError(f"betas are {str(text)[:40]!r}; two numbers between 0 and 1 are accepted, as 0.0001, 0.02") from None
+    return {"beta_start": low, "beta_end": high}
+
+
+def _with_train(learn, start, train):
+    """While a network trains, Run waits too."""
+
+    def both(values):
+        for message in learn(values):
+            if start in message:
+                message = {**message, train: message[start]}
+            yield message
+
+    return both
+
+
+def _experiments(c: SimpleNamespace, setup_of) -> None:
+    with gr.Accordion("Experiments", open=False, elem_id="lab-experiments"):
+        with gr.Row():
+            choices = [(f"{name}: {text}", name) for name, (_, text) in EXPERIMENTS.items()]
+            name = gr.Dropdown(choices, value="solvers", label="Experiment", scale=3)
+            begin = gr.Button("Run experiment", elem_id="lab-experiment", min_width=140)
+            halt = gr.Button("Stop", interactive=False, min_width=80)
+        bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False)
+        curve = gr.HTML("", elem_id="lab-curve", apply_default_css=False, css_template=CURVE_CSS)
+        rows_view = gr.HTML("", elem_id="lab-rows", apply_default_css=False, css_template=ROWS_CSS)
+
+    def run_experiment(values: dict):
+        setup, what, pace = setup_of(values), str(values[name]), Pace(4)
+        chosen = int(values[c.seed] or 0)
+        if what == "solvers":
+            denoiser = setup.choose("learned" if setup.denoiser else "exact")
+            counts = (2, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)
+            events = EXPERIMENTS[what][0](denoiser, setup.schedule, setup.data, counts, points=500, seed=chosen)
+        elif what in ("steps", "schedules"):
+            events = EXPERIMENTS[what][0](setup.data, seeds=[chosen, chosen + 1, chosen + 2], scale=Scale(seed=chosen))
+        else:
+            knows = setup.denoiser is not None and setup.denoiser.network.config.num_classes > 1
+            events = EXPERIMENTS[what][0](setup.data, setup.denoiser if knows or what == "likelihood" else None, seed=chosen)
+        rows = []
+        yield {bar: _bar(0, "starting"), **running(begin, halt)}
+        for event in events:
+            rows += event.rows
+            if event.rows or pace.due():
+                message = {bar: _bar(event.fraction, event.text)}
+                if event.rows:
+                    message |= {curve: plot(rows, what), rows_view: table(rows, to_csv(rows), f"{what}-{setup.data.name}")}
+                yield message
+        yield {bar: _bar(1, "done"), **idle(begin, halt)}
+
+    wire_run(begin, halt, run_experiment, {c.own, c.data, c.noise, c.seed, name}, [bar, curve, rows_view], "lab-experiments")
+
+
+def _bar(fraction: float, text: str) -> str:
+    return f"<progress max='1' value='{fraction:.3f}' aria-label='Experiment'></progress> {fraction:.0%} {html.escape(text)}"
+
+
+CURVE_CSS = """.lines { width: 100%; max-width: 720px; } .lines line { stroke: var(--border-color-primary); }
+.lines text { fill: var(--body-text-color-subdued); font-size: 11px; font-variant-numeric: tabular-nums; }"""
+ROWS_CSS = """.rows { overflow: auto; max-height: 380px; }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; }
+th { position: sticky; top: 0; background: var(--background-fill-primary); }
+.csv { display: inline-block; margin-top: 8px; color: var(--link-text-color); }"""
