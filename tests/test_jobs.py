@@ -13,6 +13,7 @@ from ddpm_app import jobs, runs_cli, turns
 from ddpm_app.jobs import Run
 from ddpm_app.training import TrainConfig, Trainer, train
 
+sys.path.insert(0, str(jobs.SCRIPT.parent))  # for train_unet
 SETTINGS = {"preset": "tiny", "batch": 8, "images": 200_000, "device": "cpu"}
 FAST = ["--every", "3", "--marks", "20", "--snapshots", "2000"]
 
@@ -79,10 +80,16 @@ def test_the_life_of_two_runs_on_one_device(root, data):
     assert place.parent == root / ".trash" and (place / "state.safetensors").is_file()
     assert [r.name for r in jobs.runs()] == ["first"]
 
-    fork = jobs.start({**SETTINGS, "data": data, "images": 16, "lr": 1e-4}, init=str(first.snapshots()[-1]))
-    assert fork.wait("finished") == "finished" and fork.name == "dots-tiny-1" and fork.progress() == 1
+    import train_unet  # a fork, in this process: starting another costs seconds
+
+    argv = jobs.flags({**SETTINGS, "data": data, "images": 16, "lr": 1e-4}, root / "fork", str(first.snapshots()[-1]))
+    assert train_unet.main(argv) == 0
+    fork = jobs.find("fork")
+    assert fork.status()[0] == "finished" and fork.progress() == 1 and "--init" in fork.command()
     with pytest.raises(ValueError, match="finished its budget"):
         fork.resume()
+    wrong = jobs.flags({**SETTINGS, "data": data, "preset": "small", "images": 16}, root / "wrong", str(first.snapshots()[-1]))
+    assert train_unet.main(wrong) == 2 and "keys in the weights" in jobs.find("wrong").status()[1]
 
 
 def test_status_is_derived(root):
@@ -167,7 +174,6 @@ def test_nan_names_its_step_and_never_replaces_a_good_state(data):
 
 
 def test_nan_run_fails_with_the_sentence_and_keeps_its_state(root, data, capsys):
-    sys.path.insert(0, str(jobs.SCRIPT.parent))
     import train_unet
 
     argv = ["--data", data, "--device", "cpu", "--batch", "8", "--images", "800", "--every", "2", "--out", str(root / "n")]
@@ -226,7 +232,6 @@ def test_flags_say_what_the_settings_say():
     argv = jobs.flags(settings, "runs/x", init="a b", now=True)
     assert argv[:2] == ["--data", "cifar10"] and argv[-2:] == ["--out", "runs/x"]
     assert jobs.shown(argv).startswith("python train/train_unet.py --data cifar10 --preset tiny --row eps") and "'a b'" in jobs.shown(argv)
-    sys.path.insert(0, str(jobs.SCRIPT.parent))
     import train_unet
 
     config, args = train_unet.parse(argv)

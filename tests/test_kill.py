@@ -55,7 +55,7 @@ def tensors(file: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
-@pytest.mark.parametrize("kills, images", [(5, 240), pytest.param(50, 1600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills, images", [(5, 160), pytest.param(50, 1600, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_unbroken(tmp_path, kills, images):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", arr_0=rng.integers(0, 255, (40, 8, 8, 1), dtype=np.uint8), arr_1=np.zeros(40, np.int64))
