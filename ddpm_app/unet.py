@@ -37,7 +37,8 @@ class UNetConfig:
         ok = 4 <= self.image_size <= 256 and 1 <= self.in_channels <= 4 and 8 <= self.channels <= 512
         ok = ok and 1 <= len(self.multipliers) <= 6 and all(1 <= m <= 16 for m in self.multipliers)
         ok = ok and 1 <= self.blocks <= 8 and 0 <= self.num_classes <= 100_000 and 0 <= self.dropout < 1
-        ok = ok and self.head_dim >= 0 and self.image_size >> (len(self.multipliers) - 1) >= 1
+        heads = [(c, max(c // self.head_dim, 1)) for c in (self.channels * m for m in self.multipliers) if self.head_dim > 0]
+        ok = ok and self.head_dim >= 0 and all(c % n == 0 for c, n in heads) and self.image_size >> (len(self.multipliers) - 1) >= 1
         if not ok or self.channels % 8:
             raise ValueError(f"not a U-Net this program can build: {self}")
 
@@ -78,7 +79,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         width = c // self.num_groups
-        slow = 1 < h * w < 1024 and width % 16 and x.numel() >= 2**15 and x.device.type == "cpu"
+        slow = 1 < h * w < 1024 and width % 16 and x.device.type == "cpu"
         if not slow or torch.is_grad_enabled() or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         pixels, n = x.permute(0, 2, 3, 1).reshape(b, h * w, c), h * w * width
@@ -129,19 +130,43 @@ class Attention(nn.Module):
         self.norm, self.qkv, self.out = group_norm(channels), nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.register_buffer("folded", None, persistent=False)
+        self.register_buffer("folded_bias", None, persistent=False)
+
+    def fold(self) -> None:
+        """With a single head two of the four projections are enough for inference: q k^T is (Wk^T (Wq x + bq)) x^T, but for terms
+        that the softmax cancels, and the output projection of a mean of v is the mean of Wo v. folded: (2 C, C), query and value."""
+        if self.heads == 1:
+            (q, k, v), (q0, _, v0) = self.qkv.weight.detach().float().chunk(3), self.qkv.bias.detach().float().chunk(3)
+            out, scale = self.out.weight.detach().float(), len(q) ** -0.5
+            self.folded = torch.cat([scale * k.T @ q, out @ v]).to(self.qkv.weight.dtype)
+            self.folded_bias = torch.cat([scale * k.T @ q0, out @ v0 + self.out.bias.detach().float()]).to(self.qkv.weight.dtype)
+
+    def _load_from_state_dict(self, *args) -> None:
+        self.folded = None  # made from the old weights
+        super()._load_from_state_dict(*args)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
-        q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        y = attend(q, k, v).transpose(1, 2).reshape(b, h * w, c)
-        return x + self.out(y).view(b, h, w, c).permute(0, 3, 1, 2)
+        if self.folded is not None and fits_plainly(tokens):
+            query, value = (nnf.linear(tokens, *both) for both in zip(self.folded.chunk(2), self.folded_bias.chunk(2)))
+            y = (query @ tokens.transpose(1, 2)).softmax(-1) @ value
+        else:
+            q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+            y = self.out(attend(q, k, v).transpose(1, 2).reshape(b, h * w, c))
+        return x + y.view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+def fits_plainly(tokens: Tensor) -> bool:
+    """Whether (..., N, d) is best attended by two products and a softmax: on the CPU, whose fused kernel reaches a third of the
+    matrix-product rate, up to a few hundred positions."""
+    return tokens.device.type == "cpu" and tokens.shape[-2] <= 512 and not torch.is_grad_enabled()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, each (B, heads, N, d). The CPU's fused kernel reaches a third of the matrix-product rate on a
-    few hundred positions; two products and a softmax were measured twice as fast there."""
-    if q.device.type == "cpu" and q.shape[-2] <= 512 and not torch.is_grad_enabled():
+    """softmax(q k^T / sqrt(d)) v, each (B, heads, N, d)."""
+    if fits_plainly(q):
         return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
     return nnf.scaled_dot_product_attention(q, k, v)
 

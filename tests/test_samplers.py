@@ -12,6 +12,7 @@ from ddpm_app import samplers
 from ddpm_app.samplers import SAMPLERS, SeededNoise, advance, initial_noise, last
 from ddpm_app.schedules import make_schedule, sigma_grid
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 F64 = torch.float64
 LINEAR = make_schedule("linear")
 MEAN, SD = torch.tensor([0.7, -0.4], dtype=F64), 0.5

@@ -77,6 +77,7 @@ def test_presets_are_named_when_unknown():
     [
         dict(channels=20), dict(channels=0), dict(image_size=2), dict(image_size=512), dict(in_channels=7), dict(blocks=0),
         dict(multipliers=()), dict(dropout=1.0), dict(num_classes=-1), dict(image_size=8, multipliers=(1, 1, 1, 1, 1)),
+        dict(head_dim=-1), dict(channels=224, multipliers=(1,), head_dim=64),
     ],
 )  # fmt: skip
 def test_impossible_networks_are_refused(wrong):
@@ -229,6 +230,24 @@ def test_folded_upsampling():
             torch.testing.assert_close(up(x, torch.Size((2 * h, 2 * w))), want, rtol=1e-4, atol=1e-5)
             assert up(x, torch.Size((2 * h + 1, 2 * w))).shape == (2, 16, 2 * h + 1, 2 * w)
     assert set(up.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("size", [4, 24])
+def test_folded_attention(size):
+    """Two projections instead of four, up to where the fused kernel takes over again."""
+    attention = random_weights(module.Attention(32, 0))
+    with torch.no_grad():
+        attention.qkv.weight.mul_(4), attention.out.weight.mul_(4)
+        x = torch.randn(2, 32, size, size, generator=torch.Generator().manual_seed(0))
+        want = attention(x)
+        attention.fold()
+        torch.testing.assert_close(attention(x), want, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(attention(x), want) or size == 24
+    torch.testing.assert_close(attention(x).detach(), want, rtol=1e-4, atol=1e-5)
+    assert set(attention.state_dict()) == set(module.Attention(32, 16).state_dict())
+    several = module.Attention(32, 16)
+    several.fold()
+    assert several.folded is None
 
 
 def test_new_weights_undo_the_folding():
