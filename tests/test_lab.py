@@ -1,8 +1,5 @@
 """The lab's use cases, and the tab in a real Chromium."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +9,6 @@ from ddpm_app.lab import ROOT, Lab, PlaneRequest, Setup
 from ddpm_app.toy_data import ToyDataError, make_data
 from ddpm_app.toy_files import from_points
 from ddpm_app.toy_training import ToyTrainConfig, find_toys
-
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def frames_of(move):
@@ -128,26 +122,18 @@ def url():
 
 
 @pytest.fixture
-def page(url):
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium found, and this is CI")
-        pytest.skip("no Chromium found")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        trouble = []
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.set_default_timeout(60_000)
-        page.goto(url)
-        page.get_by_role("tab", name="Lab", exact=True).click()
-        page.wait_for_function(STATE + "&& lab().v && lab().v.move")
-        yield page
-        browser.close()
-        assert trouble == []
+def page(browser, url):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    trouble = []
+    page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
+    page.on("pageerror", lambda e: trouble.append(str(e)))
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    page.get_by_role("tab", name="Lab", exact=True).click()
+    page.wait_for_function(STATE + "&& lab().v && lab().v.move")
+    yield page
+    page.close()
+    assert trouble == []
 
 
 # what the component's JavaScript holds, under a short name

@@ -12,8 +12,6 @@ from ddpm_app.studio import Studio
 from ddpm_app.ui import train_view
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
 HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
 
 
@@ -26,20 +24,6 @@ def runs_root(tmp_path_factory):
         for run in jobs.runs():
             if run.status()[0] in jobs.LIVE:
                 os.kill(run.job["pid"], 9)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium found, and this is CI")
-        pytest.skip("no Chromium found (chromium, chromium-browser or google-chrome on the PATH)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
