@@ -49,12 +49,12 @@ def run_sample(args: argparse.Namespace) -> int:
     fields["checkpoint"] = fields["checkpoint"] or studio.default()
     request = Request(**fields)
     out = Path(args.out)
-    if out.suffix not in (".npz", ".png", "") or (not out.suffix and out.is_file()):
+    if out.suffix not in (".npz", ".png", "") or out.is_dir() == bool(out.suffix) and out.exists():
         raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
     tty = sys.stderr.isatty()
     images, labels = studio.images(request, (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if tty else None)
     write_samples(out, images, labels, request, studio.checkpoint(request.checkpoint).config.classes)
-    print(f"{out}: {len(images)} images, {request.true_evaluations} evaluations each")
+    print(f"{out}: {len(images)} image{'s' if len(images) != 1 else ''}, {request.true_evaluations} evaluations each")
     return 0
 
 
@@ -137,7 +137,7 @@ def run_models(args: argparse.Namespace) -> int:
     else:
         for m in found:
             size, seen = f"{m['parameters'] / 1e6:6.2f} M", f"{m['images_seen']:>11,} images"
-            print(f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {size} {seen}  {m['path']}")
+            print(f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {size} {seen}  {m['place']}")
         if not found:
             print("no checkpoints found")
     return 0
@@ -182,7 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except (ValueError, OSError) as error:  # CheckpointError and PictureError are ValueErrors
-        print(f"ddpm_app {args.command}: {error}", file=sys.stderr)
+        says = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else " ".join(str(error).split())
+        print(f"ddpm_app {args.command}: {says}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"ddpm_app {args.command}: stopped", file=sys.stderr)

@@ -87,6 +87,9 @@ class Checkpoint:
         network = UNet(self.config.network)
         weights = read_weights(self.path)
         check_keys(weights, network, self.path)
+        bad = [name for name, value in weights.items() if not value.isfinite().all()]
+        if bad:
+            raise CheckpointError(f"{self.path}: {len(bad)} tensors hold infinities or NaN, first {bad[0]}")
         network.load_state_dict(weights)
         return Denoiser(for_inference(network, torch.device(device), dtype), make_schedule(**self.config.schedule), self.config.row)
 

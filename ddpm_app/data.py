@@ -118,7 +118,7 @@ def _from_torchvision(name: str, part: str) -> ImageData:
     try:
         raw = kind(str(root), train=part == "train", download=True)
     except Exception as error:  # torchvision raises whatever its downloader met
-        raise ValueError(f"{name} is neither in {root} nor could it be downloaded: {error}") from error
+        raise ValueError(f"{name} is neither in {root} nor could it be downloaded: {' '.join(str(error).split())[:200]}") from error
     images = np.asarray(raw.data)
     images = images[..., None] if images.ndim == 3 else images
     labels = torch.as_tensor(np.asarray(raw.targets), dtype=torch.int64)

@@ -24,6 +24,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """ "auto" is CUDA, then Apple's MPS, then the CPU. Raises ValueError for a device that is not here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"unknown device {name!r}; auto, cpu, cuda (or cuda:1, ...) and mps are accepted")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

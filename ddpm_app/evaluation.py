@@ -102,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     names = [known("metric", name.strip(), METRICS) for name in args.metrics.split(",")]
     if args.draws < 1 or args.steps < 1:
         raise ValueError("--draws and --steps are at least 1")
+    if args.n < 2:
+        raise ValueError(f"n is {args.n}; at least 2 images are needed")
     studio = Studio(device=args.device, precision=args.precision)
     checkpoint = studio.checkpoint(args.checkpoint)
     data = load_data(args.against or checkpoint.config.data, "test")

@@ -26,7 +26,7 @@ def picture(image: np.ndarray) -> Image.Image:
 def image_settings(request: Request, i: int, label: int) -> dict:
     """The settings that give image i of a request on its own."""
     settings = {
-        "checkpoint": request.checkpoint,
+        "checkpoint": Path(request.checkpoint).name,  # a name, never where on this machine it lies
         "label": label if label >= 0 else None,
         "guidance": request.guidance,
         "sampler": request.sampler,
@@ -103,7 +103,7 @@ def model_facts(checkpoint: Checkpoint) -> dict:
     c = checkpoint.config
     return {
         "name": checkpoint.name,
-        "path": _short(checkpoint.path),
+        "place": _short(checkpoint.path),  # not "path": gradio_client would try to download it
         "data": c.data,
         "classes": list(c.classes),
         "image": f"{c.network.image_size}x{c.network.image_size}x{c.network.in_channels}",

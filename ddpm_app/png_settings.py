@@ -63,7 +63,7 @@ _NAME = _text(40, r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name")
 # What may stand in the file, and what each value may be. Names are only held to their form here: whether a sampler of that
 # name exists is for whoever uses it. A checkpoint is a name or a repository id, never a way out of the folders of models.
 KEYS: dict[str, Check] = {
-    "checkpoint": _text(200, r"[A-Za-z0-9_][A-Za-z0-9._/-]*", "the relative name of a model"),
+    "checkpoint": _text(200, r"[^-/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*", "the relative name of a model"),
     "label": _integer(-1, 99_999, null=True),  # -1: any class; null: no class
     "guidance": _number(0, 20),
     "sampler": _NAME,

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import os
+import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,11 @@ class Request:
     seed: int = 0
 
     def __post_init__(self):
+        if isinstance(self.label, int) and not isinstance(self.label, bool):
+            object.__setattr__(self, "label", str(self.label))
+        for name in ("checkpoint", "label"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; a text is accepted")
         known("sampler", self.sampler, SAMPLERS)
         known("grid", self.grid, ["auto", *GRIDS])
         for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT)):
@@ -103,12 +109,12 @@ class Request:
 
     def as_python(self) -> str:
         """Python that gives the same pixels: images uint8 (n, H, W, C), labels int64 (n,)."""
-        fields = ", ".join(f"{k}={v!r}" for k, v in self.changed().items())
+        fields = ", ".join(f"{k}={v!r}" for k, v in self.changed().items())  # repr: names may hold quotes
         return f"from ddpm_app.studio import Request, Studio\n\nimages, labels = Studio().images(Request({fields}))"
 
     def as_command(self) -> str:
         """The command line that gives the same pixels."""
-        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in self.changed().items())
+        flags = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in self.changed().items())
         return f"python -m ddpm_app sample {flags} --out samples.npz"
 
 
@@ -153,9 +159,15 @@ class Studio:
 
     def checkpoint(self, name: str) -> Checkpoint:
         everything = self.checkpoints()
+        if name not in everything and (Path(name) / "config.json").is_file():
+            return checkpoints.open_checkpoint(Path(name))
         if not everything:
             raise ValueError(f"no checkpoint found in {' or '.join(str(r) for r in self.roots)}")
         return everything[known("checkpoint", name, everything)]
+
+    def address(self, name: str) -> str:
+        """What names this checkpoint elsewhere, too: its name if it is found on disk, its path if it was loaded by hand."""
+        return str(self._extra[name].path) if name in self._extra and name not in checkpoints.find(self.roots) else name
 
     def default(self) -> str:
         """The checkpoint to open with: class-conditional CIFAR-10 before others, shipped before own."""
@@ -167,9 +179,11 @@ class Studio:
         source = source.strip()
         if not source:
             raise ValueError("give a folder with config.json and weights.safetensors, or a Hugging Face repo id such as user/model")
-        looks_like_path = (
-            source.startswith((".", "/", "~")) or Path(source).expanduser().exists() or Path(source).suffix in checkpoints.PICKLES
-        )
+        try:
+            is_path = Path(source).expanduser().exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{source[:60]!r} cannot be a folder's name or a repo id") from error
+        looks_like_path = is_path or source.startswith((".", "/", "~")) or Path(source).suffix in checkpoints.PICKLES
         if looks_like_path:
             path = Path(source).expanduser().resolve()
         else:
@@ -241,7 +255,7 @@ class Studio:
         if picture is None:
             x = initial_noise(noise, shape, sigmas[0], self.device)
         else:
-            x0 = to_model(torch.from_numpy(picture)).to(self.device)
+            x0 = to_model(torch.from_numpy(picture.copy())).to(self.device)
             x = x0 + float(sigmas[0]) * noise(torch.empty(shape, device=self.device))
         yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
         options = request.options() | ({"noise": noise} if sampler.stochastic or any(request.options().values()) else {})
@@ -305,7 +319,7 @@ class Studio:
 def noised(picture: np.ndarray, schedule: Schedule, t: Iterable[int], seed: int = 0) -> np.ndarray:
     """The forward process: x_t of one picture, uint8 (C, H, W), at textbook times t in [0, T] (0 is the picture itself), with one
     and the same noise -> uint8 (len(t), C, H, W)."""
-    x0 = to_model(torch.from_numpy(picture))[None]
+    x0 = to_model(torch.from_numpy(picture.copy()))[None]
     eps = forward_noise(picture.shape, seed)
     out = []
     for k in t:
@@ -318,4 +332,6 @@ def noised(picture: np.ndarray, schedule: Schedule, t: Iterable[int], seed: int 
 
 def forward_noise(shape: tuple[int, ...], seed: int) -> Tensor:
     """(1, *shape) float32, the noise that sample() gives the image with this seed."""
+    if not 0 <= seed <= SEED_LIMIT:
+        raise ValueError(f"seed is {seed}; a whole number from 0 to {SEED_LIMIT} is accepted")
     return SeededNoise([seed])(torch.empty(1, *shape))

@@ -57,8 +57,12 @@ def encode(picture: Image.Image, format: str = "jpeg", quality: int = 92) -> byt
 def save_png(picture: Image.Image, file: Path) -> None:
     """Write a PNG under a temporary name and rename."""
     temporary = file.with_name(f".{file.name}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(file)
+    try:
+        picture.save(temporary, format="PNG")
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 # -- animations -----------------------------------------------------------------------------------------------------------

@@ -21,5 +21,7 @@ def test_http_api_gives_the_studio_s_pixels(app):
     assert all((g.transpose(2, 0, 1) == x).all() for g, x in zip(got, frame.x))
     with pytest.raises(Exception, match="did you mean 'ddim'"):
         client.predict("cifar10-random", "cat", 2, 2.0, "dimm", 4, 11, api_name="/sample")
+    assert {m["name"] for m in client.predict(api_name="/models")} >= {"cifar10-random", "mnist-random"}
+    assert len(client.predict("mnist-random", 7, 1, 1.5, "ddim", 1, 0, api_name="/sample")) == 1  # a class by its number
     public = {name for name in client.view_api(return_format="dict")["named_endpoints"]}
     assert public == {"/sample", "/models"}

@@ -253,6 +253,13 @@ def test_models_shows_cards_and_refuses_pickles(page, tmp_path, roots):
     page.fill("#models-source textarea, #models-source input", str(tmp_path / "w.ckpt"))
     page.click("#models-load")
     assert "pickle" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    page.get_by_label("mnist-random").check(timeout=5000)  # the failure covers nothing
+    page.get_by_label("cifar10-random").check(timeout=5000)
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "config.json").write_text('{"format": 1, "row": "<img src=http://evil.invalid/x>"}')
+    page.fill("#models-source textarea, #models-source input", str(tmp_path / "evil"))
+    page.click("#models-load")
+    page.wait_for_function("() => [...document.querySelectorAll('[data-testid=toast-body]')].some(e => e.textContent.includes('evil'))")
     make_checkpoint(tmp_path / "mine", size=16, seed=9)
     page.fill("#models-source textarea, #models-source input", str(tmp_path / "mine"))
     page.click("#models-load")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -71,6 +72,27 @@ def test_bad_requests_end_with_2_and_a_sentence(flags, says, tmp_path, capsys, r
     assert sample(*flags, out=tmp_path / "s.npz") == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not (tmp_path / "s.npz").exists()
+
+
+def test_a_folder_is_a_checkpoint_too_and_odd_names_are_quoted(tmp_path, capsys):
+    from conftest import make_checkpoint
+
+    make_checkpoint(tmp_path / "my good one")
+    request = Request(str(tmp_path / "my good one"), "3", 1, evaluations=1)
+    command = shlex.split(request.as_command())[3:]
+    command[-1] = str(tmp_path / "out")
+    assert cli.main(command) == 0
+    assert png_settings.read(tmp_path / "out" / "00000.png")["label"] == 3
+
+
+def test_unusable_device_and_directory_in_the_way(tmp_path, capsys):
+    from ddpm_app.device import pick_device
+
+    with pytest.raises(ValueError, match="auto, cpu, cuda"):
+        pick_device("meta")
+    (tmp_path / "x.png").mkdir()
+    assert sample(out=tmp_path / "x.png") == 2 and "--out" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
 def test_bad_output_name(tmp_path, capsys):

@@ -67,6 +67,19 @@ def test_the_script_resumes_exactly(tmp_path, npz, script):
     assert [r["step"] for r in checkpoints.open_checkpoint(tmp_path / "parts").log() if "loss" in r] == [2, 4, 6]
 
 
+def test_resuming_what_is_not_there_trains_nothing(tmp_path, npz, script, capsys):
+    for config in (None, "{"):
+        run = tmp_path / "typo"
+        if config:
+            run.mkdir()
+            (run / "config.json").write_text(config)
+            (run / "state.safetensors").write_bytes(b"")
+        with pytest.raises(SystemExit) as stop:
+            script(["--data", npz, *FLAGS, "--images", "8", "--resume", str(run)])
+        assert stop.value.code == 2 and "--resume" in capsys.readouterr().err
+        assert not (run / "log.jsonl").exists()
+
+
 def test_the_script_stops_in_time_saved(tmp_path, npz, script, capsys):
     out = tmp_path / "run"
     flags = ["--data", npz, *FLAGS, "--images", "1000000", "--out", str(out)]

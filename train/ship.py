@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     seconds = max((r.get("seconds", 0) for r in log), default=0)
     facts = exports.model_facts(checkpoints.open_checkpoint(out))
     text = CARD.format(
-        **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name")},
+        **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name", "place")},
         name=out.name,
         note=args.note,
         machine=args.machine,

@@ -69,8 +69,13 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     resume_from = Path(args.out if args.resume == "auto" else args.resume or "")
     args.state = resume_from / "state.safetensors" if args.resume else None
     stored = resume_from / "config.json"
+    if args.resume and args.resume != "auto" and not args.state.is_file():
+        parser.error(f"--resume: {resume_from} holds no state.safetensors; --resume auto begins anew where there is none")
     if args.state and args.state.is_file() and stored.is_file():  # a resumed run keeps its settings; a budget may be given anew
-        previous = json.loads(stored.read_text())["training"]
+        try:
+            previous = dict(json.loads(stored.read_text())["training"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            parser.error(f"--resume: {stored} is damaged ({error})")
         settings = {**previous, **settings}
         if "minutes" in given or "images" in given:
             settings |= {"minutes": given.get("minutes", 0.0), "images": given.get("images", 0)}

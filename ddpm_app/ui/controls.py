@@ -77,6 +77,8 @@ class Controls:
         checkpoint = studio.checkpoint(settings.get("checkpoint", ""))
         r = request_from_settings(settings, checkpoint.config.classes if checkpoint.config.network.num_classes else ())
         label = {"any": ANY, "none": NONE}.get(r.label, r.label)
+        if r.seed > UI_SEED:
+            raise ValueError(f"this image's seed {r.seed} is above what a page's number field holds ({UI_SEED}); use the command line")
         return {
             self.model: r.checkpoint,
             self.label: gr.Dropdown(choices=class_choices(checkpoint, self.rows), value=label),
@@ -111,27 +113,29 @@ def _whole(value, name: str) -> int:
     return int(value)
 
 
-def build_controls(studio: Studio, model: gr.Radio, *, n: int, most: int, rows: bool = True, evaluations: int = 20) -> Controls:
-    """Lay out the controls in the current column."""
+def build_controls(
+    studio: Studio, model: gr.Radio, *, n: int, most: int, rows: bool = True, evaluations: int = 20, can_unlock: bool = True
+) -> Controls:
+    """Lay out the controls in the current column. can_unlock: whether a new seed is drawn for every run unless locked."""
     first = studio.checkpoints().get(model.value) if model.value else None
     choices = class_choices(first, rows)
     with gr.Group():
         label = gr.Dropdown(choices, value=choices[0], label="Class")
         guidance = gr.Slider(
-            0, 8, value=1.5, step=0.1, label="Guidance scale s",
+            0, 20, value=1.5, step=0.1, label="Guidance scale s",
             info="1 is off. s = 1 + w in (1 + w) cond − w uncond.",
         )  # fmt: skip
         sampler = gr.Dropdown(sampler_choices(), value="dpmpp-2m", label="Sampler", info=SAMPLERS["dpmpp-2m"].blurb)
         steps = gr.Slider(1, 1000, value=evaluations, step=1, label="Evaluations", info="Of the denoiser, per image: what costs time.")
         count = gr.Slider(1, most, value=n, step=1, label="Images")
     with gr.Row(elem_classes="seed-row"):
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=UI_SEED, min_width=110, scale=3)
-        lock = gr.Checkbox(False, label="Lock", min_width=70, scale=1, elem_classes="seed-lock")
+        seed = gr.Number(0, label="Seed", precision=0, min_width=110, scale=3)
+        lock = gr.Checkbox(not can_unlock, label="Lock", min_width=70, scale=1, elem_classes="seed-lock", visible=can_unlock)
         dice = gr.Button("⚄", elem_classes="icon-button seed-dice", min_width=44, scale=0)
     with gr.Accordion("Advanced", open=False):
         grid = gr.Dropdown(["auto", *GRIDS], value="auto", label="Grid", info="Noise levels visited; auto takes the sampler's own.")
         eta = gr.Slider(0, 1, value=0, step=0.05, label="eta", info="DDIM only: 0 is deterministic, 1 is DDPM.")
-        churn = gr.Slider(0, 80, value=0, step=1, label="churn", info="Heun only: S_churn, fresh noise on the way.")
+        churn = gr.Slider(0, 100, value=0, step=1, label="churn", info="Heun only: S_churn, fresh noise on the way.")
         rescale = gr.Slider(0, 1, value=0, step=0.05, label="Guidance rescale", info="Pulls contrast back at large s.")
         with gr.Row():
             low = gr.Number(0, label="Guide above σ", minimum=0, min_width=90)

@@ -72,7 +72,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
             with gr.Group():
                 pair = gr.Checkbox(False, label="Compare side by side", info="Same seed, B beside it.", elem_id="denoise-pair")
                 other_sampler = gr.Dropdown(sampler_choices(), value="ddpm", label="Sampler B", visible=False)
-                other_scale = gr.Slider(0, 8, value=1.5, step=0.1, label="Guidance scale s, B", visible=False)
+                other_scale = gr.Slider(0, 20, value=1.5, step=0.1, label="Guidance scale s, B", visible=False)
         with gr.Column(scale=3, min_width=320):
             view = DenoisePlayer(elem_id="denoise-player")
             note = gr.HTML("", elem_classes="note", apply_default_css=False)
@@ -100,7 +100,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
         for message in play(frames, titles, schedule, view, start, stop, extra):
             every = message[view].get("every", 1)
             if every > 1 and message[view]["at"] == 0:
-                message[note] = f"Every {every}. step is kept: more would not fit a page's memory. Fewer images keep all."
+                message[note] = f"One step in {every} is kept: more would not fit a page's memory. Fewer images keep all."
             yield message
 
     wire_run(start, stop, denoise, controls.inputs | {pair, other_sampler, other_scale}, [view, note, controls.seed], "denoise-player")

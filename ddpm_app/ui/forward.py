@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -68,15 +69,25 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
             with gr.Row(elem_classes="run-row"):
                 start = gr.Button("Denoise from here", variant="primary", elem_id="forward-start", min_width=140)
                 stop = gr.Button("Stop", interactive=False, elem_id="forward-stop", min_width=80)
-            controls = build_controls(studio, model, n=4, most=16, rows=False, evaluations=30)
+            controls = build_controls(studio, model, n=4, most=16, rows=False, evaluations=30, can_unlock=False)
         with gr.Column(scale=3, min_width=320):
             view = ForwardView(elem_id="forward-view")
             player = DenoisePlayer(elem_id="forward-player")
 
+    refused: dict[str, float] = {}
+
     def load(path, name, seed, level):
         if not path:
             return {"run": None}
-        return view_value(path, studio, str(name), int(seed or 0), int(level))
+        try:
+            return view_value(path, studio, str(name), int(seed or 0), int(level or 0))
+        except PictureError:
+            now, before = time.monotonic(), refused.get(path, 0.0)  # an upload changes the input twice; one sentence is enough
+            refused.clear()
+            refused[path] = now
+            if now - before < 3:
+                return {"run": None}
+            raise
 
     show = guarded(load)
     for event in (picture.change, model.change, controls.seed.change):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 
 import gradio as gr
 import torch
@@ -66,6 +67,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
     def generate(values: dict):
         request, seed_update = controls.request(values)
         classes = studio.checkpoint(request.checkpoint).config.classes
+        shared = dataclasses.replace(request, checkpoint=studio.address(request.checkpoint))  # runs elsewhere, too
         run, pace, head = RUNS.new(), Pace(), {}
         for frame in studio.sample(request):
             status = f"evaluation {frame.nfe} of {frame.evaluations}"
@@ -74,8 +76,8 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 head = grid_head(request, frame, classes)
                 yield {
                     view: {**message, **head},
-                    code: request.as_python(),
-                    command: request.as_command(),
+                    code: shared.as_python(),
+                    command: shared.as_command(),
                     **seed_update,
                     **running(start, stop),
                 }
@@ -84,7 +86,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 for png in pngs:
                     RUNS.add(run, png)
                 listed = [settings_list(request, i, head["labels"][i]) for i in range(request.n)]
-                status = f"{request.n} images, {frame.evaluations} evaluations each; click one"
+                status = f"{request.n} image{'s' if request.n > 1 else ''}, {frame.evaluations} evaluations each; click one"
                 done = {**message, **head, "done": True, "status": status, "pngs": [b64(p) for p in pngs], "settings": listed}
                 yield {view: done, **idle(start, stop)}
             elif pace.due():
@@ -95,7 +97,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
     wire_run(start, stop, generate, controls.inputs, [view, code, command, controls.seed], "generate-grid")
 
     def restore_file(path: str | None):
-        return controls.restore(png_settings.read(path), studio) if path else {}
+        return {**controls.restore(png_settings.read(path), studio), drop: None} if path else {}
 
     def restore_click(event: gr.EventData):
         try:
@@ -105,6 +107,6 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
         return controls.restore(png_settings.read(data), studio)
 
     model.change(lambda name: hero_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
-    drop.upload(guarded(restore_file), drop, controls.restored, show_progress="hidden", api_visibility="private")
+    drop.upload(guarded(restore_file), drop, [*controls.restored, drop], show_progress="hidden", api_visibility="private")
     view.recall(guarded(restore_click), None, controls.restored, show_progress="hidden", api_visibility="private")
     return controls

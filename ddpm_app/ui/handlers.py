@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import logging
 import secrets
@@ -18,7 +19,7 @@ def friendly(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, ValueError):
-        return gr.Error(str(error)[:400], print_exception=False)
+        return gr.Error(html.escape(str(error)[:400], quote=False), print_exception=False)  # toasts render HTML
     tag = secrets.token_hex(3)
     log.exception("handler failed [%s]", tag, exc_info=error)
     return gr.Error(f"Something went wrong here (it is in the server's log as {tag}).", print_exception=False)

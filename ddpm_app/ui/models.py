@@ -20,12 +20,12 @@ def card_html(checkpoint: Checkpoint) -> str:
     f, e = model_facts(checkpoint), lambda v: html.escape(str(v))
     facts = [
         ("Data", f"{f['data']}, {f['image']}, {len(f['classes'])} classes"),
-        ("Architecture", f"U-Net, {f['channels']} channels x {'-'.join(map(str, f['multipliers']))}, {f['blocks']} block(s) a level"),
+        ("Architecture", f"U-Net, {f['channels']} channels x {'-'.join(map(str, f['multipliers']))}, {f['blocks']} blocks a level"),
         ("Parameters", f"{f['parameters'] / 1e6:.2f} M"),
         ("Predicts", f"{f['row']}, {f['schedule']} schedule, T = {f['T']}"),
         ("Images seen", f"{f['images_seen']:,}"),
         ("EMA", f["ema"] or "unknown"),
-        ("Place", f["path"]),
+        ("Place", f["place"]),
     ]
     rows = "".join(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in facts)
     metrics = "".join(
@@ -79,11 +79,11 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
     def add(where: str):
         checkpoint = studio.add(str(where or ""))
-        gr.Info(f"{checkpoint.name} is loaded.")
+        gr.Info(f"{html.escape(checkpoint.name)} is loaded.")
         return gr.Radio(choices=list(studio.checkpoints()), value=checkpoint.name)
 
-    load.click(guarded(add), source, model, api_visibility="private")
-    source.submit(guarded(add), source, model, api_visibility="private")
+    load.click(guarded(add), source, model, show_progress="hidden", api_visibility="private")
+    source.submit(guarded(add), source, model, show_progress="hidden", api_visibility="private")
     refresh.click(lambda: gr.Radio(choices=list(studio.checkpoints())), None, model, show_progress="hidden", api_visibility="private")
 
 

@@ -50,7 +50,7 @@ function tick() { // one frame a beat; live, catch up gently so that the picture
 }
 function run(m) { S.mode = m; if (!S.timer) S.timer = setInterval(tick, PACE); ui(); }
 function halt(m) { clearInterval(S.timer); S.timer = null; S.mode = m; ui(); }
-async function put(list, tag) { const got = await Promise.all(list.map(async ([i, b]) => [i, await decode(b).catch(() => null)])); if (tag !== S.run) return; for (const [i, m] of got) if (m) S.f[i] = m; ui(); }
+async function put(list, tag) { const got = await Promise.all(list.map(async ([i, b]) => [i, await decode(b).catch(() => null)])); if (tag !== S.run || tag === S.stopped) return; for (const [i, m] of got) if (m) S.f[i] = m; ui(); }
 async function upd() {
   const v = props.value; if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
   if (v.run !== S.run) { Object.assign(S, { run: v.run, f: [], meta: [], total: 0, cur: -1, asked: new Set(), done: false }); build(v); halt('live'); run('live'); }
