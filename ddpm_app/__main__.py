@@ -131,7 +131,10 @@ def run_models(args: argparse.Namespace) -> int:
     from .exports import model_facts
     from .studio import Studio
 
-    found = [model_facts(c) for c in Studio(device="cpu").checkpoints().values()]
+    studio = Studio(device="cpu")
+    found = [model_facts(c) for c in studio.checkpoints().values()]
+    for reason in studio.unreadable().values():
+        print(f"not readable: {reason}", file=sys.stderr)
     if args.json:
         print(json.dumps(found, indent=1))
     else:

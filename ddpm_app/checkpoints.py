@@ -215,15 +215,16 @@ def check_keys(weights: dict[str, Tensor], network: torch.nn.Module, where: obje
             raise CheckpointError(f"{where}: {len(names)} {kind} keys in the weights, first {names[0]}")
 
 
-def find(roots: list[Path]) -> dict[str, Checkpoint]:
-    """Every readable checkpoint right under the given directories, by name; earlier roots win."""
+def find(roots: list[Path], refused: dict[str, str] | None = None) -> dict[str, Checkpoint]:
+    """Every readable checkpoint right under the given directories, by name; earlier roots win. refused collects why others are not."""
     found: dict[str, Checkpoint] = {}
     for root in roots:
         for config in sorted(root.glob("*/config.json")):
             try:
                 found.setdefault(config.parent.name, open_checkpoint(config.parent))
-            except CheckpointError:
-                continue
+            except CheckpointError as error:
+                if refused is not None:
+                    refused[config.parent.name] = str(error)
     return found
 
 

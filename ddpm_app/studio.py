@@ -157,6 +157,12 @@ class Studio:
         """By name: those under the roots and those added since."""
         return {**checkpoints.find(self.roots), **self._extra}
 
+    def unreadable(self) -> dict[str, str]:
+        """Directories that look like checkpoints but cannot be used, and why."""
+        refused: dict[str, str] = {}
+        checkpoints.find(self.roots, refused)
+        return refused
+
     def checkpoint(self, name: str) -> Checkpoint:
         everything = self.checkpoints()
         if name not in everything and (Path(name) / "config.json").is_file():

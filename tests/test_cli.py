@@ -129,6 +129,16 @@ def test_noise_strip(tmp_path, capsys):
     assert cli.main(["noise", *flags]) == 2 and "ddpm_app noise:" in capsys.readouterr().err
 
 
+def test_models_names_what_it_cannot_read(capsys, roots):
+    broken = roots[0] / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    assert cli.main(["models"]) == 0
+    assert "not readable" in (said := capsys.readouterr()).err and "broken" in said.err and "cifar10-random" in said.out
+    (broken / "config.json").unlink()
+    broken.rmdir()
+
+
 def test_models_json(capsys):
     assert cli.main(["models", "--json"]) == 0
     found = {m["name"]: m for m in json.loads(capsys.readouterr().out)}

@@ -91,7 +91,8 @@ def _card(studio: Studio, name: str | None) -> str:
     found = studio.checkpoints().get(name or "")
     if found is None:
         return "<p class='none'>No checkpoint here yet. Train one with train/train_unet.py, or load one above.</p>"
-    return card_html(found)
+    reasons = "".join(f"<p class='none'>Not readable: {html.escape(r)}</p>" for r in studio.unreadable().values())
+    return card_html(found) + reasons
 
 
 def _text(studio: Studio, name: str | None) -> str:
