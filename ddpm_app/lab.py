@@ -118,10 +118,12 @@ class Lab:
         return Setup(drawn(strokes, width))
 
     def train(self, setup: Setup, config: ToyTrainConfig) -> Iterator[tuple[ToyEvent, Setup]]:
-        """Train a network on the data, yielding its state as it goes: the setup of the moment is ready to be looked at."""
+        """Train a network on the data, yielding its state as it goes: the setup of the moment is ready to be looked at.
+
+        Raises ValueError at once, before anything is yielded, for a configuration that cannot be trained."""
         trainer = ToyTrainer([config], setup.data)
-        for event in train_toys(trainer, every=max(config.steps // 40, 1)):
-            yield event, Setup(setup.data, trainer.denoisers()[0])
+        events = train_toys(trainer, every=max(config.steps // 40, 1))
+        return ((event, Setup(setup.data, trainer.denoisers()[0])) for event in events)
 
 
 # -- what is drawn --------------------------------------------------------------------------------------------------------
@@ -169,11 +171,17 @@ def _denoise(setup: Setup, request: PlaneRequest) -> tuple[Denoise, Tensor | Non
     denoiser = setup.choose(request.which, request.label)
     if request.label is None:
         return conditioned(denoiser, None), None
-    classes = denoiser.network.config.num_classes
-    if not 0 <= request.label < classes or (classes < 2):
-        raise ToyDataError("this network knows no classes: train one with classes, or choose any class")
+    _check_label(denoiser, request.label)
     label = torch.full((request.n,), request.label)
     return cfg(denoiser, label, request.scale), label
+
+
+def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
+    classes = denoiser.network.config.num_classes
+    if classes < 2:
+        raise ToyDataError("this network knows no classes: train one with classes, or choose any class")
+    if not 0 <= label < classes:
+        raise ToyDataError(f"there is no class number {label}: there are {classes}, counted from 0")
 
 
 def trajectories(setup: Setup, request: PlaneRequest) -> dict:
@@ -248,7 +256,10 @@ def density(setup: Setup, which: str, label: int | None = None) -> dict:
         high = min(float(schedule.sigma[-1]), SIGMA_CAP)
         log_p = metrics.ode_log_likelihood(denoise, y.float(), max(float(schedule.sigma[0]), 0.02), high, 20)
     else:
+        exact = setup.choose(which)
+        if label is not None:
+            _check_label(exact, label)
         labels = None if label is None else torch.full((len(y),), label)
-        log_p = setup.choose(which).mixture.log_prob(y, 0.02 if which == "exact" else 0.1, labels)
+        log_p = exact.mixture.log_prob(y, 0.02 if which == "exact" else 0.1, labels)
     log_p = (log_p - log_p.max()).clamp(min=-20).nan_to_num(-20.0)
     return {"side": CONTOUR, "log_p": [round(v, 2) for v in log_p.tolist()]}

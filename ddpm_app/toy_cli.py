@@ -32,12 +32,40 @@ class UsageError(ValueError):
     """One sentence about the arguments."""
 
 
+# what every count may be, by its name among the arguments; a list holds one or more of them
+LIMITS = {"n": (2, 1_000_000), "seed": (0, 2**31 - 1), "threads": (1, 1024), "steps": (1, 1_000_000), "batch": (1, 65_536)}
+LIMITS |= {"width": (8, 2048), "depth": (1, 8), "points": (10, 20_000), "nll_points": (10, 20_000), "bound_points": (10, 100_000)}
+LIMITS |= {"seeds": (1, 1000), "evaluations": (1, 10_000), "draws": (1, 100_000), "T": (2, 100_000)}
+LIMITS |= {"t": (0, 99_999), "label": (0, 999)}
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UsageError naming the first argument out of its limits."""
+    for name, value in vars(args).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, list) and not value:
+            raise UsageError(f"{flag} is empty; at least one is needed")
+        low, high = (1, LIMITS["n"][1]) if (args.verb, name) == ("sample", "n") else LIMITS.get(name, (0, 0))
+        for v in value if isinstance(value, list) else [value]:
+            if name in LIMITS and v is not None and not low <= v <= high:
+                raise UsageError(f"{flag} is {v}; accepted is {low} to {high}")
+
+
 def numbers(kind):
-    return lambda text: [kind(part) for part in text.split(",") if part.strip()]
+    def parse(text: str) -> list:
+        try:
+            return [kind(part) for part in text.split(",") if part.strip()]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not numbers separated by commas") from None
+
+    return parse
 
 
 def pairs(text: str) -> list[tuple[float, float]]:
-    return [tuple(float(v) for v in part.split(":")) for part in text.split(",") if part.strip()]
+    try:
+        return [(float(low), float(high)) for low, high in (part.split(":") for part in text.split(",") if part.strip())]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not start:end, separated by commas") from None
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -123,6 +151,7 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what was parsed; 0, or 2 with one sentence on standard error."""
     try:
+        check(args)
         {"sample": _sample, "train": _train}.get(args.verb, _experiment)(args)
     except (ToyDataError, CheckpointError, UsageError, ValueError, FloatingPointError) as error:
         print(f"toy {args.verb}: {error}", file=sys.stderr)
@@ -239,15 +268,11 @@ def _sample(args) -> None:
     if args.prior:
         prior = _prior(Path(args.prior), config.dim)
     else:
-        if not 1 <= args.n <= 1_000_000:
-            raise UsageError(f"n is {args.n}; accepted is 1 to 1000000")
         prior = torch.randn(args.n, config.dim, generator=torch.Generator().manual_seed(args.seed), dtype=torch.float64)
     if args.label is not None and not 0 <= args.label < config.num_classes:
         raise UsageError(f"{model.name} has {config.num_classes} classes; there is no number {args.label}")
     if Path(args.out).suffix.lower() not in (".npy", ".csv"):
         raise UsageError(f"{args.out} must end in .npy or .csv")
-    if args.steps is not None and not 1 <= args.steps <= 100_000:
-        raise UsageError(f"steps is {args.steps}; accepted is 1 to 100000")
     sigmas = sigma_grid(schedule, args.steps or int((schedule.sigma <= 160).sum()), args.grid)
     method, threads, parts = SAMPLERS[args.sampler], torch.get_num_threads(), []
     noise = torch.zeros_like if args.no_noise else normal(args.seed + 1)

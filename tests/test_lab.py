@@ -91,6 +91,25 @@ def test_betas_of_the_page():
     for text in ("0.1", "a, b", "1,2,3"):
         with pytest.raises(ValueError, match="two numbers between 0 and 1"):
             _betas(text)
+    assert _betas("", "cosine") == {} and _betas("1e-4, 0.02", "quadratic")["beta_end"] == 0.02
+    with pytest.raises(ValueError, match="the cosine schedule has no betas to set"):
+        _betas("1e-4, 0.02", "cosine")
+
+
+def test_a_configuration_that_cannot_be_trained_is_refused_before_the_first_event():
+    setup = Setup(make_data("moons", n=100))
+    for config, sentence in ((ToyTrainConfig(T=1), "T is 1"), (ToyTrainConfig(params={"beta_start": 0.1}), "no parameter 'beta_start'")):
+        with pytest.raises(ValueError, match=sentence):
+            Lab().train(setup, config)  # nothing is iterated
+
+
+def test_classes_that_are_not_there_get_one_sentence():
+    setup = Lab().setup("moons")
+    for bad in (2, 49):
+        with pytest.raises(ToyDataError, match="there is no class number"):
+            use_cases.trajectories(setup, PlaneRequest("exact", n=10, label=bad))
+        with pytest.raises(ToyDataError, match="there is no class number"):
+            use_cases.density(setup, "exact", bad)
 
 
 def test_kept_setups_are_bounded_and_hostile_names_find_nothing():
@@ -197,12 +216,75 @@ def test_training_live_and_an_experiment(page):
     page.wait_for_selector("#lab-train:not([disabled])")
     page.click("#lab-train")
     page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
+    at_rest(page)
+    page.get_by_label("T", exact=True).fill("100")
+    page.get_by_label("Betas").fill("0.0001, 0.02")
+    page.get_by_label("Betas").press("Tab")
+    page.click("#lab-train")
+    page.get_by_text("the cosine schedule has no betas to set").wait_for()
+    at_rest(page)
+    assert "Training" not in page.inner_text("#lab-note")
+    page.click("#lab-start")
+    page.get_by_text("2000 particles").wait_for()
     page.locator("#lab-experiments").get_by_text("Experiments").click()
     page.locator("#lab-experiments input[role=listbox], #lab-experiments input").first.click()
     page.get_by_role("option", name="likelihood").click()
     page.click("#lab-experiment")
     page.wait_for_function("() => document.querySelectorAll('#lab-rows tbody tr').length === 5")
     assert page.locator("#lab-rows a.csv").get_attribute("download") == "likelihood-moons.csv"
+
+
+@pytest.mark.browser
+def test_training_outlives_another_tab_and_keeps_its_data(page):
+    page.locator("#lab-class input").click()
+    assert page.locator("ul li[role=option]").evaluate_all("all => all.map(o => o.ariaLabel)") == ["any", "upper", "lower"]
+    page.keyboard.press("Escape")
+    page.get_by_text("Particles, seed and training").click()
+    page.locator("input[aria-label='number input for Steps']").fill("20000")
+    page.locator("input[aria-label='number input for Steps']").press("Enter")
+    page.click("#lab-train")
+    page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
+    for _ in range(2):
+        page.get_by_role("tab", name="First").click()
+        page.get_by_role("tab", name="Lab", exact=True).click()
+    before = page.evaluate("() => lab().run")
+    page.wait_for_function("b => lab().run !== b", arg=before)
+    assert page.evaluate("() => lab().v.hint") == "learning"
+    for button in ("#lab-start", "#lab-train", "#lab-plane .draw"):
+        assert page.locator(button).is_disabled(), button
+    assert page.locator("#lab-data input").is_disabled() and page.locator("#lab-stop").is_enabled()
+    page.click("#lab-stop")
+    at_rest(page)
+    page.get_by_text("Stopped.").wait_for()
+    page.locator("#lab-data input").click()
+    page.get_by_role("option", name="eight-gaussians").click()
+    page.wait_for_function("() => lab().v.data.name === 'eight-gaussians'")
+    page.locator("#lab-class input").click()
+    assert page.locator("ul li[role=option]").count() == 9
+
+
+@pytest.mark.browser
+def test_training_that_fails_on_its_way_gives_everything_back(page, monkeypatch):
+    from ddpm_app.ui import lab as tab
+
+    def train(setup, config):
+        yield next(Lab().train(setup, config))
+        raise ValueError("the loss is not a number")
+
+    monkeypatch.setattr(tab.LAB, "train", train)
+    page.click("#lab-train")
+    page.get_by_text("the loss is not a number").wait_for()
+    at_rest(page)
+    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === ''")
+    page.click("#lab-start")
+    page.get_by_text("2000 particles").wait_for()
+
+
+def at_rest(page):
+    """All that a run takes away is back."""
+    for button in ("#lab-start", "#lab-train", "#lab-upload", "#lab-data input", "#lab-plane .draw"):
+        page.wait_for_selector(f"{button}:not([disabled])")
+    page.wait_for_selector("#lab-stop[disabled]")
 
 
 @pytest.mark.browser

@@ -233,8 +233,24 @@ def test_experiments_write_csv(tmp_path, capsys):
 @pytest.mark.parametrize(
     "argv, sentence",
     [
-        (("steps", "--T", "1"), "T is 1; a schedule has 2 to 100000 steps"),
-        (("steps", "--seeds", "0"), "at least one setting and one seed"),
+        (("steps", "--T", "1"), "--T is 1; accepted is 2 to 100000"),
+        (("steps", "--T", ","), "--T is empty"),
+        (("steps", "--seeds", "0"), "--seeds is 0; accepted is 1 to 1000"),
+        (("solvers", "--points", "-1"), "--points is -1; accepted is 10 to 20000"),
+        (("solvers", "--evaluations", "2,0"), "--evaluations is 0"),
+        (("solvers", "--samplers", ","), "--samplers is empty"),
+        (("classes", "--points", "0"), "--points is 0"),
+        (("classes", "--evaluations", "-4"), "--evaluations is -4"),
+        (("classes", "--label", "-1"), "--label is -1"),
+        (("classifier", "--draws", "0"), "--draws is 0"),
+        (("likelihood", "--nll-points", "-5"), "--nll-points is -5"),
+        (("likelihood", "--n", "-5"), "--n is -5; accepted is 2 to 1000000"),
+        (("likelihood", "--seed", "-1"), "--seed is -1"),
+        (("likelihood", "--threads", "-1"), "--threads is -1"),
+        (("train", "--steps", "0", "--out", "x"), "--steps is 0"),
+        (("train", "--width", "-16", "--out", "x"), "--width is -16"),
+        (("sample", "--checkpoint", "m", "--n", "0", "--out", "x.npy"), "--n is 0; accepted is 1 to 1000000"),
+        (("sample", "--checkpoint", "m", "--steps", "-3", "--out", "x.npy"), "--steps is -3"),
         (("schedules", "--pairs", "0:0.5"), "betas lie strictly between 0 and 1"),
         (("classes", "--data", "checkerboard"), "checkerboard has no classes"),
         (("likelihood", "--data", "nothing"), "unknown data 'nothing'"),
@@ -248,6 +264,13 @@ def test_bad_arguments_get_one_sentence(argv, sentence, capsys):
     command(*argv, code=2)
     error = capsys.readouterr().err
     assert sentence in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("argv", [("solvers", "--evaluations", "2,many"), ("schedules", "--pairs", "0.1"), ("steps", "--seeds", "x")])
+def test_what_is_no_number_is_refused_by_its_flag(argv, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        toy_cli.main(argv)
+    assert f"argument {argv[1]}: " in (error := capsys.readouterr().err) and "lambda" not in error
 
 
 def test_bad_priors_get_one_sentence(tmp_path, capsys):

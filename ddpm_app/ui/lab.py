@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import secrets
 from types import SimpleNamespace
 
@@ -43,6 +44,13 @@ class LabPlane(gr.HTML):
         return {"type": "object", "description": "Points, particles and fields of the plane."}
 
 
+LOCK, UNLOCK = {"run": None, "locked": True}, {"run": None}  # what is shown stays; locked: no drawing while something runs
+
+
+def _choices(classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    return [("any", -1), *((name, k) for k, name in enumerate(classes))]
+
+
 def _value(setup: use_cases.Setup, hint: str, **parts) -> dict:
     return {"run": secrets.token_urlsafe(6), "data": use_cases.points_value(setup), "hint": hint, **parts}
 
@@ -57,6 +65,7 @@ def _move(setup: use_cases.Setup, request: use_cases.PlaneRequest, only_last: bo
 def build(tab: gr.Tab) -> None:
     gr.HTML("<p class='purpose'>Watch points find their density, beside the exact answer.</p>", apply_default_css=False)
     own = gr.State(None)  # name under which uploaded, drawn or trained setups are kept
+    busy = gr.State(False)  # a run or training is on
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
             with gr.Row(elem_classes="run-row"):
@@ -69,8 +78,9 @@ def build(tab: gr.Tab) -> None:
                 upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload")
             with gr.Group(elem_classes="tight"):
                 which = gr.Dropdown(DENOISERS, value="learned", label="Denoiser", elem_id="lab-which")
-                label = gr.Number(-1, label="Class", precision=0, minimum=-1, maximum=49, info="Number of a class from 0; -1 is any.")
-                scale = gr.Slider(0, 10, value=1, step=0.5, label="Guidance scale s", info="1 is off; the textbook's 1 + w.")
+                label = gr.Dropdown(_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
+                about = "1 is off. s = 1 + w in (1 + w) cond - w uncond."
+                scale = gr.Slider(0, 10, value=1, step=0.5, label="Guidance scale s", info=about)
                 sampler = gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler")
                 evaluations = gr.Slider(1, 200, value=60, step=1, label="Evaluations")
             with gr.Accordion("Particles, seed and training", open=False):
@@ -90,7 +100,7 @@ def build(tab: gr.Tab) -> None:
                 level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
                 contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
     c = SimpleNamespace(own=own, data=data, noise=noise, seed=seed)
-    plane_inputs = {own, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level}
+    plane_inputs = {own, busy, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level}
     training_inputs = plane_inputs | {steps, width, depth, schedule, T, betas}
 
     def setup_of(values: dict) -> use_cases.Setup:
@@ -98,7 +108,7 @@ def build(tab: gr.Tab) -> None:
         return kept or LAB.setup(str(values[data]), float(values[noise] or 0) or None)
 
     def request_of(values: dict, **changes) -> use_cases.PlaneRequest:
-        number = int(values[label]) if values[label] is not None else -1
+        number = -1 if values[label] is None else int(values[label])
         settings = {
             "which": str(values[which]),
             "sampler": str(values[sampler]),
@@ -116,38 +126,55 @@ def build(tab: gr.Tab) -> None:
             return {}
         return {"field": use_cases.field(setup, str(values[kind]), 10 ** float(values[level]), request.label)}
 
-    def go(values: dict):
+    def at_work() -> dict:
+        """Only Stop can be pressed, and the data stay what they are: nothing that arrives later replaces a choice made meanwhile."""
+        others = {k: k.__class__(interactive=False) for k in (train, data, noise, upload)}
+        return {busy: True, view: LOCK, **others, **running(start, stop)}
+
+    def at_rest() -> dict:
+        return {busy: False, **{k: k.__class__(interactive=True) for k in (train, data, noise, upload)}, **idle(start, stop)}
+
+    def sample(values: dict) -> dict:
         setup = setup_of(values)
-        yield {note: "Sampling", **running(start, stop)}
         request = request_of(values, **({} if setup.denoiser or values[which] != "learned" else {"which": "exact"}))
         hint = f"{setup.data.name}: {dict((v, k) for k, v in DENOISERS)[request.which]}, {request.sampler}"
         move = _move(setup, request)
         text = f"{request.n} particles, {move['evaluations']} evaluations each."
         if request.which != values[which]:
             text = "No network is trained on this data yet: these follow the exact denoiser. " + text
-        yield {view: _value(setup, hint, move=move, **parts_of(values, setup, request)), note: text, **idle(start, stop)}
+        return {view: _value(setup, hint, move=move, **parts_of(values, setup, request)), note: text}
+
+    def go(values: dict):
+        yield {note: "Sampling", **at_work()}
+        yield {**sample(values), **at_rest()}
+
+    def opened(values: dict):
+        if not values[busy]:  # alive on opening; what was trained or drawn stays
+            yield {note: "Sampling"}
+            yield sample(values)
 
     def learn(values: dict):
         setup, pace = setup_of(values), Pace(4)
-        yield {note: "Training", **running(start, stop)}
         config = ToyTrainConfig(
             schedule=str(values[schedule]),
             T=int(values[T] or 0),
-            params=_betas(values[betas]),
+            params=_betas(values[betas], str(values[schedule])),
             steps=int(values[steps]),
             width=int(values[width]),
             depth=int(values[depth]),
             seed=int(values[seed] or 0) % 2**31,
         )
-        trained = setup
-        for event, trained in LAB.train(setup, config):
+        request_of(values)
+        events, trained = LAB.train(setup, config), setup  # whatever is wrong with the settings is said before anything changes
+        yield {note: "Training", **at_work()}
+        for event, trained in events:
             text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {event.seconds:.1f} s"
             if pace.due() and event.step < event.steps:
                 live = _move(trained, request_of(values, which="learned", evaluations=12, n=1000, sampler="dpmpp-2m"), only_last=True)
-                yield {view: _value(trained, "learning", move=live), note: text}
+                yield {view: _value(trained, "learning", move=live, locked=True), note: text}
         request = request_of(values, which="learned")
         shown = _value(trained, f"{setup.data.name}: the network just trained", move=_move(trained, request))
-        yield {own: LAB.keep(trained), view: shown, note: text, **idle(start, stop)}
+        yield {own: LAB.keep(trained), view: shown, note: text, **at_rest()}
 
     def show_field(values: dict):
         setup = setup_of(values)
@@ -157,46 +184,67 @@ def build(tab: gr.Tab) -> None:
             text = "That field needs a trained network and points of 2 numbers."
         elif shown and shown["field"]["kind"] == "heat":
             text += f"; the two differ by at most {shown['field']['top']:.3g} in the data's units"
-        return {view: _value(setup, setup.data.name, keep=True, **shown), note: text}
+        return {view: _value(setup, setup.data.name, keep=True, locked=bool(values[busy]), **shown), note: text}
 
     def show_contours(values: dict):
         setup = setup_of(values)
         request = request_of(values)
         found = use_cases.density(setup, request.which, request.label)
-        shown = _value(setup, setup.data.name, keep=True, density=found, **parts_of(values, setup, request))
+        more = parts_of(values, setup, request)
+        shown = _value(setup, setup.data.name, keep=True, locked=bool(values[busy]), density=found, **more)
         return {view: shown, note: "Contours 0.5, 1.5, 3, 5 and 8 nats below the peak of the density."}
 
     def fresh(values: dict):
+        free(values[busy])
         setup = LAB.setup(str(values[data]), float(values[noise] or 0) or None)
         known = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
-        return {own: None, view: _value(setup, setup.data.name), note: f"{len(setup.data)} points.{known}"}
+        shown = _value(setup, setup.data.name)
+        return {own: None, view: shown, note: f"{len(setup.data)} points.{known}", label: classes_of(setup)}
+
+    def free(is_busy: object) -> None:
+        if is_busy:
+            raise ValueError("something runs on these data: press Stop, then choose others")
+
+    def classes_of(setup: use_cases.Setup) -> gr.Dropdown:
+        return gr.Dropdown(_choices(setup.data.classes), value=-1)
 
     def take(setup: use_cases.Setup):
         notes = " ".join(n[0].upper() + n[1:] + "." for n in setup.data.notes)
         text = f"{len(setup.data)} points of {setup.data.dim} numbers. {notes} Press Train to fit a network."
-        return LAB.keep(setup), _value(setup, setup.data.name), html.escape(text)
+        return LAB.keep(setup), _value(setup, setup.data.name), html.escape(text), classes_of(setup)
 
-    def sketched(event: gr.EventData):
+    def uploaded(path: str, is_busy: bool):
+        free(is_busy)
+        return take(LAB.upload(path))
+
+    def sketched(is_busy: bool, event: gr.EventData):
+        free(is_busy)
         strokes = getattr(event, "strokes", None)
         strokes = strokes if isinstance(strokes, list) and len(strokes) <= 60 and all(isinstance(s, list) for s in strokes) else []
         return take(LAB.draw([s[:500] for s in strokes]))
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    wire_run(start, stop, go, plane_inputs, [view, note], "lab-plane")
-    wire_run(train, stop, _with_train(learn, start, train), training_inputs, [view, note, own, start], "lab-plane")
+    # as handlers.wire_run, for two runs that share a Stop and change more than two buttons: all of it comes back
+    changed, runs = [view, note, busy, start, train, stop, data, noise, upload], []
+    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "once", **quiet}
+    for button, handler, inputs in ((start, go, plane_inputs), (train, learn, training_inputs)):
+        runs.append(button.click(guarded(handler), inputs, [own, *changed], **shared))
+        runs[-1].failure(lambda: {view: UNLOCK, note: "", **at_rest()}, None, changed, queue=False, **quiet)
+    halted = stop.click(None, None, None, cancels=runs, api_visibility="private")
+    halted.then(lambda: {view: UNLOCK, note: "Stopped.", **at_rest()}, None, changed, queue=False, **quiet)
     for component in (data, noise):
-        component.change(guarded(fresh), plane_inputs, [own, view, note], trigger_mode="always_last", **quiet)
-    tab.select(guarded(go), plane_inputs, [view, note, start, stop], **quiet)  # alive on opening; what was trained or drawn stays
+        component.change(guarded(fresh), plane_inputs, [own, view, note, label], trigger_mode="always_last", **quiet)
+    tab.select(guarded(opened), plane_inputs, [view, note], **quiet)
     for component in (kind, level):
         component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **quiet)
     contour.click(guarded(show_contours), plane_inputs, [view, note], **quiet)
-    upload.upload(guarded(lambda path: take(LAB.upload(path))), upload, [own, view, note], **quiet)
-    view.sketch(guarded(sketched), None, [own, view, note], **quiet)
+    upload.upload(guarded(uploaded), [upload, busy], [own, view, note, label], **quiet)
+    view.sketch(guarded(sketched), [busy], [own, view, note, label], **quiet)
     _experiments(c, setup_of)
 
 
-def _betas(text: object) -> dict:
-    """{"beta_start", "beta_end"} of "0.0001, 0.02"; nothing of an empty text."""
+def _betas(text: object, schedule: str = "linear") -> dict:
+    """{"beta_start", "beta_end"} of "0.0001, 0.02"; nothing of an empty text. Raises ValueError for a schedule without betas."""
     parts = [p for p in str(text or "").replace(";", ",").split(",") if p.strip()]
     if not parts:
         return {}
@@ -204,26 +252,15 @@ def _betas(text: object) -> dict:
         low, high = (float(p) for p in parts)
     except ValueError:
         raise ValueError(f"betas are {str(text)[:40]!r}; two numbers between 0 and 1 are accepted, as 0.0001, 0.02") from None
+    if "beta_start" not in inspect.signature(SCHEDULES[schedule]).parameters:
+        raise ValueError(f"the {schedule} schedule has no betas to set: choose linear or quadratic, or leave Betas empty")
     return {"beta_start": low, "beta_end": high}
-
-
-def _with_train(learn, start, train):
-    """While a network trains, Run waits too."""
-
-    def both(values):
-        for message in learn(values):
-            if start in message:
-                message = {**message, train: message[start]}
-            yield message
-
-    return both
 
 
 def _experiments(c: SimpleNamespace, setup_of) -> None:
     with gr.Accordion("Experiments", open=False, elem_id="lab-experiments"):
         with gr.Row():
-            choices = [(f"{name}: {text}", name) for name, (_, text) in EXPERIMENTS.items()]
-            name = gr.Dropdown(choices, value="solvers", label="Experiment", scale=3)
+            name = gr.Dropdown(list(EXPERIMENTS), value="solvers", label="Experiment", info=_about("solvers"), scale=3)
             begin = gr.Button("Run experiment", elem_id="lab-experiment", min_width=140)
             halt = gr.Button("Stop", interactive=False, min_width=80)
         bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False)
@@ -253,7 +290,15 @@ def _experiments(c: SimpleNamespace, setup_of) -> None:
                 yield message
         yield {bar: _bar(1, "done"), **idle(begin, halt)}
 
-    wire_run(begin, halt, run_experiment, {c.own, c.data, c.noise, c.seed, name}, [bar, curve, rows_view], "lab-experiments")
+    event = wire_run(begin, halt, run_experiment, {c.own, c.data, c.noise, c.seed, name}, [bar, curve, rows_view], "lab-experiments")
+    quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    event.failure(lambda: "", None, bar, **quiet)
+    name.change(lambda chosen: gr.Dropdown(info=_about(chosen)), name, name, **quiet)
+
+
+def _about(experiment: str) -> str:
+    text = EXPERIMENTS[experiment][1]
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _bar(fraction: float, text: str) -> str:

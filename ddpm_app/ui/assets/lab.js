@@ -1,10 +1,11 @@
-// value = {run, data: {points, colour, half, name, dim}, move: {n, sigma: [...], frames: base64 int16 (K, n, 2), particles}, field, density}
+// value = {run, data: {points, colour, half, name, dim}, move: {n, sigma: [...], frames: base64 int16 (K, n, 2), particles}, field, density, locked}
+// run null: what is shown stays, only locked (no drawing while something runs) is heard.
 // positions are thousandths of the square's half side; the particles' whole way is here, so that play, pause, scrub and speed ask no server.
 const $ = s => element.querySelector(s), canvas = $('.plane'), g = canvas.getContext('2d');
-const S = element.__lab = { run: null, v: null, xy: null, at: 0, playing: false, last: 0, drawn: 0, strokes: [], stroke: null };
+const S = element.__lab = { run: null, v: null, xy: null, at: 0, playing: false, last: 0, drawn: 0, strokes: [], stroke: null, locked: false };
 const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#65a30d', '#0284c7', '#9333ea', '#dc2626'];
 const css = name => getComputedStyle(element).getPropertyValue(name).trim() || '#888';
-const on = c => $('.show-' + c).checked, W = () => canvas.width, px = u => (u / 1000 + 1) / 2 * W(), py = u => (1 - u / 1000) / 2 * W();
+const on = c => $('.show-' + c).checked, dark = () => document.body.classList.contains('dark'), W = () => canvas.width, px = u => (u / 1000 + 1) / 2 * W(), py = u => (1 - u / 1000) / 2 * W();
 const frames = () => S.v && S.v.move ? S.v.move.sigma.length : 0;
 
 function resize() {
@@ -32,8 +33,8 @@ function contours(d) { // marching squares, a segment for each pair of crossed e
 function field(f) {
   const n = f.side;
   if (f.kind === 'heat') {
-    const cell = W() / n, dark = document.body.classList.contains('dark');
-    g.fillStyle = dark ? '#f59e0b' : '#dc2626';
+    const cell = W() / n;
+    g.fillStyle = dark() ? '#f59e0b' : '#dc2626';
     for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) { g.globalAlpha = .75 * f.heat[i * n + j] / 255; g.fillRect(j * cell, W() - (i + 1) * cell, cell + 1, cell + 1); }
     g.globalAlpha = 1; return;
   }
@@ -56,7 +57,7 @@ function dots(xy, colour, n, r, alpha) { // one path a colour: two thousand squa
   g.globalAlpha = 1;
 }
 function paths() {
-  const m = S.v.move, K = frames(), step = Math.max(1, Math.floor(m.n / 120)); g.lineWidth = W() / 900; g.globalAlpha = .35;
+  const m = S.v.move, K = frames(), step = Math.max(1, Math.floor(m.n / 120)); g.lineWidth = W() / 900; g.globalAlpha = dark() ? .6 : .35;
   const upto = Math.min(K - 1, Math.ceil(S.at));
   for (let k = 0; k < m.n; k += step) {
     g.strokeStyle = COLOURS[m.particles[k] % COLOURS.length]; g.beginPath();
@@ -66,11 +67,11 @@ function paths() {
   g.globalAlpha = 1;
 }
 function background() { // what does not move is drawn once
-  const key = [W(), S.run, on('data'), on('contours'), on('field'), document.body.classList.contains('dark'), frames() > 0].join();
+  const key = [W(), S.run, on('data'), on('contours'), on('field'), dark(), frames() > 0].join();
   if (S.back && S.key === key) return;
   g.clearRect(0, 0, W(), W()); const v = S.v, r = W() / 640;
   if (v.field && on('field')) field(v.field);
-  if (v.data && on('data')) dots(v.data.points, frames() ? null : v.data.colour, v.data.points.length / 2, 2.4 * r, frames() ? .3 : .7);
+  if (v.data && on('data')) dots(v.data.points, frames() ? null : v.data.colour, v.data.points.length / 2, 2.4 * r, frames() ? (dark() ? .6 : .3) : dark() ? .9 : .7);
   if (v.density && on('contours')) contours(v.density);
   S.back = S.back || document.createElement('canvas'); S.back.width = S.back.height = W(); S.back.getContext('2d').drawImage(canvas, 0, 0); S.key = key;
 }
@@ -103,9 +104,11 @@ function tick(now) {
 function ui() { const p = $('.play'), has = frames() > 0; p.disabled = $('.scrub').disabled = !has; p.innerHTML = S.playing ? '&#10073;&#10073;' : '&#9654;'; p.setAttribute('aria-label', S.playing ? 'Pause' : 'Play'); }
 function run() { if (!frames()) return; if (S.at >= frames() - 1) S.at = 0; S.playing = true; S.last = 0; ui(); requestAnimationFrame(tick); }
 function halt() { S.playing = false; ui(); }
-function tools() { $('.use').disabled = $('.clear').disabled = !S.strokes.length; }
+function tools() { $('.draw').disabled = S.locked; $('.use').disabled = S.locked || !S.strokes.length; $('.clear').disabled = !S.strokes.length; }
 function upd() {
-  const v = props.value; if (!v || !v.run || v.run === S.run) return;
+  const v = props.value; if (!v) return;
+  S.locked = !!v.locked; if (S.locked && drawing()) leave(); tools();
+  if (!v.run || v.run === S.run) return;
   const before = S.v; S.run = v.run; S.v = v; S.key = null; $('.lab').classList.toggle('has', !!v.data);
   if (v.keep && before && !v.density) v.density = before.density;
   if (v.keep && before && before.move && !v.move) v.move = before.move; // a field or contours under the particles that are there
@@ -119,6 +122,7 @@ function upd() {
   if (v.move && v.move !== (before && before.move) && S.at === 0) run(); draw();
 }
 const where = e => { const b = canvas.getBoundingClientRect(); return [Math.max(-1, Math.min(1, 2 * (e.clientX - b.left) / b.width - 1)), Math.max(-1, Math.min(1, 1 - 2 * (e.clientY - b.top) / b.height))]; };
+function leave() { S.stroke = null; $('.draw').setAttribute('aria-pressed', 'false'); $('.lab').classList.remove('drawing'); }
 const drawing = () => $('.draw').getAttribute('aria-pressed') === 'true';
 canvas.addEventListener('pointerdown', e => { if (!drawing()) return; canvas.setPointerCapture(e.pointerId); S.stroke = [where(e)]; draw(); });
 canvas.addEventListener('pointermove', e => { if (!S.stroke || S.stroke.length > 400) return; S.stroke.push(where(e)); draw(); });
@@ -130,7 +134,7 @@ element.addEventListener('click', e => {
   if (b.matches('.play')) S.playing ? halt() : run();
   else if (b.matches('.draw')) { const yes = !drawing(); b.setAttribute('aria-pressed', String(yes)); $('.lab').classList.toggle('drawing', yes); if (yes) { halt(); S.v = null; S.run = null; $('.lab').classList.remove('has'); } draw(); }
   else if (b.matches('.clear')) { S.strokes = []; tools(); draw(); }
-  else if (b.matches('.use')) { $('.draw').setAttribute('aria-pressed', 'false'); $('.lab').classList.remove('drawing'); trigger('sketch', { strokes: S.strokes.map(s => s.map(p => p.map(c => Math.round(c * 1000) / 1000))) }); }
+  else if (b.matches('.use')) { leave(); trigger('sketch', { strokes: S.strokes.map(s => s.map(p => p.map(c => Math.round(c * 1000) / 1000))) }); }
 });
 new ResizeObserver(() => draw()).observe(canvas);
 watch('value', upd); upd();
