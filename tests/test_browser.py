@@ -84,6 +84,7 @@ def test_generate_click_download_and_drop_back(page, app, tmp_path):
 
     # and the code it shows gives the same pixels
     page.get_by_text("Show the code").click()
+    page.wait_for_function("() => /--seed/.test(document.querySelector('#generate-code').innerText)")  # it unfolds first
     code = page.inner_text("#generate-code")
     assert f"seed={settings['seed']}" in code and f"--seed {settings['seed']}" in code
 
