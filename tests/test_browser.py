@@ -69,10 +69,14 @@ def test_generate_click_download_and_drop_back(page, app, tmp_path):
 
     # another model and other settings, then the PNG restores all of them
     page.get_by_label("mnist-random").check()
+    page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('mnist-random')")
     number(page, "Evaluations", 9)
     page.set_input_files("#generate-drop input[type=file]", str(file))
     page.wait_for_function("() => document.querySelector('#model-choice input:checked').value === 'cifar10-random'")
     page.wait_for_function("s => [...document.querySelectorAll('input')].some(i => i.value === s)", arg=str(settings["seed"]))
+    images = "() => [...document.querySelectorAll('input[aria-label=\"number input for Images\"]')].some(i => i.offsetParent && i.value === '1')"
+    page.wait_for_function(images)
+    page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('cifar10-random')")
     page.click("#generate-start")
     page.wait_for_function("() => document.querySelectorAll('#generate-grid .cell:not([disabled])').length === 1")
     page.click("#generate-grid .cell")
