@@ -59,7 +59,7 @@ def build(studio: Studio) -> gr.Blocks:
             return [status_html(studio, name), *menus]
 
         menus = [c.label for c in tabs]
-        model.change(chosen, [model, *menus], [status, *menus], show_progress="hidden", api_visibility="private")
+        model.change(chosen, [model, *menus], [status, *menus], show_progress="hidden", api_visibility="private", trigger_mode="multiple")
         page.load(lambda: gr.Radio(choices=list(studio.checkpoints())), None, model, show_progress="hidden", api_visibility="private")
         api.build(studio)
     page.queue(default_concurrency_limit=8, max_size=64)
