@@ -26,11 +26,12 @@ from torch.nn import functional as nnf  # noqa: E402
 from ddpm_app.checkpoints import write_atomically  # noqa: E402
 from ddpm_app.classifier import Classifier, ClassifierConfig, ResNet, load_classifier, save_classifier, wilson  # noqa: E402
 from ddpm_app.data import KNOWN, ImageData, load_data, split, to_model  # noqa: E402
-from ddpm_app.device import describe, memory_format, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
 
-# Digits are small and grey: a narrow network that leaves the full resolution at once (0.3 M weights). Photos: 2.4 M.
+# Both leave the full resolution at once. Digits are small and grey: a narrow network (0.3 M weights). Photos: 2.7 M.
 DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 2, 1))
-PHOTOS = dict(widths=(64, 128, 256), blocks=(1, 1, 2))
+PHOTOS = dict(widths=(64, 128, 256, 256), blocks=(0, 2, 1, 1))
+LAYOUT = torch.channels_last  # BatchNorm and convolutions are up to twice as fast in it on CPUs, too (GroupNorm is not: device.py)
 
 
 def augment(x: Tensor, shift: int, flip: bool, cutout: int, g: torch.Generator) -> Tensor:
@@ -82,7 +83,7 @@ def fit(network: ResNet, data: ImageData, args: argparse.Namespace, device: torc
         if step % per_epoch == 0:
             order = torch.randperm(len(data), generator=g, device=device)
         index = order[(step % per_epoch) * args.batch :][: args.batch]
-        x = augment(to_model(images[index]), shift, flip, cutout, g).contiguous(memory_format=memory_format(device))
+        x = augment(to_model(images[index]), shift, flip, cutout, g).contiguous(memory_format=LAYOUT)
         for group in optimiser.param_groups:
             group["lr"] = args.lr * max(one_cycle(progress), 1e-3)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -159,8 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"train_classifier: {error}", file=sys.stderr)
         return 2
+    keep_freed_memory()
     torch.manual_seed(args.seed)
-    network = ResNet(shape).to(device, memory_format=memory_format(device))
+    network = ResNet(shape).to(device, memory_format=LAYOUT)
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{describe(device)}; {len(training)} images of {whole.name}; {parameters / 1e6:.2f} M parameters", flush=True)
     seen, seconds = fit(network, training, args, device)
