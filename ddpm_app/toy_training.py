@@ -1,6 +1,6 @@
 """Training toys: one network, or every seed and setting of a sweep as one computation over stacked weights.
 
-The loss is Denoiser.loss, the average is training.Ema. What a network is given depends on its own seed and step alone, so a
+The loss is Denoiser.loss, the average is ema.Ema. What a network is given depends on its own seed and step alone, so a
 network trained in a stack equals, up to rounding, the same network trained by itself.
 """
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from . import checkpoints
 from .denoiser import ROWS, Denoiser
+from .ema import Ema
 from .schedules import Schedule, make_schedule
 from .toy import ToyConfig, ToyMLP, ToyStack
 from .toy_data import ToyData
-from .training import Ema
 
 CHUNK = 32  # steps whose random numbers are drawn at once
 WARMUP = 50  # steps

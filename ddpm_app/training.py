@@ -21,6 +21,7 @@ from .checkpoints import save_tensors
 from .data import ImageData, to_model
 from .denoiser import ROWS, WEIGHTS, Denoiser
 from .device import memory_format, pick_device, pick_dtype
+from .ema import Ema
 from .schedules import make_schedule
 from .unet import PRESETS, UNet, preset_config
 
@@ -84,37 +85,6 @@ class TrainEvent:
     lr: float
     images_per_s: float
     grad_norm: float
-
-
-def power_gamma(sigma_rel: float) -> float:
-    """Exponent gamma of the power-function EMA whose relative width is sigma_rel (Karras et al. 2024, algorithm 2)."""
-    t = sigma_rel**-2
-    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
-
-
-class Ema:
-    """Running average of the weights. length < 0.9: power function of that share of the run; 0.9 and more: fixed decay."""
-
-    def __init__(self, parameters: list[Tensor], length: float):
-        self.length = length
-        self.values = [p.detach().clone() for p in parameters]
-        self._gamma = power_gamma(length) if 0 < length < 0.9 else None
-
-    @torch.no_grad()
-    def update(self, parameters: list[Tensor], step: int) -> None:
-        """step: counted from 1."""
-        if self.length == 0:
-            decay = 0.0
-        elif self._gamma is not None:
-            decay = (1 - 1 / step) ** (self._gamma + 1)
-        else:
-            decay = min(self.length, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, [p.detach() for p in parameters], 1 - decay)
-
-    def describe(self) -> str:
-        return (
-            "none (raw weights)" if not self.length else f"power, {self.length:g} of the run" if self._gamma else f"decay {self.length:g}"
-        )
 
 
 class Trainer:

@@ -11,7 +11,8 @@ import torch
 
 from ddpm_app import training, unet
 from ddpm_app.data import ImageData, load_data, to_model
-from ddpm_app.training import RECIPES, Ema, TrainConfig, Trainer, power_gamma, train, validation_loss
+from ddpm_app.ema import Ema, power_gamma
+from ddpm_app.training import RECIPES, TrainConfig, Trainer, train, validation_loss
 
 
 @pytest.fixture(autouse=True)
