@@ -145,13 +145,12 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         raise
 
 
-def save(path: Path | str, config: CheckpointConfig, weights: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> Checkpoint:
-    """Write config.json and the weights (fp16 unless told otherwise; huggingface_hub's shards when over 9.5 MB)."""
+def save_sharded(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write weights.safetensors, or huggingface_hub's shards and their index where they are over 9.5 MB; others there go."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().to("cpu", dtype).contiguous() for k, v in weights.items()}
+    weights = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     plan = split_torch_state_dict_into_shards(weights, filename_pattern="weights{suffix}.safetensors", max_shard_size=SHARD_BYTES)
     for filename, names in plan.filename_to_tensors.items():
         save_tensors(path / filename, {k: weights[k] for k in names}, {"format": "pt"})
@@ -162,6 +161,12 @@ def save(path: Path | str, config: CheckpointConfig, weights: dict[str, Tensor],
         index.unlink(missing_ok=True)
     for stale in set(path.glob("weights*.safetensors")) - {path / f for f in plan.filename_to_tensors}:
         stale.unlink()
+
+
+def save(path: Path | str, config: CheckpointConfig, weights: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> Checkpoint:
+    """Write config.json and the weights (fp16 unless told otherwise)."""
+    path = Path(path)
+    save_sharded(path, {k: v.detach().to("cpu", dtype) for k, v in weights.items()})
     write_atomically(path / "config.json", config.to_json())
     return Checkpoint(path, config)
 

@@ -196,8 +196,10 @@ def _json(file: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _reachable(seconds: float = 3.0) -> bool:
-    """Whether the hub answers at all. In a thread, because looking its name up can take longer than any timeout covers."""
+def reachable(url: str | None = None, seconds: float = 3.0) -> bool:
+    """Whether the hub, or another address, answers at all.
+
+    In a thread, because looking its name up can take longer than any timeout covers."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:  # asked to stay offline: what lies in huggingface_hub's cache may still do
@@ -206,7 +208,7 @@ def _reachable(seconds: float = 3.0) -> bool:
 
     def ask() -> None:
         try:
-            get_session().head(constants.ENDPOINT, timeout=seconds)
+            get_session().head(url or constants.ENDPOINT, timeout=seconds)
             answered.set()
         except Exception:  # whatever the client in use raises means the same: no answer
             return
@@ -219,7 +221,7 @@ def _download(repo_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    if not _reachable():
+    if not reachable():
         raise CheckpointError(f"{repo_id} cannot be fetched: huggingface.co does not answer (no network?)")
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns, etag_timeout=5))

@@ -152,7 +152,7 @@ def remote(tmp_path, monkeypatch):
         return str(local)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr(hub, "_reachable", lambda seconds=3.0: True)
+    monkeypatch.setattr(hub, "reachable", lambda url=None, seconds=3.0: True)
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     return root
 
@@ -259,7 +259,7 @@ def test_names_that_are_none(remote):
 def test_offline_fails_fast_and_keeps_what_was_fetched(remote, monkeypatch):
     published(remote / "me" / "kept")
     path = hub.fetch("me/kept")
-    monkeypatch.setattr(hub, "_reachable", lambda seconds=3.0: False)
+    monkeypatch.setattr(hub, "reachable", lambda url=None, seconds=3.0: False)
     refused(lambda: hub.fetch("me/other"), "me/other", "does not answer")
     assert hub.fetch("me/kept") == path
 
@@ -280,6 +280,6 @@ def test_the_probe_gives_up_in_time(monkeypatch):
     for session, answer in ((Session(0), True), (Session(0, OSError("unreachable")), False), (Session(5), False)):
         monkeypatch.setattr(huggingface_hub, "get_session", lambda session=session: session)
         begun = time.perf_counter()
-        assert hub._reachable(0.3) is answer and time.perf_counter() - begun < 2
+        assert hub.reachable(seconds=0.3) is answer and time.perf_counter() - begun < 2
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert hub._reachable(0.3)
+    assert hub.reachable(seconds=0.3)
