@@ -1,4 +1,4 @@
-"""Classes of points: a trained classifier, guidance by one that knows noise, and classification by a denoiser alone."""
+"""Classes of points: a trained classifier, which knows noise or not, and classification by a denoiser alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from .denoiser import Denoiser
-from .guidance import Denoise
 from .schedules import Schedule, add_noise, expand
 from .toy import ToyConfig, ToyMLP
 from .toy_data import ToyData, ToyDataError
@@ -52,21 +51,6 @@ def train_classifier(data: ToyData, schedule: Schedule, noisy: bool, steps: int 
         loss.backward()
         optimiser.step()
     return classifier.eval().requires_grad_(False)
-
-
-def classifier_guided(denoise: Denoise, log_posterior, label: Tensor, scale: float) -> Denoise:
-    """Dhariwal & Nichol 2021: D + s sigma^2 grad ln p(label | x, sigma); s = 1 is Bayes' rule. label (B,) int64.
-
-    log_posterior: (x, sigma) -> (B, classes), differentiable in x."""
-
-    def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        with torch.enable_grad():
-            y = x.detach().requires_grad_(True)
-            chosen = log_posterior(y, sigma).gather(1, label[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, y)
-        return denoise(x, sigma) + expand(scale * torch.as_tensor(sigma, dtype=torch.float64) ** 2, x) * gradient.to(x.dtype)
-
-    return guided
 
 
 def denoising_classifier(

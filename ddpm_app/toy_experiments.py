@@ -15,11 +15,11 @@ from torch import Tensor
 
 from . import toy_metrics as metrics
 from .denoiser import Denoiser
-from .guidance import cfg, conditioned
+from .guidance import cfg, classifier_guided, conditioned, of_class
 from .samplers import SAMPLERS
 from .schedules import GRIDS, Schedule, sigma_grid
 from .toy import ExactDenoiser
-from .toy_classifier import classifier_guided, denoising_classifier, train_classifier
+from .toy_classifier import denoising_classifier, train_classifier
 from .toy_data import ToyData, ToyDataError, split
 from .toy_sweeps import STANDARD, Progress, Scale, draw, schedules, steps
 from .toy_training import ToyTrainConfig, train_one
@@ -117,7 +117,7 @@ def classes(
     truth = data.truth.of_class(label) if data.truth is not None else None
     plain = conditioned(denoiser, None)
     ways = [("conditional", 1.0, conditioned(denoiser, labels))]
-    ways += [("classifier", s, classifier_guided(plain, noisy, labels, s)) for s in scales]
+    ways += [("classifier", s, classifier_guided(plain, of_class(noisy, labels), s)) for s in scales]
     ways += [("classifier-free", s, cfg(denoiser, labels, s)) for s in scales]
     for k, (way, s, denoise) in enumerate(ways):
         x = data.from_model(draw(denoise, sigmas, points, data.dim, seed, "ddim"))

@@ -10,10 +10,10 @@ import torch
 
 from ddpm_app import toy_cli
 from ddpm_app import toy_experiments as experiments
-from ddpm_app.guidance import conditioned
+from ddpm_app.guidance import classifier_guided, conditioned, of_class
 from ddpm_app.samplers import SAMPLERS, last
 from ddpm_app.schedules import make_schedule, sigma_grid
-from ddpm_app.toy_classifier import classifier_guided, decision_grid, denoising_classifier, train_classifier
+from ddpm_app.toy_classifier import decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy_data import ToyDataError, make_data
 from ddpm_app.toy_sweeps import SWEEP, Scale, draw, summary
 from ddpm_app.toy_training import ToyTrainConfig, ToyTrainer, load_toy, train_one
@@ -95,7 +95,7 @@ def test_classifier_guidance_with_the_true_posterior_is_conditional_sampling():
         null = [torch.full((len(y),), c) for c in range(2)]
         return torch.stack([exact.mixture.log_prob(y, sigma, c) for c in null], 1).log_softmax(1)  # the classes weigh the same
 
-    guided = classifier_guided(conditioned(exact, None), log_posterior, label, 1.0)
+    guided = classifier_guided(conditioned(exact, None), of_class(log_posterior, label), 1.0)
     for sigma in (0.2, 1.0, 5.0):
         assert torch.allclose(guided(x, torch.tensor(sigma)), exact(x, sigma, label), atol=1e-9)
 

@@ -3,10 +3,13 @@
 
     python train/train_classifier.py --data mnist --epochs 6 --out checkpoints/classifiers/mnist
     python train/train_classifier.py --data cifar10 --minutes 2 --batch 512 --lr 0.4 --out checkpoints/classifiers/cifar10  # on a GPU
+    python train/train_classifier.py --noisy --data cifar10 --minutes 15 --out checkpoints/classifiers/cifar10-noisy
 
-The directory holds classifier.json, weights.safetensors and README.md with the measured accuracy. Nesterov SGD, one cycle
+The directory holds classifier.json (with --noisy: noisy_classifier.json), weights.safetensors and README.md with the measured
+accuracy; a noise-aware one's against the noise level. Nesterov SGD, one cycle
 of the learning rate over the budget, label smoothing; CIFAR-10 and other photos are flipped, shifted and cut out from, MNIST
-is only shifted. The test split is looked at once, after the end, with the weights that were saved.
+is only shifted; --noisy adds noise of the schedule's levels instead of cutting out, and smooths no labels. The test split is
+looked at once, after the end, with the weights that were saved.
 """
 
 from __future__ import annotations
@@ -27,10 +30,16 @@ from ddpm_app.checkpoints import write_atomically  # noqa: E402
 from ddpm_app.classifier import Classifier, ClassifierConfig, ResNet, load_classifier, save_classifier, wilson  # noqa: E402
 from ddpm_app.data import KNOWN, ImageData, load_data, split, to_model  # noqa: E402
 from ddpm_app.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.noisy_classifier import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels  # noqa: E402
+from ddpm_app.schedules import SCHEDULES, add_noise, make_schedule  # noqa: E402
 
 # Both leave the full resolution at once. Digits are small and grey: a narrow network (0.3 M weights). Photos: 2.7 M.
 DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 2, 1))
 PHOTOS = dict(widths=(64, 128, 256, 256), blocks=(0, 2, 1, 1))
+# Noise-aware: they run backward, too, at every step of a sampler, so they are smaller (0.25 and 0.93 M weights).
+NOISY_DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 1, 1))
+NOISY_PHOTOS = dict(widths=(32, 64, 128, 192), blocks=(0, 1, 1, 1))
+MEASURED_AT = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)  # sigma
 LAYOUT = torch.channels_last  # BatchNorm and convolutions are up to twice as fast in it on CPUs, too (GroupNorm is not: device.py)
 
 
@@ -57,11 +66,12 @@ def one_cycle(progress: float, rise: float = 0.2) -> float:
     return min(progress / rise, (1 - progress) / (1 - rise)) if 0 < progress < 1 else 0.0
 
 
-def fit(network: ResNet, data: ImageData, args: argparse.Namespace, device: torch.device) -> tuple[int, float]:
+def fit(network: ResNet | NoisyResNet, data: ImageData, args: argparse.Namespace, device: torch.device) -> tuple[int, float]:
     """Train in place over the whole budget. Returns images seen and seconds."""
     dtype = pick_dtype(device, args.precision)
     digits = data.images.shape[1] == 1
-    shift, flip, cutout = (2, False, 0) if digits else (4, True, 8)
+    shift, flip, cutout = (2, False, 0) if digits else (4, True, 0 if args.noisy else 8)
+    levels = training_levels(make_schedule(args.schedule)).to(device) if args.noisy else None
     images, labels = data.images.to(device), data.labels.to(device)
     # decay is for weights that multiply; pulling norms and biases to zero only costs accuracy
     groups = [[p for p in network.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
@@ -86,8 +96,11 @@ def fit(network: ResNet, data: ImageData, args: argparse.Namespace, device: torc
         x = augment(to_model(images[index]), shift, flip, cutout, g).contiguous(memory_format=LAYOUT)
         for group in optimiser.param_groups:
             group["lr"] = args.lr * max(one_cycle(progress), 1e-3)
+        if args.noisy:
+            sigma = levels[torch.randint(0, len(levels), (len(x),), generator=g, device=device)]
+            x = add_noise(x, sigma, torch.randn(x.shape, generator=g, device=device))
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits, _ = network(x)
+            logits = network(x, sigma) if args.noisy else network(x)[0]
         loss = nnf.cross_entropy(logits.float(), labels[index], label_smoothing=args.smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -104,6 +117,48 @@ def accuracy(classifier: Classifier, data: ImageData) -> dict:
     hits = int((classifier.classify(data.images).argmax(1) == data.labels).sum())
     low, high = wilson(hits, len(data))
     return {"name": "accuracy", "value": hits / len(data), "n": len(data), "interval95": [round(low, 4), round(high, 4)]}
+
+
+@torch.inference_mode()
+def accuracy_by_level(classifier: NoisyClassifier, data: ImageData, batch: int = 500) -> list[dict]:
+    """accuracy() and the mean of -ln p(right class) at each level of MEASURED_AT: one draw of noise an image, from seed 0."""
+    rows = []
+    for sigma in MEASURED_AT:
+        g, right, nats = torch.Generator().manual_seed(0), 0, 0.0
+        for at in range(0, len(data), batch):
+            x, label = to_model(data.images[at : at + batch]), data.labels[at : at + batch]
+            x = add_noise(x, torch.tensor(sigma), torch.randn(x.shape, generator=g)).to(classifier.device)
+            log_p = classifier(x, sigma).cpu()
+            right += int((log_p.argmax(1) == label).sum())
+            nats -= float(log_p.gather(1, label[:, None]).double().sum())
+        low, high = wilson(right, len(data))
+        interval = [round(low, 4), round(high, 4)]
+        rows.append({"sigma": sigma, "value": right / len(data), "n": len(data), "interval95": interval, "nll": nats / len(data)})
+    return rows
+
+
+def noisy_card(config: NoisyConfig, metric: dict, parameters: int, command: str) -> str:
+    t = config.training
+    rows = "\n".join(f"| {r['sigma']:g} | {r['value']:.2%} | {r['nll']:.4f} |" for r in metric["by_level"])
+    return f"""# Noise-aware classifier of {config.data}
+
+A residual network ({parameters / 1e6:.2f} M parameters; widths {", ".join(map(str, config.widths))}, blocks
+{", ".join(map(str, config.blocks))}) that reads x = x0 + sigma eps and is told sigma, for {config.image_size}x{config.image_size}
+pictures of {config.in_channels} channel(s). It guides samplers (`--classifier-scale`); pictures are judged by its sibling, which
+never saw noise. Read it with `ddpm_app.noisy_classifier.load_noisy(path)`.
+
+| sigma | accuracy | nats |
+|---|---|---|
+{rows}
+
+Accuracy and mean -ln p(right class) on {metric["protocol"]}.
+
+Trained on {metric["trained_on"]}, noised at the levels of the {t["schedule"]} schedule, t uniform: {config.images_seen} images in
+{t["seconds"]:.0f} s on {t["device"]}, seed {t["seed"]}. Nesterov SGD, peak learning rate {t["lr"]:g} (one cycle), batch {t["batch"]},
+weight decay {t["weight_decay"]:g}, label smoothing {t["smoothing"]:g}. Weights fp16 (float32 norm statistics), used in float32.
+
+    {command}
+"""
 
 
 def card(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
@@ -127,6 +182,14 @@ Weights fp16 (float32 norm statistics), judged in float32.
 """
 
 
+def measured(args: argparse.Namespace, device: torch.device, test: ImageData) -> dict:
+    """The accuracy of what was saved, not of what was trained; a noise-aware one's at every level, the first (sigma 0) as its value."""
+    if not args.noisy:
+        return accuracy(load_classifier(args.out, device), test)
+    rows = accuracy_by_level(load_noisy(args.out, device), test)
+    return {"name": "accuracy", **{k: rows[0][k] for k in ("value", "n", "interval95")}, "by_level": rows}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="mnist, cifar10, a folder with one sub-folder a class, or an .npz (default mnist)")
@@ -137,12 +200,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=128, help="images a step (default 128)")
     parser.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default 0.1)")
     parser.add_argument("--weight-decay", type=float, default=5e-4, help="of convolutions and the last layer (default 0.0005)")
-    parser.add_argument("--smoothing", type=float, default=0.1, help="label smoothing, 0 to 1 (default 0.1)")
+    parser.add_argument("--smoothing", type=float, help="label smoothing, 0 to 1 (default 0.1; 0 with --noisy)")
+    parser.add_argument("--noisy", action="store_true", help="a noise-aware classifier for classifier guidance")
+    parser.add_argument("--schedule", default="cosine", choices=tuple(SCHEDULES), help="whose levels --noisy trains at (default cosine)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of matrix products (default auto)")
     parser.add_argument("--every", type=int, default=50, help="steps between printed lines (default 50)")
     args = parser.parse_args(argv)
+    if args.smoothing is None:
+        args.smoothing = 0.0 if args.noisy else 0.1  # a guide's probabilities are to be the true ones
     if args.minutes <= 0 and args.epochs <= 0 or args.batch < 2 or not 0 < args.lr < 10 or not 0 <= args.smoothing < 1:
         parser.error("out of range: minutes or epochs above 0, batch from 2, lr (0, 10), smoothing [0, 1)")
     try:
@@ -150,35 +217,35 @@ def main(argv: list[str] | None = None) -> int:
         whole = load_data(args.data)
         named = args.data in KNOWN
         training, test = (whole, load_data(args.data, "test")) if named else split(whole)
-        shape = ClassifierConfig(
-            data=whole.name,
-            classes=whole.classes,
-            image_size=whole.images.shape[-1],
-            in_channels=whole.images.shape[1],
-            **(DIGITS if whole.images.shape[1] == 1 else PHOTOS),
-        )
+        digits = whole.images.shape[1] == 1
+        kind = dict(data=whole.name, classes=whole.classes, image_size=whole.images.shape[-1], in_channels=whole.images.shape[1])
+        if args.noisy:
+            levels = make_schedule(args.schedule)
+            shape = NoisyConfig(**kind, **(NOISY_DIGITS if digits else NOISY_PHOTOS), schedule={"name": args.schedule, "T": levels.T})
+        else:
+            shape = ClassifierConfig(**kind, **(DIGITS if digits else PHOTOS))
     except ValueError as error:
         print(f"train_classifier: {error}", file=sys.stderr)
         return 2
     keep_freed_memory()
     torch.manual_seed(args.seed)
-    network = ResNet(shape).to(device, memory_format=LAYOUT)
+    network = (NoisyResNet if args.noisy else ResNet)(shape).to(device, memory_format=LAYOUT)
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{describe(device)}; {len(training)} images of {whole.name}; {parameters / 1e6:.2f} M parameters", flush=True)
     seen, seconds = fit(network, training, args, device)
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "every")}
     settings |= {"seconds": round(seconds, 1), "device": describe(device)}
     config = dataclasses.replace(shape, images_seen=seen, training=settings)
-    save_classifier(args.out, config, network)
-    metric = accuracy(load_classifier(args.out, device), test)  # of what was saved, not of what was trained
-    metric["protocol"] = (
-        f"all {len(test)} images of {'the test split' if named else 'a tenth held out (seed 0)'}, no test-time augmentation"
-    )
+    save = save_noisy if args.noisy else save_classifier
+    save(args.out, config, network)
+    metric = measured(args, device, test)
+    where = f"all {len(test)} images of {'the test split' if named else 'a tenth held out (seed 0)'}"
+    metric["protocol"] = where + (", one draw of noise each (seed 0)" if args.noisy else ", no test-time augmentation")
     metric["trained_on"] = f"all {len(training)} images of {'the training split' if named else 'the other nine tenths'}"
     config = dataclasses.replace(config, metrics=[metric])
-    save_classifier(args.out, config, network)
+    save(args.out, config, network)
     command = "python train/train_classifier.py " + " ".join(sys.argv[1:] if argv is None else argv)
-    write_atomically(Path(args.out) / "README.md", card(config, metric, parameters, command))
+    write_atomically(Path(args.out) / "README.md", (noisy_card if args.noisy else card)(config, metric, parameters, command))
     low, high = metric["interval95"]
     print(
         f"{seen} images, {seconds:.0f} s; test accuracy {metric['value']:.4f} (n = {metric['n']}, 95 % {low:.4f} to {high:.4f}); {args.out}"
