@@ -4,10 +4,8 @@ the HTTP API all come through here, so the same settings give the same pixels at
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -24,98 +22,13 @@ from .data import to_model, to_uint8
 from .denoiser import Denoiser
 from .device import pick_device, pick_dtype
 from .guidance import cfg, clipped
+from .requests import SEED_LIMIT, Request, known
 from .samplers import SAMPLERS, SeededNoise, initial_noise
-from .schedules import GRIDS, Schedule, add_noise, sigma_grid, to_vp
+from .schedules import Schedule, add_noise, sigma_grid, to_vp
 
 PROJECT = Path(__file__).resolve().parents[1]
 MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
 MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
-SEED_LIMIT = 2**63 - 2**32
-
-
-def known(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return name if it is one of names, else raise ValueError with the nearest known one."""
-    names = list(names)
-    if name in names:
-        return name
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    raise ValueError(f"unknown {kind} {str(name)[:80]!r}; {hint}")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One sampling request.
-
-    checkpoint:   a name in checkpoints/ or runs/
-    label:        a class (name or index), "all" (image i gets class i mod K), "any" (each image's seed picks its class),
-                  "none" (unconditional)
-    n:            images; image i has the seed `seed + i`
-    guidance:     s, 1 = off; sampler, evaluations: SAMPLERS, denoiser evaluations per image (with guidance each is two passes)
-    grid:         one of GRIDS, or "auto" for the sampler's own
-    eta, churn:   DDIM's and Heun's noise; ignored by samplers without that option
-    rescale, interval_low, interval_high: of the guidance, see guidance.cfg
-    """
-
-    checkpoint: str = ""
-    label: str = "any"
-    n: int = 16
-    guidance: float = 1.5
-    sampler: str = "dpmpp-2m"
-    evaluations: int = 20
-    grid: str = "auto"
-    eta: float = 0.0
-    churn: float = 0.0
-    rescale: float = 0.0
-    interval_low: float = 0.0
-    interval_high: float = math.inf
-    seed: int = 0
-
-    def __post_init__(self):
-        if isinstance(self.label, int) and not isinstance(self.label, bool):
-            object.__setattr__(self, "label", str(self.label))
-        for name in ("checkpoint", "label"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; a text is accepted")
-        known("sampler", self.sampler, SAMPLERS)
-        known("grid", self.grid, ["auto", *GRIDS])
-        for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; a whole number from {low} to {high} is accepted")
-        for name, low, high in (("guidance", 0, 20), ("eta", 0, 1), ("churn", 0, 100), ("rescale", 0, 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; a number from {low} to {high} is accepted")
-        if not 0 <= self.interval_low < self.interval_high:
-            raise ValueError(f"the guidance interval is {self.interval_low} to {self.interval_high}; it needs 0 <= low < high")
-
-    @property
-    def steps(self) -> int:
-        return SAMPLERS[self.sampler].steps_for(self.evaluations)
-
-    @property
-    def true_evaluations(self) -> int:
-        """What the steps really cost: two-evaluation methods use an odd number."""
-        return SAMPLERS[self.sampler].cost(self.steps)
-
-    def options(self) -> dict[str, float]:
-        return {k: getattr(self, k) for k in SAMPLERS[self.sampler].options}
-
-    def changed(self) -> dict:
-        """Fields that differ from the defaults (and the checkpoint), for code and command lines."""
-        default = {f.name: f.default for f in dataclasses.fields(self)}
-        return {k: v for k, v in dataclasses.asdict(self).items() if v != default[k] or k == "checkpoint"}
-
-    def as_python(self) -> str:
-        """Python that gives the same pixels: images uint8 (n, H, W, C), labels int64 (n,)."""
-        fields = ", ".join(f"{k}={v!r}" for k, v in self.changed().items())  # repr: names may hold quotes
-        return f"from ddpm_app.studio import Request, Studio\n\nimages, labels = Studio().images(Request({fields}))"
-
-    def as_command(self) -> str:
-        """The command line that gives the same pixels."""
-        flags = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in self.changed().items())
-        return f"python -m ddpm_app sample {flags} --out samples.npz"
 
 
 @dataclass(frozen=True)

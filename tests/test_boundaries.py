@@ -14,9 +14,9 @@ PACKAGE = PROJECT / "ddpm_app"
 
 # Reading order: a module imports only from those before it. One that is not named here may import anything it does not make a circle with.
 ORDER = (
-    "device schedules unet denoiser guidance samplers toy pictures data likelihood checkpoints hub classifier "
+    "device schedules unet denoiser guidance samplers toy pictures data likelihood checkpoints hub classifier noisy_classifier "
     "clip_tower clip_scores clip_labels viz ema training bench jobs "
-    "png_settings studio exports evaluation ui __main__"
+    "png_settings requests studio exports evaluation ui __main__"
 ).split()
 LATE = {("checkpoints", "hub")}  # from_diffusers and to_diffusers, which are asked for under that name: imported when called
 WITHOUT_GRADIO = [f.stem for f in sorted(PACKAGE.glob("*.py")) if not f.stem.startswith("__")]
