@@ -14,7 +14,9 @@ from torch import Tensor
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MNIST_CLASSES = tuple("0123456789")
-KNOWN = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES}
+KNOWN = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES, "digits": MNIST_CLASSES}
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}  # of the named sets
+GLYPHS = ("mnist", "digits")  # a mirrored one is another or none
 MAX_CLASSES = 10_000  # of a data set that does not name them
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -56,15 +58,17 @@ def split(data: ImageData, seed: int = 0, validation: float = 0.1) -> tuple[Imag
 
 
 def data_roots() -> list[Path]:
-    """Where prepared .npz data sets are looked for: $DDPM_DATA, then ../shared/data beside the project."""
+    """Where prepared .npz data sets are looked for: $DDPM_DATA, data/ of the project, ../shared/data beside it."""
     roots = [Path(os.environ["DDPM_DATA"])] if os.environ.get("DDPM_DATA") else []
-    return roots + [Path(__file__).resolve().parents[2] / "shared" / "data"]
+    project = Path(__file__).resolve().parents[1]
+    return [*roots, project / "data", project.parent / "shared" / "data"]
 
 
 def load_data(source: str, part: str = "train", image_size: int | None = None) -> ImageData:
     """Load a data set whole.
 
-    source: "mnist", "cifar10" (found in data_roots() or downloaded by torchvision into ~/.cache/ddpm-studio),
+    source: "digits" (8x8, ships in data/), "mnist", "cifar10" (found in data_roots() or downloaded by torchvision into
+    ~/.cache/ddpm-studio),
     an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1 labels, or a folder of images with one sub-folder a class.
     part: "train" or "test" of the named sets. image_size: folders are cropped and resized to it (default 32).
     """
@@ -73,6 +77,8 @@ def load_data(source: str, part: str = "train", image_size: int | None = None) -
             file = root / f"{source}-{part}.npz"
             if file.exists():
                 return _from_npz(file, source, KNOWN[source])
+        if source == "digits":
+            raise ValueError(f"data/digits-{part}.npz of the project is missing; it ships with the program")
         return _from_torchvision(source, part)
     path = Path(source)
     if path.suffix == ".npz" and path.is_file():

@@ -7,6 +7,19 @@ import torch
 from torch import Tensor
 
 
+def average_lengths(text: str) -> tuple[float, ...]:
+    """ "0.05,0.1" -> (0.05, 0.1), relative widths of power-function EMAs; "none" -> (). Raises ValueError."""
+    if text in ("none", ""):
+        return ()
+    try:
+        lengths = tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        lengths = (0.0,)
+    if not all(0.005 <= a <= 0.28 for a in lengths) or len(lengths) > 4:
+        raise ValueError(f"averages are {text[:60]!r}; up to four lengths between 0.005 and 0.28, or none, are accepted")
+    return lengths
+
+
 def power_gamma(sigma_rel: float) -> float:
     """Exponent gamma of the power-function EMA whose relative width is sigma_rel (Karras et al. 2024, algorithm 2)."""
     t = sigma_rel**-2

@@ -8,11 +8,10 @@ import time
 
 import torch
 
-from .data import CIFAR10_CLASSES, MNIST_CLASSES, ImageData, load_data
+from .data import KNOWN, SHAPES, ImageData, load_data
 from .device import describe, pick_device
 from .training import TrainConfig, Trainer
 
-SHAPES = {"mnist": (1, 28, 28, MNIST_CLASSES), "cifar10": (3, 32, 32, CIFAR10_CLASSES)}
 CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
 STEPS = 2500  # a run should have at least about this many
 GOOD = 0.9  # of the best rate: the smallest batch that reaches it is taken
@@ -21,7 +20,7 @@ GOOD = 0.9  # of the best rate: the smallest batch that reaches it is taken
 def stand_in(config: TrainConfig) -> ImageData:
     """Random pixels of the data's shape: the speed does not depend on what they show."""
     if config.data in SHAPES:
-        c, h, w, classes = SHAPES[config.data]
+        (c, h, w), classes = SHAPES[config.data], KNOWN[config.data]
     else:
         data = load_data(config.data, image_size=config.image_size or None)
         (c, h, w), classes = data.images.shape[1:], data.classes

@@ -1,4 +1,4 @@
-"""python -m ddpm_app runs: list, watch, pause, stop, resume and delete training runs from a shell."""
+"""python -m ddpm_app runs: list, watch, pause, stop, resume and delete training runs; average their weights anew (ema)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 from . import jobs
 
-VERBS = ("list", "watch", "pause", "stop", "resume", "delete")
+VERBS = ("list", "watch", "pause", "stop", "resume", "delete", "ema")
 
 
 def add_parser(commands) -> None:
@@ -17,6 +18,11 @@ def add_parser(commands) -> None:
     p.add_argument("verb", nargs="?", default="list", choices=VERBS, help="what to do (default list)")
     p.add_argument("name", nargs="?", help="which run; watch without one takes the newest")
     p.add_argument("--json", action="store_true", help="as JSON; watch prints a line a change")
+    g = p.add_argument_group("ema", "without --length it lists what is stored")
+    g.add_argument("--length", help="EMA length as a share of the run, 0.01 to 0.28, or raw")
+    g.add_argument("--snapshot", default="", help="name of the snapshot, which is its images seen (default: the last)")
+    g.add_argument("--out", help="directory for the averaged checkpoint")
+    g.add_argument("--keep", action="store_true", help="make it the run's checkpoint")
     p.set_defaults(run=run)
 
 
@@ -67,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.name:
         raise ValueError(f"runs {args.verb} needs the name of a run; there are: {', '.join(r.name for r in jobs.runs()) or 'none'}")
     chosen = jobs.find(args.name)
+    if args.verb == "ema":
+        return ema(chosen, args)
     place = getattr(chosen, args.verb)()
     if args.verb == "stop":
         chosen.wait("stopped")
@@ -74,6 +82,38 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"name": chosen.name, "moved_to": str(place)}) if args.json else f"{chosen.name}: moved to {place}")
     else:
         print(json.dumps(facts(chosen)) if args.json else line(facts(chosen)))
+    return 0
+
+
+def ema(run: jobs.Run, args: argparse.Namespace) -> int:
+    """Any EMA length from what the run's snapshots hold: to a directory, or as the run's checkpoint."""
+    from . import posthoc
+
+    if args.length is None:
+        if args.keep or args.out:
+            raise ValueError("runs ema needs --length: a share of the run, 0.01 to 0.28, or raw")
+        places = posthoc.stored(run.folder)
+        lengths = sorted({p.length for p in places if p.length != posthoc.RAW})
+        steps = sorted({p.step for p in places})
+        told = {"name": run.name, "snapshots": len(steps), "steps": steps, "lengths": lengths}
+        text = f"{run.name}: lengths {', '.join(f'{a:g}' for a in lengths)} and raw at {len(steps)} snapshots" if steps else ""
+        print(json.dumps(told) if args.json else text or f"{run.name}: no averages stored")
+        return 0
+    try:
+        length = posthoc.RAW if args.length == posthoc.RAW else float(args.length)
+    except ValueError:
+        raise ValueError(f"--length is {args.length[:40]!r}; a share of the run, 0.01 to 0.28, or raw") from None
+    if args.keep == bool(args.out):
+        raise ValueError("give either --out, a directory for the averaged checkpoint, or --keep")
+    if args.keep:
+        average, place = posthoc.keep(run, length, args.snapshot), run.folder
+    else:
+        place = Path(args.out)
+        if place.exists() and any(place.iterdir()):
+            raise ValueError(f"{place} exists and is not empty; give a new directory, or --keep for the run's own")
+        average = posthoc.write(run.folder, length, place, args.snapshot)
+    told = {"length": average.length, "step": average.step, "images": average.images, "profile_error": average.error}
+    print(json.dumps({**told, "used": average.used, "folder": str(place)}) if args.json else f"{place}: {average.describe()}")
     return 0
 
 

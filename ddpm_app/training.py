@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .checkpoints import save_tensors
-from .data import ImageData, to_model
+from .data import GLYPHS, ImageData, to_model
 from .denoiser import ROWS, WEIGHTS, Denoiser
 from .device import memory_format, pick_device, pick_dtype
-from .ema import Ema
+from .ema import Ema, average_lengths
 from .schedules import make_schedule
 from .unet import PRESETS, UNet, preset_config
 
@@ -32,7 +32,7 @@ BANDS = 10  # noise bands the loss is reported in: equal parts of t
 class TrainConfig:
     """Everything that decides a run. Units stand in each field's help; argparse is built from them."""
 
-    data: str = field(default="mnist", metadata={"help": "mnist, cifar10, a folder with one sub-folder a class, or an .npz"})
+    data: str = field(default="mnist", metadata={"help": "digits (8x8, ships), mnist, cifar10, a folder of class folders, or an .npz"})
     preset: str = field(default="tiny", metadata={"help": "network size", "choices": tuple(PRESETS)})
     row: str = field(default="v", metadata={"help": "what the network predicts", "choices": tuple(ROWS)})
     schedule: str = field(default="cosine", metadata={"help": "noise schedule (linear, cosine, sigmoid, scaled-linear, quadratic)"})
@@ -47,9 +47,12 @@ class TrainConfig:
     decay: str = field(default="linear", metadata={"help": "learning rate to the end of the budget", "choices": ("linear", "none")})
     clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
     label_dropout: float = field(default=0.1, metadata={"help": "share of labels replaced by the null class; 1 trains unconditionally"})
-    flip: str = field(default="auto", metadata={"help": "horizontal flips; auto: all but mnist", "choices": ("auto", "yes", "no")})
+    flip: str = field(default="auto", metadata={"help": "horizontal flips; auto: not of digits", "choices": ("auto", "yes", "no")})
     ema: float = field(
         default=0.05, metadata={"help": "EMA length as a share of the run (Karras et al. 2024); 0.9 and more is a fixed decay"}
+    )
+    averages: str = field(
+        default="0.05,0.1", metadata={"help": "EMA lengths kept in snapshots, from which any other is made afterwards; none: no such"}
     )
     dropout: float = field(default=-1.0, metadata={"help": "the network's dropout; -1 keeps the preset's"})
     seed: int = field(default=0, metadata={"help": "of everything random"})
@@ -62,6 +65,7 @@ class TrainConfig:
             raise ValueError("give a budget: either minutes or images, above 0")
         if not 1 <= self.batch <= 65536 or not 0 < self.lr < 1 or not 0 <= self.label_dropout <= 1 or not 0 <= self.ema < 1:
             raise ValueError("out of range: batch 1..65536, lr (0, 1), label_dropout [0, 1], ema [0, 1)")
+        average_lengths(self.averages)
 
 
 RECIPES: dict[str, dict] = {
@@ -88,7 +92,7 @@ class TrainEvent:
 
 
 class Trainer:
-    """The state of a run: network, optimiser, EMA, step, images, seconds. One file holds all of it."""
+    """The state of a run: network, optimiser, EMA (and averages for posthoc), step, images, seconds. One file holds all of it."""
 
     def __init__(self, config: TrainConfig, data: ImageData):
         self.config = config
@@ -108,8 +112,11 @@ class Trainer:
         fused = {"fused": True} if self.device.type in ("cuda", "cpu") else {}
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, **fused)
         self.ema = Ema(self.parameters, config.ema)
+        # by length; the run's own is among them where it has one of these lengths
+        lengths = average_lengths(config.averages)
+        self.averages = {a: self.ema if a == config.ema else Ema(self.parameters, a) for a in lengths}
         self.step, self.images, self.seconds = 0, 0, 0.0
-        self.flip = config.flip == "yes" or (config.flip == "auto" and data.name != "mnist")
+        self.flip = config.flip == "yes" or (config.flip == "auto" and data.name not in GLYPHS)
         self.generator = torch.Generator(self.device)
         self._order: tuple[int, Tensor] | None = None
 
@@ -171,30 +178,36 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         self.images += len(x0)
-        self.ema.update(self.parameters, self.step)
+        for ema in self.emas:
+            ema.update(self.parameters, self.step)
         return losses.detach(), t * BANDS // self.config.T, norm
 
     # -- what outlives the process ----------------------------------------------------------------------------------
 
-    def weights(self, ema: bool = True) -> dict[str, Tensor]:
-        values = self.ema.values if ema else [p.detach() for p in self.parameters]
+    @property
+    def emas(self) -> list[Ema]:
+        return [self.ema, *(a for a in self.averages.values() if a is not self.ema)]
+
+    def weights(self, ema: bool = True, average: float | None = None) -> dict[str, Tensor]:
+        """The run's EMA, the raw weights, or one of the averages by its length."""
+        values = self.averages[average].values if average else self.ema.values if ema else [p.detach() for p in self.parameters]
         return dict(zip((name for name, _ in self.network.named_parameters()), values))
 
     def init_weights(self, weights: dict[str, Tensor]) -> None:
         """Begin from these weights, with a fresh optimiser and EMA. Names and shapes must be the network's (checkpoints.check_keys)."""
         with torch.no_grad():
-            for (name, p), ema in zip(self.network.named_parameters(), self.ema.values):
-                p.copy_(weights[name])
-                ema.copy_(weights[name])
+            for k, (name, p) in enumerate(self.network.named_parameters()):
+                for value in (p, *(ema.values[k] for ema in self.emas)):
+                    value.copy_(weights[name])
 
     def check_finite(self) -> None:
         """Raise FloatingPointError if a weight is no number: such a state may not replace a good one."""
-        if not all(bool(torch.isfinite(v).all()) for v in (*self.parameters, *self.ema.values)):
+        if not all(bool(torch.isfinite(v).all()) for v in (*self.parameters, *(v for ema in self.emas for v in ema.values))):
             raise FloatingPointError(f"the weights are no numbers any more at step {self.step}; the last saved state is intact")
 
     def state_bytes(self) -> int:
-        """What save_state writes, about: raw weights, EMA and two moments in float32."""
-        return 16 * sum(p.numel() for p in self.parameters) + 2**20
+        """What save_state writes, about: raw weights, averages and two moments in float32."""
+        return (12 + 4 * len(self.emas)) * sum(p.numel() for p in self.parameters) + 2**20
 
     def save_state(self, file: Path) -> None:
         """Raw weights, EMA, optimiser moments and counters in one safetensors file, replaced atomically."""
@@ -202,6 +215,7 @@ class Trainer:
         for k, p in enumerate(self.parameters):
             state = self.optimiser.state.get(p, {})
             tensors |= {f"raw.{k}": p, f"ema.{k}": self.ema.values[k]}
+            tensors |= {f"ema-{a:g}.{k}": ema.values[k] for a, ema in self.averages.items() if ema is not self.ema}
             tensors |= {f"{key}.{k}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
         meta = {"step": self.step, "images": self.images, "seconds": self.seconds, "config": dataclasses.asdict(self.config)}
         save_tensors(file, tensors, {"ddpm-studio": json.dumps(meta)})
@@ -218,13 +232,17 @@ class Trainer:
             meta = json.loads(f.metadata()["ddpm-studio"])
             free = {"minutes", "images", "device", "precision"}
             mine = dataclasses.asdict(self.config)
-            differs = [k for k in mine if k not in free and meta["config"].get(k) != mine[k]]
+            theirs = {"averages": "none"} | meta["config"]  # a state from before there were any
+            differs = [k for k in mine if k not in free and theirs.get(k) != mine[k]]
             if differs:
                 raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
             with torch.no_grad():
                 for k, p in enumerate(self.parameters):
                     p.copy_(f.get_tensor(f"raw.{k}"))
                     self.ema.values[k].copy_(f.get_tensor(f"ema.{k}"))
+                    for a, ema in self.averages.items():
+                        if ema is not self.ema:
+                            ema.values[k].copy_(f.get_tensor(f"ema-{a:g}.{k}"))
                     if f"step.{k}" in f.keys():
                         moments = {key: torch.empty_like(p).copy_(f.get_tensor(f"{key}.{k}")) for key in ("exp_avg", "exp_avg_sq")}
                         counter = f.get_tensor(f"step.{k}").to(self.device if self.device.type == "cuda" else "cpu")

@@ -162,6 +162,19 @@ class Seat:
             self.take_turn(queue.name.removeprefix(".turn-"), should_stop)
         print("goes on", flush=True)
 
+    def drop_after(self, images: int) -> None:
+        """Take away the snapshots and grids of steps that are run again. Those of a whole run begun anew go to .trash."""
+        late = [p for p in (*self.folder.glob("snapshots/*"), *self.folder.glob("samples/*.png")) if _count(p) > images]
+        if late and not images:
+            trash = self.folder.parent / ".trash" / f"{self.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            for p in late:
+                place = trash / p.relative_to(self.folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                p.rename(place)
+        elif late:
+            for p in late:
+                shutil.rmtree(p) if p.is_dir() else p.unlink()
+
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def end(self, status: str, message: str = "", step: int | None = None) -> None:
@@ -184,6 +197,11 @@ def device_key(device) -> str:
 
     index = device.index if device.index is not None else torch.cuda.current_device()
     return "cuda-" + str(getattr(torch.cuda.get_device_properties(index), "uuid", index))
+
+
+def _count(path: Path) -> int:
+    """The number of images in a snapshot's or grid's name; -1: another name."""
+    return int(path.stem) if path.stem.isdecimal() else -1
 
 
 def _locked(file: Path):

@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "ddpm_app"
 # Reading order: a module imports only from those before it. One that is not named here may import anything it does not make a circle with.
 ORDER = (
     "device schedules unet denoiser guidance samplers toy pictures data likelihood checkpoints hub classifier noisy_classifier "
-    "clip_tower clip_scores clip_labels viz ema training bench jobs "
+    "clip_tower clip_scores clip_labels viz ema training bench jobs posthoc history "
     "png_settings requests studio exports evaluation ui __main__"
 ).split()
 LATE = {("checkpoints", "hub")}  # from_diffusers and to_diffusers, which are asked for under that name: imported when called

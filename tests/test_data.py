@@ -218,3 +218,13 @@ def test_real_cifar10():
     data = real("cifar10")
     assert data.images.shape == (50000, 3, 32, 32) and data.classes == CIFAR10_CLASSES and data.labels.bincount().tolist() == [5000] * 10
     assert [moments(data.images[:, c])[0] for c in range(3)] == pytest.approx([0.49140, 0.48216, 0.44653], abs=2e-5)
+
+
+def test_digits_ship(monkeypatch, tmp_path):
+    monkeypatch.setenv("DDPM_DATA", str(tmp_path))
+    parts = [load_data("digits", part) for part in ("train", "test")]
+    assert [len(d) for d in parts] == [1437, 360] and parts[0].images.shape[1:] == (1, 8, 8) and parts[0].classes == MNIST_CLASSES
+    for d in parts:  # genuine digits: a class's mean tells its images apart from the others', better than chance by far
+        means = torch.stack([parts[0].images[parts[0].labels == k].float().mean(0) for k in range(10)])
+        guess = (d.images.float()[:, None] - means).square().sum((2, 3, 4)).argmin(1)
+        assert (guess == d.labels).float().mean() > 0.8

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import checkpoints, probe, turns, viz  # noqa: E402
+from ddpm_app import checkpoints, posthoc, probe, turns, viz  # noqa: E402
 from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
@@ -33,6 +33,9 @@ from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa
 from ddpm_app.schedules import sigma_grid  # noqa: E402
 from ddpm_app.training import RECIPES, TrainConfig, Trainer, train, validation_loss  # noqa: E402
 from ddpm_app.unet import UNet  # noqa: E402
+
+COLUMNS = 4  # pictures a class in a sample grid
+OVERHEAD = 0.03  # of the trained time at most goes into marks: grids that would exceed it are left out, but for those at the thirds
 
 
 def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
@@ -58,7 +61,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser.add_argument("--every", type=int, default=50, help="steps between log lines (default 50)")
     parser.add_argument("--every-seconds", type=float, default=5.0, help="seconds between log lines, if sooner (default 5)")
     parser.add_argument("--marks", type=int, default=20, help="validation, sample grid and saved state this often over the budget")
-    parser.add_argument("--snapshots", type=int, default=10, help="EMA snapshots kept over the budget (default 10)")
+    parser.add_argument("--snapshots", type=int, default=20, help="kept over the budget, and two early ones from ten on (default 20)")
     args = parser.parse_args(argv)
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if getattr(args, f.name) is not None}
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
@@ -76,7 +79,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
             previous = dict(json.loads(stored.read_text())["training"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             parser.error(f"--resume: {stored} is damaged ({error})")
-        settings = {**previous, **settings}
+        settings = {"averages": "none", **previous, **settings}  # from before runs kept averages
         if "minutes" in given or "images" in given:
             settings |= {"minutes": given.get("minutes", 0.0), "images": given.get("images", 0)}
     try:
@@ -99,7 +102,7 @@ def checkpoint_config(trainer: Trainer) -> checkpoints.CheckpointConfig:
     )
 
 
-def sample_grid(trainer: Trainer, per_class: int = 8, evaluations: int = 18, scale: float = 1.5) -> torch.Tensor:
+def sample_grid(trainer: Trainer, per_class: int = COLUMNS, evaluations: int = 12, scale: float = 1.5) -> torch.Tensor:
     """uint8 (rows * per_class, C, H, W): one row a class (at most ten), fixed seeds, from the EMA weights."""
     network = UNet(trainer.network.config)
     network.load_state_dict({k: v.float() for k, v in trainer.weights().items()})
@@ -164,12 +167,16 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         checkpoints.write_atomically(log_file, "".join(line + "\n" for line in whole_lines(log_file, trainer.step)))
     elif not trainer.step:
         log_file.unlink(missing_ok=True)
+    seat.drop_after(trainer.images)
 
     def save(folder: Path = out, state: bool = True) -> None:
         trainer.check_finite()
-        need = trainer.state_bytes() * (10 if state else 2) // 8
+        need = trainer.state_bytes() * (10 if state else 4) // 8
         try:
             turns.need_room(out, need)
+            if not state and trainer.averages:
+                averages = {a: trainer.weights(average=a) for a in trainer.averages}
+                posthoc.save_averages(folder, trainer.step, trainer.weights(), trainer.weights(ema=False), averages)
             checkpoints.save(folder, checkpoint_config(trainer), trainer.weights())
             if state:
                 trainer.save_state(out / "state.safetensors")
@@ -178,13 +185,21 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
                 raise turns.explain_full(folder, need) from error
             raise
 
+    drawn, spent, unlogged, grid_seconds = trainer.progress(), 0.0, 0.0, 0.0  # spent: seconds this process did not train
+
     def mark(log) -> None:
+        nonlocal drawn, unlogged, grid_seconds
         loss = validation_loss(trainer, held_out)
-        images = sample_grid(trainer)
-        (out / "samples").mkdir(exist_ok=True)
-        viz.save_png(viz.grid(images, columns=8), out / "samples" / f"{trainer.images:010d}.png")
-        log.write(json.dumps({"step": trainer.step, "images": trainer.images, "validation_loss": loss}) + "\n")
+        affordable = spent + grid_seconds <= OVERHEAD * (trainer.seconds - at_start)
+        if affordable or int(3 * trainer.progress()) > int(3 * drawn):
+            drawn, at = trainer.progress(), time.perf_counter()
+            (out / "samples").mkdir(exist_ok=True)
+            viz.save_png(viz.grid(sample_grid(trainer), columns=COLUMNS), out / "samples" / f"{trainer.images:010d}.png")
+            grid_seconds = time.perf_counter() - at
+        row = {"step": trainer.step, "images": trainer.images, "validation_loss": loss, "overhead_seconds": round(spent - unlogged, 3)}
+        log.write(json.dumps(row) + "\n")
         log.flush()
+        unlogged = spent
         save()  # after the line: a line without its state is dropped when the run resumes, a state without its line never mends
         print(f"  {trainer.images} images: validation loss {loss:.4f}, state saved", flush=True)
 
@@ -192,12 +207,15 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         seat.pause_point(save, told)
         return told() or time.perf_counter() - begun > args.max_seconds
 
-    marks, snaps = int(trainer.progress() * args.marks), int(trainer.progress() * args.snapshots)
+    at_start = trainer.seconds
+    marks, points = int(trainer.progress() * args.marks), posthoc.snapshot_points(args.snapshots)
+    snaps = sum(p <= trainer.progress() for p in points)
     print(f"{describe(trainer.device)}; {len(training)} images of {trainer.data.name}; {out}", flush=True)
     if not trainer.step:
         save()  # a kill before the first mark finds something to resume
     with log_file.open("a") as log:
         for event in train(trainer, args.every, should_stop, args.every_seconds):
+            event_at = time.perf_counter()
             row = dataclasses.asdict(event) | memory(trainer.device)
             row["loss_by_level"] = [round(v, 5) if math.isfinite(v) else None for v in event.loss_by_level]
             log.write(json.dumps(row) + "\n")
@@ -207,15 +225,17 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
                 f"lr {event.lr:.1e}  {event.images_per_s:.0f} images/s",
                 flush=True,
             )
-            if int(event.progress * args.snapshots) > snaps:
-                snaps = int(event.progress * args.snapshots)
+            if (passed := sum(p <= event.progress for p in points)) > snaps:
+                snaps = passed
                 save(out / "snapshots" / f"{trainer.images:010d}", state=False)
             if int(event.progress * args.marks) > marks:
                 marks = int(event.progress * args.marks)
                 mark(log)
+            spent += time.perf_counter() - event_at
         save()
     done = trainer.progress() >= 1
-    print(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images", flush=True)
+    share = spent / max(trainer.seconds - at_start + spent, 1e-9)
+    print(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images; {spent:.1f} s ({share:.1%}) went into marks", flush=True)
     return "finished" if done else "stopped"
 
 

@@ -21,7 +21,12 @@ from .handlers import guarded
 from .train_view import TrainView
 
 OWN = "own"
-DATA = [("MNIST (28 × 28, grey)", "mnist"), ("CIFAR-10 (32 × 32, colour)", "cifar10"), ("Own images", OWN)]
+DATA = [
+    ("MNIST (28 × 28, grey)", "mnist"),
+    ("CIFAR-10 (32 × 32, colour)", "cifar10"),
+    ("Digits (8 × 8, no download)", "digits"),
+    ("Own images", OWN),
+]
 PROBE_SECONDS = 90  # after which a probe is given up; it measures for 15
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -125,7 +130,7 @@ class Form:
         if place is None:
             raise ValueError(f"{run.name} has no such snapshot")
         s = {**{f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}, **run.settings}
-        own = s["data"] not in ("mnist", "cifar10")
+        own = s["data"] not in [v for _, v in DATA]
         same = {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
         return {
             **same,
