@@ -169,11 +169,11 @@ def _toy(commands) -> None:
 
 
 def _evaluate(commands) -> None:
-    from . import evaluation
+    from . import evaluate_cli
 
-    p = commands.add_parser("evaluate", help="bits per dimension of test images", description="Measure a checkpoint, with the protocol.")
-    evaluation.add_arguments(p)
-    p.set_defaults(run=evaluation.run)
+    p = commands.add_parser("evaluate", help="distances, readings, bits per dimension", description="Measure a checkpoint or images.")
+    evaluate_cli.add_arguments(p)
+    p.set_defaults(run=evaluate_cli.run)
 
 
 def main(argv: list[str] | None = None) -> int:

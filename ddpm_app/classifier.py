@@ -1,4 +1,4 @@
-"""A small residual classifier that judges generated pictures, and the distance between two sets of its features.
+"""A small residual classifier that judges generated pictures.
 
 It lies in a directory of its own kind, classifier.json + weights.safetensors, which is no diffusion checkpoint.
 """
@@ -12,7 +12,6 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -151,35 +150,6 @@ def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Cla
 
 
 # -- numbers --------------------------------------------------------------------------------------------------------------
-
-
-class Stats(NamedTuple):
-    """n features: mean (D,) and covariance (D, D), float64."""
-
-    n: int
-    mean: Tensor
-    cov: Tensor
-
-
-def statistics(features: Tensor) -> Stats:
-    """Mean and unbiased covariance of features (N, D), N at least 2, in float64."""
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features are (N, D) with N of at least 2, not {tuple(features.shape)}")
-    f = features.double().cpu()
-    mean = f.mean(0)
-    centred = f - mean
-    return Stats(len(f), mean, centred.T @ centred / (len(f) - 1))
-
-
-def frechet_distance(a: Stats, b: Stats) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians: |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) (Dowson & Landau 1982).
-
-    Symmetric eigenproblems only: the product A B itself is not symmetric, and its square root goes complex by rounding."""
-    values, vectors = torch.linalg.eigh(a.cov)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    inner = root @ b.cov @ root
-    cross = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
-    return max(float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross), 0.0)
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:

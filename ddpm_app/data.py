@@ -64,13 +64,14 @@ def data_roots() -> list[Path]:
     return [*roots, project / "data", project.parent / "shared" / "data"]
 
 
-def load_data(source: str, part: str = "train", image_size: int | None = None) -> ImageData:
+def load_data(source: str, part: str = "train", image_size: int | None = None, unlabelled: bool = False) -> ImageData:
     """Load a data set whole.
 
     source: "digits" (8x8, ships in data/), "mnist", "cifar10" (found in data_roots() or downloaded by torchvision into
     ~/.cache/ddpm-studio),
     an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1 labels, or a folder of images with one sub-folder a class.
     part: "train" or "test" of the named sets. image_size: folders are cropped and resized to it (default 32).
+    unlabelled: take the label -1, no class, in an .npz.
     """
     if source in KNOWN:
         for root in data_roots():
@@ -82,13 +83,13 @@ def load_data(source: str, part: str = "train", image_size: int | None = None) -
         return _from_torchvision(source, part)
     path = Path(source)
     if path.suffix == ".npz" and path.is_file():
-        return _from_npz(path, path.stem, None)
+        return _from_npz(path, path.stem, None, -1 if unlabelled else 0)
     if path.is_dir():
         return _from_folder(path, image_size or 32)
     raise ValueError(f"no data set {source!r}: give {', '.join(KNOWN)}, an .npz file or a folder of images")
 
 
-def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None) -> ImageData:
+def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: int = 0) -> ImageData:
     try:
         with zipfile.ZipFile(file):  # np.load would take a bare array or a pickle for one, too
             arrays = np.load(file, allow_pickle=False)
@@ -103,7 +104,7 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None) -> ImageDa
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted")
     labels = np.zeros(len(images), np.int64) if labels is None else labels
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < lowest:
         raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label an image is accepted")
     count, most = int(labels.max()) + 1, len(classes) if classes else MAX_CLASSES
     if count > most:

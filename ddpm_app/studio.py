@@ -194,6 +194,8 @@ class Studio:
 
     def _frame(self, denoiser: Denoiser, request: Request, i: int, nfe: int, sigma: Tensor, x: Tensor, x0: Tensor, labels) -> Frame:
         level = float(sigma)
+        if not level and not x.isfinite().all():
+            raise ValueError(f"{request.checkpoint} gives infinities or NaN instead of images")
         t = float(denoiser.schedule.sigma_to_t(sigma)) + 1 if level else 0.0  # the textbook counts from 1; 0 is the clean image
         log_snr = -2 * math.log(level) if level else math.inf
         shown = [to_uint8(v).cpu().numpy() for v in (to_vp(x, sigma), x0)]

@@ -1,0 +1,141 @@
+"""Many samples of a checkpoint, kept on disk as they come: stopped at any batch, gone on with later, never computed twice.
+
+A batch is a file of raw pixels whose name says which images it holds and whose length says whether it is whole. The folder's
+name is a hash of all that decides the pixels, so that the same request finds its samples again, also under another n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoints import Checkpoint, write_atomically
+from .data import load_data
+from .features import Images, Progress, cache_root
+from .studio import MAX_BATCH, Request, Studio
+
+MOST_BYTES = 4 * 2**30  # of kept samples and features; the longest unused go first
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what turns noise into pictures: the weights' files, the network, the schedule, the prediction type."""
+    config = dataclasses.asdict(checkpoint.config)
+    h = hashlib.sha256(json.dumps([config[k] for k in ("network", "schedule", "row")], sort_keys=True).encode())
+    for file in sorted(checkpoint.path.glob("weights*.safetensors")):
+        h.update(file.read_bytes())
+    return h.hexdigest()
+
+
+def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint) -> Path:
+    """Where the samples of a request lie; n is no part of it, because image i does not depend on it."""
+    settings = {k: v for k, v in dataclasses.asdict(request).items() if k not in ("n", "checkpoint")}
+    settings |= {"weights": weights_digest(checkpoint), "precision": str(studio.dtype), "device": studio.device.type, "batch": MAX_BATCH}
+    return cache_root() / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def sampled(studio: Studio, request: Request, what: str = "sampling") -> Iterator[Progress]:
+    """Yield Progress at every step; return (Images, labels (n,) int64, -1 for none). Closing it loses the batch at hand, no other.
+
+    Raises ValueError for a network that gives infinities or NaN."""
+    checkpoint = studio.checkpoint(request.checkpoint)
+    config = checkpoint.config
+    labels = studio.labels(request, config.classes if config.network.num_classes else ())
+    shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
+    folder, size = folder_of(studio, request, checkpoint), int(np.prod(shape))
+    make_room(folder)
+    for at in range(0, request.n, MAX_BATCH):
+        count = min(MAX_BATCH, request.n - at)
+        file = _file(folder, at, count)
+        if not _whole(file, count * size):
+            part = dataclasses.replace(request, n=count, seed=request.seed + at)
+            frame = None
+            for frame in studio.sample(part, labels=labels[at : at + count]):
+                if not frame.done:
+                    yield Progress(what, at, request.n)
+            write_atomically(file, frame.x.tobytes())
+        yield Progress(what, at + count, request.n)
+    return stored(folder, request.n, shape), torch.from_numpy(labels)
+
+
+def _file(folder: Path, at: int, count: int) -> Path:
+    return folder / f"{at:07d}+{count}.u8"
+
+
+def _whole(file: Path, size: int) -> bool:
+    try:
+        return file.stat().st_size == size
+    except OSError:
+        return False
+
+
+def stored(folder: Path, n: int, shape: tuple[int, int, int]) -> Images:
+    """The n first samples of a folder, read batch by batch when asked for."""
+
+    def part(a: int, b: int) -> Tensor:
+        pieces = []
+        for at in range(a // MAX_BATCH * MAX_BATCH, b, MAX_BATCH):
+            count = min(MAX_BATCH, n - at)
+            pixels = torch.from_numpy(np.fromfile(_file(folder, at, count), np.uint8)).view(count, *shape)
+            pieces.append(pixels[max(a - at, 0) : b - at])
+        return torch.cat(pieces)
+
+    return Images(n, shape, part)
+
+
+def make_room(keep: Path, most: int = MOST_BYTES) -> None:
+    """Remove the longest unused samples and features while there are more than `most` bytes of them; keep's are used now."""
+    keep.mkdir(parents=True, exist_ok=True)
+    os.utime(keep)
+    places = [p for folder in ("samples", "features") for p in (cache_root() / folder).glob("*")]
+    sizes = {p: sum(f.stat().st_size for f in (p.iterdir() if p.is_dir() else [p])) for p in places}
+    total = sum(sizes.values())
+    for place in sorted(places, key=lambda p: p.stat().st_mtime):
+        if total <= most:
+            return
+        if place != keep:
+            total -= sizes[place]
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+
+
+def given(source: str, channels: int = 0) -> tuple[Images, Tensor]:
+    """Images of an .npz (arr_0, and arr_1 with -1 for no class) or of a folder, with their labels; nothing is resized.
+
+    channels: 1 reads colour pictures that are grey in truth (a folder of grey PNGs) as grey."""
+    path = Path(source).expanduser()
+    data = load_data(str(path), image_size=_side(path) if path.is_dir() else None, unlabelled=True)
+    images = data.images
+    if channels == 1 and images.shape[1] == 3 and bool((images == images[:, :1]).all()):
+        images = images[:, :1]
+    return Images.held(images), data.labels
+
+
+def _side(folder: Path) -> int:
+    """The side of a folder's pictures. Raises ValueError where they differ or are not square: numbers are not taken on resized pictures."""
+    from .data import IMAGE_SUFFIXES
+    from .pictures import PictureError, open_picture
+
+    sizes = set()
+    for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES):
+        try:
+            sizes.add(open_picture(file).size)
+        except PictureError:
+            continue  # load_data names it
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{folder}: its pictures have different sizes ({' and '.join(f'{w}x{h}' for w, h in sorted(sizes))}); one size is needed"
+            )
+    if not sizes:
+        raise ValueError(f"{folder}: no readable image in it")
+    w, h = sizes.pop()
+    if w != h:
+        raise ValueError(f"{folder}: its pictures are {w}x{h}; square ones are needed")
+    return w
