@@ -84,7 +84,7 @@ def extrapolated(features: Tensor, reference: Stats) -> Extrapolation:
     return Extrapolation(value, float((left * (1 / len(x) + x.mean() ** 2 / centred.square().sum())).sqrt()), points)
 
 
-def kernel_distance(features: Tensor, reference: Tensor) -> tuple[float, float, int]:
+def kernel_distance(features: Tensor, reference: Tensor, subsets: int = KERNEL_SUBSETS) -> tuple[float, float, int]:
     """(mean, deviation over subsets, subset size) of the squared MMD with the cubic kernel (Binkowski et al. 2018): KID on Inception.
 
     features (N, D), reference (M, D); subsets of 1000 or of all there are."""
@@ -93,7 +93,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> tuple[float, float, 
     size = min(KERNEL_SUBSET_SIZE, len(features), len(reference))
     if size < 2:
         raise ValueError(f"a kernel distance needs at least 2 samples on either side; there are {len(features)} and {len(reference)}")
-    found = kid_features_to_metric(features, reference, kid_subsets=KERNEL_SUBSETS, kid_subset_size=size, verbose=False)
+    found = kid_features_to_metric(features, reference, kid_subsets=subsets, kid_subset_size=size, verbose=False)
     return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD], size
 
 

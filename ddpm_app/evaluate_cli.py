@@ -100,7 +100,6 @@ def line(m: Measurement) -> str:
     """One row for people: name, value, error, the most telling parts, comparability."""
     error = f" +- {m.error:.4f}" if math.isfinite(m.error) else ""
     real = m.detail.get("real test images")
-    real = real.get("value") if isinstance(real, dict) else real
     parts = [f"{k} {v:.4f}" for k, v in m.detail.items() if isinstance(v, float) and math.isfinite(v) and k != "real test images"]
     parts += [f"real test images {real:.4f}"] if isinstance(real, float) else []
     parts += [f"n = {m.protocol['n']:,}"]

@@ -35,22 +35,25 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     return h.hexdigest()
 
 
-def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint) -> Path:
-    """Where the samples of a request lie; n is no part of it, because image i does not depend on it."""
+def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: np.ndarray | None = None) -> Path:
+    """Where the samples of a request lie; n is no part of it, because image i does not depend on it. labels: see sampled."""
     settings = {k: v for k, v in dataclasses.asdict(request).items() if k not in ("n", "checkpoint")}
+    if labels is not None:
+        settings["label"] = hashlib.sha256(labels.tobytes()).hexdigest()
     settings |= {"weights": weights_digest(checkpoint), "precision": str(studio.dtype), "device": studio.device.type, "batch": MAX_BATCH}
     return cache_root() / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def sampled(studio: Studio, request: Request, what: str = "sampling") -> Iterator[Progress]:
+def sampled(studio: Studio, request: Request, what: str = "sampling", labels: np.ndarray | None = None) -> Iterator[Progress]:
     """Yield Progress at every step; return (Images, labels (n,) int64, -1 for none). Closing it loses the batch at hand, no other.
 
-    Raises ValueError for a network that gives infinities or NaN."""
+    labels: (n,) int64 in place of what request.label says. Raises ValueError for a network that gives infinities or NaN."""
     checkpoint = studio.checkpoint(request.checkpoint)
     config = checkpoint.config
-    labels = studio.labels(request, config.classes if config.network.num_classes else ())
+    folder = folder_of(studio, request, checkpoint, labels)
+    labels = studio.labels(request, config.classes if config.network.num_classes else ()) if labels is None else labels
     shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
-    folder, size = folder_of(studio, request, checkpoint), int(np.prod(shape))
+    size = int(np.prod(shape))
     make_room(folder)
     for at in range(0, request.n, MAX_BATCH):
         count = min(MAX_BATCH, request.n - at)

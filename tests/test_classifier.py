@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,8 @@ from ddpm_app.classifier import (
     Classifier,
     ClassifierConfig,
     ResNet,
-    Stats,
-    frechet_distance,
     load_classifier,
     save_classifier,
-    statistics,
     wilson,
 )
 from ddpm_app.data import load_data
@@ -57,54 +53,7 @@ def network(config: ClassifierConfig = TINY) -> ResNet:
     return net
 
 
-# -- the distance ---------------------------------------------------------------------------------------------------------
-
-
-def gaussian(mean, cov) -> Stats:
-    return Stats(1000, torch.tensor(mean, dtype=torch.float64), torch.tensor(cov, dtype=torch.float64))
-
-
-def test_frechet_distance_where_covariances_commute():
-    a = gaussian([0, 0, 1], np.diag([4.0, 9.0, 0.0]))
-    b = gaussian([3, 0, -1], np.diag([1.0, 25.0, 0.0]))
-    # |m|^2 + sum (sqrt a - sqrt b)^2 = 9 + 4 + (2 - 1)^2 + (3 - 5)^2
-    assert frechet_distance(a, b) == pytest.approx(18, abs=1e-9)
-
-
-def test_frechet_distance_of_any_two_in_the_plane():
-    """tr (AB)^1/2 of 2x2 matrices is sqrt(tr AB + 2 sqrt(det AB)): from the characteristic polynomial, no root of a matrix."""
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        a, b = (m @ m.T for m in rng.standard_normal((2, 2, 2)))
-        ab = a @ b
-        trace = math.sqrt(np.trace(ab) + 2 * math.sqrt(max(np.linalg.det(ab), 0)))
-        want = np.trace(a) + np.trace(b) - 2 * trace + 5
-        got = frechet_distance(gaussian([1, 0], a), gaussian([0, 2], b))
-        assert got == pytest.approx(want, rel=1e-7, abs=1e-7)
-        assert frechet_distance(gaussian([0, 2], b), gaussian([1, 0], a)) == pytest.approx(got, rel=1e-9)
-
-
-def test_frechet_distance_of_samples_approaches_the_truth():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(100_000, 4, generator=g)
-    y = 2 * torch.randn(100_000, 4, generator=g) + 1
-    assert frechet_distance(statistics(x), statistics(y)) == pytest.approx(8, rel=0.02)  # 4 * 1^2 + 4 * (2 - 1)^2
-    assert frechet_distance(statistics(x), statistics(x)) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_with_fewer_samples_than_features():
-    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
-    assert frechet_distance(statistics(x), statistics(x)) == pytest.approx(0, abs=1e-6)
-    assert frechet_distance(statistics(x), statistics(x + 1)) == pytest.approx(64, rel=1e-6)
-
-
-def test_statistics_are_numpys():
-    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 1000  # float32 sums would lose digits here
-    s = statistics(x)
-    assert s.n == 50 and s.mean.dtype == s.cov.dtype == torch.float64
-    assert np.allclose(s.cov, np.cov(x.numpy().astype(np.float64), rowvar=False), rtol=1e-9)
-    with pytest.raises(ValueError, match="at least 2"):
-        statistics(x[:1])
+# -- numbers --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -261,7 +210,8 @@ def test_training_from_the_command_line(striped, tmp_path, capsys):
 
 
 @pytest.fixture
-def model(tmp_path) -> Path:
+def model(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
     config = UNetConfig(image_size=16, in_channels=3, channels=8, multipliers=(1, 2), blocks=1, attention=(), num_classes=3)
     net = UNet(config)
@@ -289,18 +239,6 @@ def test_judge_prints_and_writes_its_numbers(model, striped, capsys):
     assert [m["name"] for m in metrics] == ["agreement", "FD-classifier"] * 2
     assert metrics[0]["value"] == g["agreement"] and metrics[1]["value"] == g["FD-classifier"]
     assert "n = 12 (4 a class), ddpm, 3 evaluations" in metrics[0]["protocol"] and metrics[0]["settings"] == p
-
-
-def test_judges_pictures_do_not_depend_on_the_batch(model):
-    judge = script("judge")
-    denoiser = checkpoints.open_checkpoint(model).denoiser("cpu", torch.float32)
-    args = judge.argparse.Namespace(sampler="ddpm", grid=None, evaluations=3, batch=2, seed=9, guidance=2.0)
-    labels = torch.tensor([0, 1, 2, 0, 1])
-    few = judge.sample(denoiser, labels, args)
-    args.batch = 5
-    many = judge.sample(denoiser, labels, args)
-    assert few.dtype == torch.uint8 and few.shape == (5, 3, 16, 16)
-    assert (few.int() - many.int()).abs().max() <= 1
 
 
 def test_real_pictures_are_not_judged_against_themselves():

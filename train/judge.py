@@ -14,61 +14,56 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from ddpm_app.checkpoints import Checkpoint, CheckpointError, open_checkpoint, write_atomically  # noqa: E402
-from ddpm_app.classifier import Classifier, Stats, frechet_distance, load_classifier, statistics, wilson  # noqa: E402
-from ddpm_app.data import ImageData, load_data, to_uint8  # noqa: E402
-from ddpm_app.denoiser import Denoiser  # noqa: E402
-from ddpm_app.device import describe, pick_device, pick_dtype  # noqa: E402
-from ddpm_app.guidance import cfg, clipped  # noqa: E402
-from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
-from ddpm_app.schedules import GRIDS, sigma_grid  # noqa: E402
+from ddpm_app.classifier import Classifier, load_classifier  # noqa: E402
+from ddpm_app.data import ImageData, load_data  # noqa: E402
+from ddpm_app.device import describe  # noqa: E402
+from ddpm_app.distances import Stats, frechet_distance, statistics  # noqa: E402
+from ddpm_app.protocols import commit  # noqa: E402
+from ddpm_app.reading import read  # noqa: E402
+from ddpm_app.samplers import SAMPLERS  # noqa: E402
+from ddpm_app.samples import sampled  # noqa: E402
+from ddpm_app.schedules import GRIDS  # noqa: E402
+from ddpm_app.studio import Request, Studio  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def sample(denoiser: Denoiser, labels: Tensor, args: argparse.Namespace) -> Tensor:
-    """uint8 (N, C, H, W), image i from seed --seed + i, in batches that do not change a picture."""
-    config, sampler = denoiser.network.config, SAMPLERS[args.sampler]
-    grid = args.grid or sampler.grid
-    sigmas = sigma_grid(denoiser.schedule, sampler.steps_for(args.evaluations), grid)
-    shape, parts, begun = (config.in_channels, config.image_size, config.image_size), [], time.perf_counter()
-    for start in range(0, len(labels), args.batch):
-        label = labels[start : start + args.batch].to(denoiser.device)
-        noise = SeededNoise(range(args.seed + start, args.seed + start + len(label)))
-        x = initial_noise(noise, (len(label), *shape), sigmas[0], denoiser.device)
-        options = {"noise": noise} if "noise" in inspect.signature(sampler.run).parameters else {}
-        with torch.inference_mode():
-            parts.append(to_uint8(last(sampler.run(clipped(cfg(denoiser, label, args.guidance)), x, sigmas, **options))).cpu())
-        done = start + len(label)
-        print(f"{done} of {len(labels)} images, {done / (time.perf_counter() - begun):.1f} images/s", file=sys.stderr, flush=True)
-    return torch.cat(parts)
+def sample(studio: Studio, request: Request, labels: Tensor) -> Tensor:
+    """uint8 (N, C, H, W), image i from seed request.seed + i; what an interrupted call had done is found again."""
+    events, begun, done = sampled(studio, request, labels=labels.numpy().astype(np.int64)), time.perf_counter(), 0
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value[0].all()
+        if event.done > done:
+            done = event.done
+            print(f"{done} of {event.total} images, {done / (time.perf_counter() - begun):.1f} images/s", file=sys.stderr, flush=True)
 
 
 def judged(classifier: Classifier, images: Tensor, labels: Tensor, reference: Stats) -> dict:
     """The figures of one set of pictures, uint8 (N, C, H, W) with the classes they should show, (N,) int64."""
     probabilities, features = classifier.judge(images)
-    confidence, read = probabilities.max(1)
-    right, n, names = read == labels, len(labels), classifier.config.classes
-    low, high = wilson(int(right.sum()), n)
+    r, names = read(probabilities, labels), classifier.config.classes
     return {
-        "n": n,
-        "agreement": float(right.double().mean()),
-        "interval95": [round(low, 4), round(high, 4)],
-        "agreement_by_class": {names[k]: round(float(right[labels == k].double().mean()), 4) for k in labels.unique().tolist()},
-        "mean_max_confidence": round(float(confidence.double().mean()), 4),
-        "read_as": {name: int((read == k).sum()) for k, name in enumerate(names)},
+        "n": r.n,
+        "agreement": r.agreement,
+        "interval95": [round(v, 4) for v in r.interval],
+        "agreement_by_class": {name: round(share, 4) for name, share in zip(names, r.by_class) if share is not None},
+        "mean_max_confidence": round(r.confidence, 4),
+        "read_as": dict(zip(names, r.counts)),
         "FD-classifier": round(frechet_distance(statistics(features), reference), 4),
     }
 
@@ -82,35 +77,28 @@ def real_parts(test: ImageData, per_class: int, most: int) -> tuple[Tensor, Imag
     return reference, rest.subset(index)
 
 
-def commit() -> str:
-    """The commit the numbers were made at, "+" for changed files; empty outside a repository."""
-    try:
-        run = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=PROJECT, capture_output=True, text=True, timeout=10)
-        return run.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args: argparse.Namespace, device: torch.device) -> dict:
+def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args: argparse.Namespace, studio: Studio) -> dict:
     """Sample, judge, and put both beside the real pictures."""
-    config, sampler = checkpoint.config, SAMPLERS[args.sampler]
+    config = checkpoint.config
     reference_images, real = real_parts(test, args.n, args.reference)
     reference = statistics(classifier.features(reference_images))
     labels = torch.arange(len(config.classes)).repeat_interleave(args.n)
+    fields = {k: getattr(args, k) for k in ("sampler", "evaluations", "guidance", "seed")}
+    request = Request(str(checkpoint.path), n=len(labels), grid=args.grid or "auto", **fields)
     begun = time.perf_counter()
-    images = sample(checkpoint.denoiser(device), labels, args)
+    images = sample(studio, request, labels)
     seconds = time.perf_counter() - begun
     protocol = {
         "n_per_class": args.n,
         "sampler": args.sampler,
-        "evaluations": sampler.cost(sampler.steps_for(args.evaluations)),
-        "grid": args.grid or sampler.grid,
+        "evaluations": request.true_evaluations,
+        "grid": args.grid or SAMPLERS[args.sampler].grid,
         "guidance": args.guidance,
         "seed": args.seed,
         "ema": config.ema,
         "images_seen": config.images_seen,
-        "precision": str(pick_dtype(device)).removeprefix("torch."),
-        "device": describe(device),
+        "precision": str(studio.dtype).removeprefix("torch."),
+        "device": describe(studio.device),
         "sampling_seconds": round(seconds, 1),
         "classifier": {
             "data": classifier.config.data,
@@ -163,25 +151,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evaluations", type=int, default=20, help="of the network an image (default 20)")
     parser.add_argument("--grid", choices=tuple(GRIDS), help="noise levels (default: the sampler's own)")
     parser.add_argument("--seed", type=int, default=0, help="image i has the seed SEED + i (default 0)")
-    parser.add_argument("--batch", type=int, default=100, help="images at once (default 100)")
     parser.add_argument("--reference", type=int, default=5000, help="real images the distance is measured to, at most (default 5000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--write", action="store_true", help="append the numbers to the model's config.json")
     args = parser.parse_args(argv)
-    if min(args.n, args.evaluations, args.batch) < 1 or args.reference < 2 or not 0 <= args.guidance <= 20 or not 0 <= args.seed < 2**62:
-        parser.error("out of range: n, evaluations and batch from 1, reference from 2, guidance 0..20, seed from 0")
+    if min(args.n, args.evaluations) < 1 or args.reference < 2 or not 0 <= args.guidance <= 20 or not 0 <= args.seed < 2**62:
+        parser.error("out of range: n and evaluations from 1, reference from 2, guidance 0..20, seed from 0")
     try:
-        device = pick_device(args.device)
+        studio = Studio(device=args.device)
         checkpoint = open_checkpoint(args.checkpoint)
         config = checkpoint.config
         if not config.network.num_classes:
             raise ValueError(f"{args.checkpoint} was trained without classes; there is nothing to agree with")
-        classifier = load_classifier(args.classifier or PROJECT / "checkpoints" / "classifiers" / config.data, device)
+        classifier = load_classifier(args.classifier or PROJECT / "checkpoints" / "classifiers" / config.data, studio.device)
         test = load_data(args.data or config.data, "test", config.network.image_size)
         shape = (config.network.in_channels, config.network.image_size)
         if (classifier.config.in_channels, classifier.config.image_size) != shape or len(classifier.config.classes) != len(config.classes):
             raise ValueError(f"the {classifier.config.data} classifier does not fit the pictures or classes of {args.checkpoint}")
-        result = report(checkpoint, classifier, test, args, device)
+        result = report(checkpoint, classifier, test, args, studio)
         if args.write:
             write_metrics(Path(args.checkpoint), metrics_of(result))
     except (CheckpointError, ValueError) as error:
