@@ -15,8 +15,8 @@ from ddpm_app import checkpoints, evaluation, features, protocols, samples
 from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
 from ddpm_app.data import CIFAR10_CLASSES, ImageData
 from ddpm_app.evaluation import Plan, evaluate
-from ddpm_app.features import Images, Progress
-from ddpm_app.protocols import Measurement, Reference, Refusal, named, protocol_of
+from ddpm_app.features import Progress
+from ddpm_app.protocols import Measurement, Refusal
 from ddpm_app.studio import Request, Studio
 
 CONFIG = ClassifierConfig("cifar10", CIFAR10_CLASSES, image_size=16, in_channels=3, widths=(8, 12), blocks=(1, 1))
@@ -153,38 +153,6 @@ def test_images_that_are_given(studio, judge, model, reference, tmp_path):
         np.savez(tmp_path / "plain.npz", arr_0=z["arr_0"], arr_1=np.full(90, -1))  # as `sample --label none` writes it
     rows, _, _ = done(studio, plan(judge, images=str(tmp_path / "plain.npz"), metrics=("classifier",)))
     assert set(rows) == {"confidence", "distance-from-uniform"}
-
-
-# -- names --------------------------------------------------------------------------------------------------------------------
-
-
-def fake(kind="inception", digest=features.LEGACY + "0" * 56):
-    return features.Extractor(kind, kind, digest, ("2048",), "2048", 2048, kind, None, torch.nn.Identity(), torch.device("cpu"))
-
-
-def of(part, name="cifar10"):
-    return Reference(name, part, ImageData(name, torch.zeros(7, 3, 2, 2, dtype=torch.uint8), torch.zeros(7), ()))
-
-
-def test_fid_alone_is_the_literatures():
-    assert named("FD", fake(), of("train"), "cifar10", 50_000) == "FID"
-    assert named("KD", fake(), of("train"), "cifar10", 50_000) == "KID" and named("IS", fake(), None, "cifar10", 50_000) == "IS"
-    assert protocol_of("FD", fake(), of("train"), "cifar10", 50_000)["comparable to the literature"] == "yes"
-    assert named("FD-infinity", fake(), of("train"), "cifar10", 10_000) == "FID-infinity"
-    for extractor, ref, own, n in (
-        (fake(), of("train"), "cifar10", 49_999),
-        (fake(), of("test"), "cifar10", 50_000),
-        (fake(), of("", "photos"), "cifar10", 50_000),
-        (fake(), of("train", "mnist"), "cifar10", 50_000),
-        (fake(digest="ab" * 32), of("train"), "cifar10", 50_000),
-    ):
-        assert named("FD", extractor, ref, own, n) == "FD-inception"
-        assert protocol_of("FD", extractor, ref, own, n)["comparable to the literature"].startswith("no: ")
-    for kind in ("classifier", "clip"):
-        assert named("FD", fake(kind), of("train"), "cifar10", 50_000) == f"FD-{kind}"
-    assert named("FD-infinity", fake("clip"), of("train"), "cifar10", 5) == "FD-clip-infinity"
-    assert named("precision", fake(), of("train"), "cifar10", 50_000) == "precision-inception"
-    assert named("agreement", fake("classifier"), None, "cifar10", 5) == "agreement"
 
 
 # -- stopping and going on ------------------------------------------------------------------------------------------------------
@@ -349,34 +317,3 @@ def test_the_command_line_prints_and_keeps(shell, studio, model):
 def test_one_sentence_and_exit_code_2(shell, flags, says):
     code, out, err = shell(*flags)
     assert code == 2 and says in err and out == ""
-
-
-def test_a_metrics_file_cut_short_is_not_overwritten(studio, model):
-    checkpoint = studio.checkpoint(model)
-    file = checkpoint.path / "metrics.json"
-    m = Measurement("x", 1.0, float("nan"), {}, {})
-    for content in ('[{"name": "x", "val', '{"a": 1}', "[3]"):
-        file.write_text(content)
-        with pytest.raises(ValueError, match="move it away first"):
-            protocols.store(checkpoint, m)
-        assert file.read_text() == content
-    file.unlink()
-    protocols.store(checkpoint, m, m)
-    assert [r["error"] for r in protocols.stored_rows(checkpoint)] == [None, None]
-
-
-def test_a_folder_of_pictures_keeps_its_pixels(tmp_path):
-    from PIL import Image
-
-    g = np.random.default_rng(0).integers(0, 256, (3, 12, 12), dtype=np.uint8)
-    for i, image in enumerate(g):
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-    images, labels = samples.given(str(tmp_path), channels=1)
-    assert images.shape == (1, 12, 12) and np.array_equal(images.all()[:, 0].numpy(), g)
-    assert samples.given(str(tmp_path))[0].shape == (3, 12, 12) and isinstance(images, Images)
-    Image.new("RGB", (13, 13)).save(tmp_path / "x.png")
-    with pytest.raises(ValueError, match="different sizes"):
-        samples.given(str(tmp_path))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no readable image"):
-        samples.given(str(tmp_path / "empty"))
