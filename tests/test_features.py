@@ -196,6 +196,7 @@ def random_inception(tmp_path_factory):
     for m in network.modules():
         if isinstance(m, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(m.weight)
+    torch.nn.init.normal_(network.fc.weight, std=0.5)  # classes that differ, so that the score is not 1
     file = tmp_path_factory.mktemp("inception") / "random.pth"
     torch.save(network.state_dict(), file)
     return file
