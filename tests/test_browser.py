@@ -74,7 +74,9 @@ def test_generate_click_download_and_drop_back(page, app, tmp_path):
     page.set_input_files("#generate-drop input[type=file]", str(file))
     page.wait_for_function("() => document.querySelector('#model-choice input:checked').value === 'cifar10-random'")
     page.wait_for_function("s => [...document.querySelectorAll('input')].some(i => i.value === s)", arg=str(settings["seed"]))
-    images = "() => [...document.querySelectorAll('input[aria-label=\"number input for Images\"]')].some(i => i.offsetParent && i.value === '1')"
+    images = (
+        "() => [...document.querySelectorAll('input[aria-label=\"number input for Images\"]')].some(i => i.offsetParent && i.value === '1')"
+    )
     page.wait_for_function(images)
     page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('cifar10-random')")
     page.click("#generate-start")
