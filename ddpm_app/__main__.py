@@ -1,4 +1,4 @@
-"""python -m ddpm_app sample | noise | evaluate | models | runs | bench: what the page does, without the page.
+"""python -m ddpm_app sample | noise | label | evaluate | models | runs | bench: what the page does, without the page.
 
 Exit code 0: done; 2: the request was wrong, and one sentence on stderr says how.
 """
@@ -176,10 +176,18 @@ def _evaluate(commands) -> None:
     p.set_defaults(run=evaluate_cli.run)
 
 
+def _label(commands) -> None:
+    from . import clip_report
+
+    p = commands.add_parser("label", help="zero-shot labels by CLIP", description="Label images with CLIP, and measure the labels.")
+    clip_report.add_arguments(p)
+    p.set_defaults(run=clip_report.run)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_sample, _noise, _evaluate, _models, _runs, _bench, _toy):
+    for add in (_sample, _noise, _label, _evaluate, _models, _runs, _bench, _toy):
         add(commands)
     args = parser.parse_args(argv)
     try:

@@ -176,8 +176,9 @@ def card(facts: dict, clip: Clip, command: str) -> str:
     whole, tower = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (clip.model, clip.model.visual))
     return f"""# A small CLIP of CIFAR-10
 
-**It knows CIFAR-10 only**: ten classes, {facts["terms"]} search terms, 32x32 photos. Words that are in none of its captions ("red",
-"left", "two") are read as nothing. Similarities of two CLIPs cannot be compared: 0.9 here and 0.3 of ViT-B/32 are other scales.
+**It knows CIFAR-10 only**: ten classes, {facts["terms"]} search terms, 32x32 photos. Words that are in none of its captions ("blue",
+"left", "two") are read as nothing, and "red" it knows from "red deer". Similarities of two CLIPs cannot be compared: 0.9 here and
+0.3 of ViT-B/32 are other scales.
 
 An open_clip model of our own configuration: a residual network ({tower:.2f} M parameters) and a text transformer
 ({whole - tower:.2f} M). Read it with `ddpm_app.clip_labels.load_clip()`. Weights fp16 (float32 norm statistics), judged in float32.

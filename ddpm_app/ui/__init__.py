@@ -11,7 +11,7 @@ import gradio as gr  # noqa: E402
 
 from ..device import describe  # noqa: E402
 from ..studio import Studio  # noqa: E402
-from . import api, denoise, forward, generate, lab, models, train  # noqa: E402
+from . import api, clip, denoise, forward, generate, lab, models, train  # noqa: E402
 from .controls import class_choices  # noqa: E402
 from .theme import launch_options  # noqa: E402, F401
 
@@ -37,11 +37,14 @@ def build(studio: Studio) -> gr.Blocks:
         model = gr.Radio(names, value=studio.default() or None, label="Model", elem_id="model-choice", show_label=False, container=False)
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Generate", id="generate"):
-                tabs = [generate.build(studio, model)]
+                last_run = gr.State("")  # the name of this visitor's last grid in store.RUNS
+                tabs = [generate.build(studio, model, last_run)]
             with gr.Tab("Denoise", id="denoise"):
                 tabs.append(denoise.build(studio, model))
             with gr.Tab("Forward", id="forward"):
                 tabs.append(forward.build(studio, model))
+            with gr.Tab("CLIP", id="clip"):
+                tabs.append(clip.build(studio, model, last_run))
             with gr.Tab("Lab", id="lab") as lab_tab:
                 lab.build(lab_tab)
             if not os.environ.get("SPACE_ID"):  # a Space's GPU is lent for seconds, and its visitors are strangers

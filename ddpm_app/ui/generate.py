@@ -47,7 +47,7 @@ def hero_value(studio: Studio, name: str | None) -> dict:
     return {"run": None, "hero": "data:image/webp;base64," + b64(file.read_bytes())}
 
 
-def build(studio: Studio, model: gr.Radio) -> Controls:
+def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
     gr.HTML("<p class='purpose'>Draw new images from pure noise, steered toward a class.</p>", apply_default_css=False)
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
@@ -88,13 +88,13 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 listed = [settings_list(request, i, head["labels"][i]) for i in range(request.n)]
                 status = f"{request.n} image{'s' if request.n > 1 else ''}, {frame.evaluations} evaluations each; click one"
                 done = {**message, **head, "done": True, "status": status, "pngs": [b64(p) for p in pngs], "settings": listed}
-                yield {view: done, **idle(start, stop)}
+                yield {view: done, last_run: run, **idle(start, stop)}
             elif pace.due():
                 columns = exports.grid_columns(request.n)
                 preview = viz.encode(viz.grid(torch.from_numpy(frame.x0), columns, pad=0), "jpeg")
                 yield {view: {**message, **head, "preview": b64(preview), "preview_columns": columns}}
 
-    wire_run(start, stop, generate, controls.inputs, [view, code, command, controls.seed], "generate-grid")
+    wire_run(start, stop, generate, controls.inputs, [view, code, command, controls.seed, last_run], "generate-grid")
 
     def restore_file(path: str | None):
         return {**controls.restore(png_settings.read(path), studio), drop: None} if path else {}
