@@ -161,6 +161,15 @@ weight decay {t["weight_decay"]:g}, label smoothing {t["smoothing"]:g}. Weights 
 """
 
 
+def further(t: dict) -> str:
+    """What a card says of a run that went on from an earlier one."""
+    first = t.get("begun_from")
+    if not first:
+        return ""
+    f = first["training"]
+    return f" in two cycles, the first of {first['images_seen']} (peak {f['lr']:g}, {f['seconds']:.0f} s, seed {f['seed']}); the second"
+
+
 def card(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
     t = config.training
     return f"""# Classifier of {config.data}
@@ -173,7 +182,7 @@ It judges generated pictures (`train/judge.py`); it is no diffusion model. Read 
 |---|---|---|
 | accuracy | **{metric["value"]:.2%}** (95 %: {metric["interval95"][0]:.2%} to {metric["interval95"][1]:.2%}) | {metric["protocol"]} |
 
-Trained on {metric["trained_on"]}: {config.images_seen} images in {t["seconds"]:.0f} s on {t["device"]}, seed {t["seed"]}.
+Trained on {metric["trained_on"]}: {config.images_seen} images{further(t)}, {t["seconds"]:.0f} s on {t["device"]}, seed {t["seed"]}.
 Nesterov SGD, peak learning rate {t["lr"]:g} (one cycle), batch {t["batch"]}, weight decay {t["weight_decay"]:g},
 label smoothing {t["smoothing"]:g}.
 Weights fp16 (float32 norm statistics), judged in float32.
@@ -201,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default 0.1)")
     parser.add_argument("--weight-decay", type=float, default=5e-4, help="of convolutions and the last layer (default 0.0005)")
     parser.add_argument("--smoothing", type=float, help="label smoothing, 0 to 1 (default 0.1; 0 with --noisy)")
+    parser.add_argument("--init", help="begin from the weights of this classifier directory: a further cycle of the learning rate")
     parser.add_argument("--noisy", action="store_true", help="a noise-aware classifier for classifier guidance")
     parser.add_argument("--schedule", default="cosine", choices=tuple(SCHEDULES), help="whose levels --noisy trains at (default cosine)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
@@ -224,18 +234,27 @@ def main(argv: list[str] | None = None) -> int:
             shape = NoisyConfig(**kind, **(NOISY_DIGITS if digits else NOISY_PHOTOS), schedule={"name": args.schedule, "T": levels.T})
         else:
             shape = ClassifierConfig(**kind, **(DIGITS if digits else PHOTOS))
+        before = (load_noisy if args.noisy else load_classifier)(args.init) if args.init else None
     except ValueError as error:
         print(f"train_classifier: {error}", file=sys.stderr)
         return 2
     keep_freed_memory()
     torch.manual_seed(args.seed)
     network = (NoisyResNet if args.noisy else ResNet)(shape).to(device, memory_format=LAYOUT)
+    if before is not None:
+        try:
+            network.load_state_dict(before.network.state_dict())
+        except RuntimeError:
+            print(f"train_classifier: {args.init} holds a network of another shape", file=sys.stderr)
+            return 2
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{describe(device)}; {len(training)} images of {whole.name}; {parameters / 1e6:.2f} M parameters", flush=True)
     seen, seconds = fit(network, training, args, device)
     settings = {k: v for k, v in vars(args).items() if k not in ("out", "every")}
     settings |= {"seconds": round(seconds, 1), "device": describe(device)}
-    config = dataclasses.replace(shape, images_seen=seen, training=settings)
+    earlier = {"images_seen": before.config.images_seen, "training": before.config.training} if before else {}
+    settings |= {"begun_from": earlier} if earlier else {}
+    config = dataclasses.replace(shape, images_seen=seen + earlier.get("images_seen", 0), training=settings)
     save = save_noisy if args.noisy else save_classifier
     save(args.out, config, network)
     metric = measured(args, device, test)
