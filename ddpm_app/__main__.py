@@ -1,4 +1,4 @@
-"""python -m ddpm_app sample | noise | label | evaluate | models | runs | bench: what the page does, without the page.
+"""python -m ddpm_app sample | noise | code | interpolate | label | evaluate | models | runs | bench: what the page does, without the page.
 
 Exit code 0: done; 2: the request was wrong, and one sentence on stderr says how.
 """
@@ -184,10 +184,16 @@ def _label(commands) -> None:
     p.set_defaults(run=clip_report.run)
 
 
+def _encode(commands) -> None:
+    from . import encode_cli
+
+    encode_cli.add_parsers(commands)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_sample, _noise, _label, _evaluate, _models, _runs, _bench, _toy):
+    for add in (_sample, _noise, _encode, _label, _evaluate, _models, _runs, _bench, _toy):
         add(commands)
     args = parser.parse_args(argv)
     try:

@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,18 @@ def _from_folder(path: Path, size: int) -> ImageData:
         print(f"skipped {line}")
     stack = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return ImageData(path.name, stack, torch.tensor(labels), tuple(f.name for f in folders))
+
+
+def local_data(source: str, part: str = "test") -> ImageData | None:
+    """A named data set if it lies on this machine already, else None: nothing is downloaded, so a page may ask."""
+    if source not in KNOWN:
+        return None
+    cache = Path(os.environ.get("DDPM_DATA") or Path.home() / ".cache" / "ddpm-studio")
+    downloaded = {"mnist": cache / "MNIST" / "raw", "cifar10": cache / "cifar-10-batches-py"}[source]
+    found = next((p for p in [*(root / f"{source}-{part}.npz" for root in data_roots()), downloaded] if p.exists()), None)
+    return _held(source, part, found) if found else None
+
+
+@lru_cache(maxsize=4)
+def _held(source: str, part: str, found: Path) -> ImageData:
+    return load_data(source, part)

@@ -6,6 +6,7 @@ Everything is in nats here; bits_per_dim converts. Pixels are integers 0..255 ma
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 @dataclass(frozen=True)
 class Bound:
     """The bound's parts in bits per dimension, means over images. L_T: prior; L_0: decoder; L_t (T - 1,): the term of each t = 2..T
-    (NaN where none was drawn); L_mid: their sum; total and its standard error over images; mse (T,): of the predicted x0 at each t."""
+    (NaN where none was drawn); L_mid: their sum; total and its standard error over images."""
 
     L_T: float
     L_mid: float
@@ -77,6 +78,14 @@ def decoder_nll(images: Tensor, mean: Tensor, std: float) -> Tensor:
     return -log_p.flatten(1).sum(1)
 
 
+def strata(T: int, draws: int) -> list[int]:
+    """Increasing edges that part the times 2..T into `draws` stretches [edge, next edge), each at least one time long.
+
+    Lengths grow with t: the terms are largest where there is least noise, and one drawn among fifty such would speak for all of them."""
+    draws = min(draws, T - 1)
+    return [max(round(2 + (T - 1) * (k / draws) ** 2), 2 + k) for k in range(draws + 1)]
+
+
 @torch.no_grad()
 def variational_bound(
     denoise: Denoise, images: Tensor, schedule: Schedule, draws: int = 20, seed: int = 0, batch: int = 64, variance: str = "large"
@@ -84,13 +93,13 @@ def variational_bound(
     """Bits per dimension by the bound L_T + L_{T-1} + ... + L_0 (Ho et al. 2020, eq. 5).
 
     denoise: (x, sigma (B,)) -> predicted x0. images: uint8 (N, C, H, W). variance: of the reverse step, see step_kl.
-    draws: times per image, one in each of as many equal parts of
-    2..T, which keeps the estimate unbiased; T - 1 or more takes every t. Decoder deviation sqrt(beta_1).
+    draws: times per image, one in each stretch of strata(), counted as often as the stretch is long, which keeps the estimate
+    unbiased; T - 1 or more takes every t. Decoder deviation sqrt(beta_1).
     """
     n, T = len(images), schedule.T
     dims, g = images[0].numel(), torch.Generator().manual_seed(seed)
     draws = min(draws, T - 1)
-    edges = np.linspace(2, T + 1, draws + 1)
+    edges = strata(T, draws)
     sums, counts = torch.zeros(T - 1, dtype=torch.float64), torch.zeros(T - 1, dtype=torch.float64)
     parts = torch.zeros(3, n, dtype=torch.float64)
     for at in range(0, n, batch):
@@ -99,8 +108,7 @@ def variational_bound(
         where = slice(at, at + len(chunk))
         parts[0, where] = prior_kl(x0, schedule)
         for low, high in zip(edges, edges[1:]):
-            u = torch.rand(len(chunk), generator=g, dtype=torch.float64) if draws < T - 1 else torch.zeros(len(chunk), dtype=torch.float64)
-            t = (low + u * (high - low)).floor().long().clamp(2, T)
+            t = torch.randint(low, high, (len(chunk),), generator=g)
             sigma = schedule.sigma[t - 1]
             x = add_noise(x0, sigma, torch.randn(x0.shape, generator=g))
             kl = step_kl(x0, denoise(x, sigma).cpu(), schedule, t, variance)
@@ -128,14 +136,30 @@ class FlowLikelihood:
     n: int
 
 
+def drained(steps: Generator):
+    """What a generator returns, its steps unheard."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 def flow_log_density(
     denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False
 ) -> tuple[Tensor, Tensor]:
+    """flow_density_steps at once: (B,) log-density in nats and (probes, B) the estimates behind it, both float64."""
+    return drained(flow_density_steps(denoise, x, sigmas, probes, seed, exact))
+
+
+def flow_density_steps(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False
+) -> Generator[int, None, tuple[Tensor, Tensor]]:
     """Log-density of the probability-flow ODE in nats (Song et al. 2021, eq. 39), in the coordinate x = x0 + sigma eps.
 
     x: (B, *S) at level sigmas[0]; sigmas: increasing float64 levels, integrated by Heun's method in ln sigma; the prior at the last is
     N(0, (1 + sigma^2) I). The divergence is exact (one gradient a dimension; small S only) or Hutchinson's with Rademacher probes.
-    Returns (B,) log-density and (probes, B) the estimates behind it, both float64.
+    Yields the number of each step done; returns (B,) log-density and (probes, B) the estimates behind it, both float64.
     """
     g = torch.Generator().manual_seed(seed)
     dims = x[0].numel()
@@ -158,12 +182,13 @@ def flow_log_density(
 
     change = torch.zeros(len(vectors), len(x), dtype=torch.float64, device=x.device)
     slope, trace = rate(x, sigmas[0])
-    for s, r in zip(sigmas, sigmas[1:]):
+    for k, (s, r) in enumerate(zip(sigmas, sigmas[1:])):
         h = float((r / s).log())
         next_slope, next_trace = rate(x + h * slope, r)
         x = x + h / 2 * (slope + next_slope)
         change += h / 2 * (trace + next_trace)
         slope, trace = rate(x, r)
+        yield k + 1
     variance = 1 + float(sigmas[-1]) ** 2
     prior = -0.5 * (x.double().square().flatten(1).sum(1) / variance + dims * math.log(2 * math.pi * variance))
     estimates = prior + (change.sum(0, keepdim=True) if exact else change)
@@ -179,10 +204,17 @@ def flow_grid(schedule: Schedule, steps: int) -> Tensor:
 def flow_likelihood(
     denoise: Denoise, images: Tensor, schedule: Schedule, steps: int = 50, probes: int = 1, seed: int = 0, batch: int = 32
 ) -> FlowLikelihood:
+    """flow_likelihood_steps at once."""
+    return drained(flow_likelihood_steps(denoise, images, schedule, steps, probes, seed, batch))
+
+
+def flow_likelihood_steps(
+    denoise: Denoise, images: Tensor, schedule: Schedule, steps: int = 50, probes: int = 1, seed: int = 0, batch: int = 32
+) -> Generator[float, None, FlowLikelihood]:
     """Bits per dimension of uniformly dequantised images under the probability-flow ODE.
 
     images: uint8 (N, C, H, W). A grey level k becomes a point drawn uniformly from its bin, so that the density's expectation bounds the
-    discrete model's likelihood (Theis et al. 2016)."""
+    discrete model's likelihood (Theis et al. 2016). Yields the share that is done."""
     g, grid = torch.Generator().manual_seed(seed), flow_grid(schedule, steps)
     dims, all_bits, spreads = images[0].numel(), [], []
     for at in range(0, len(images), batch):
@@ -190,7 +222,13 @@ def flow_likelihood(
         x = to_model(chunk) + (torch.rand(chunk.shape, generator=g) - 0.5) * BIN
         # the schedule's lowest level is where the model's density lives: the images get that much noise
         x = x + expand(grid[0], x) * torch.randn(x.shape, generator=g)
-        log_p, estimates = flow_log_density(denoise, x, grid, probes, seed + at + 1)
+        density, done = flow_density_steps(denoise, x, grid, probes, seed + at + 1), at / len(images)
+        while True:
+            try:
+                yield done + len(chunk) / len(images) * next(density) / steps
+            except StopIteration as end:
+                log_p, estimates = end.value
+                break
         # a density per unit of model space, over bins of width BIN in each dimension
         all_bits.append(bits_per_dim(-log_p, dims) - math.log2(BIN))
         if probes > 1:

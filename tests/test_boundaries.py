@@ -14,9 +14,9 @@ PACKAGE = PROJECT / "ddpm_app"
 
 # Reading order: a module imports only from those before it. One that is not named here may import anything it does not make a circle with.
 ORDER = (
-    "device schedules unet denoiser guidance samplers toy pictures data likelihood distances checkpoints hub classifier noisy_classifier "
+    "device schedules unet denoiser guidance samplers toy pictures data likelihood coding interpolation distances checkpoints hub classifier noisy_classifier "
     "clip_tower clip_scores clip_labels reading features viz ema training bench jobs posthoc history "
-    "png_settings requests studio exports clip_report samples protocols picture_metrics evaluation evaluate_cli ui __main__"
+    "png_settings requests studio exports encode encode_cli clip_report samples protocols picture_metrics evaluation evaluate_cli ui __main__"
 ).split()
 LATE = {("checkpoints", "hub")}  # from_diffusers and to_diffusers, which are asked for under that name: imported when called
 WITHOUT_GRADIO = [f.stem for f in sorted(PACKAGE.glob("*.py")) if not f.stem.startswith("__")]
