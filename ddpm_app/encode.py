@@ -20,9 +20,10 @@ from .exports import picture
 from .guidance import clipped
 from .interpolation import blend, code_levels, encode, noised_between, slerp, unit
 from .likelihood import FlowLikelihood, flow_likelihood_steps
+from .requests import SEED_LIMIT, Request, known
 from .samplers import SAMPLERS, SeededNoise
 from .schedules import SIGMA_CAP, Schedule, sigma_grid, to_vp
-from .studio import MAX_BATCH, SEED_LIMIT, Request, Studio, known
+from .studio import MAX_BATCH, Studio
 
 VARIANCES = {"large": "beta_t", "small": "beta_tilde"}
 LEVELS = {"schedule": "the schedule's own", "log-snr": "equal steps of log-SNR"}
