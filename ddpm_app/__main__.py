@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 def _sample(commands) -> None:
+    from .requests import RANKERS, Request
     from .samplers import SAMPLERS
     from .schedules import GRIDS
-    from .studio import Request
 
     r = Request()
     p = commands.add_parser("sample", help="denoise images to .npz, .png or a folder", description="Denoise images from noise.")
@@ -33,6 +33,13 @@ def _sample(commands) -> None:
     p.add_argument("--rescale", type=float, default=r.rescale, help="guidance rescale phi, 0-1 (default 0)")
     p.add_argument("--interval-low", type=float, default=r.interval_low, help="guide above this sigma only (default 0)")
     p.add_argument("--interval-high", type=float, default=r.interval_high, help="guide up to this sigma only (default inf)")
+    p.add_argument("--text", default=r.text, help="CLIP guidance: a prompt to steer toward (default none)")
+    p.add_argument("--text-scale", type=float, default=r.text_scale, help=f"of the CLIP guidance, 0-2000 (default {r.text_scale:g})")
+    p.add_argument("--classifier-scale", type=float, default=r.classifier_scale, help="classifier guidance, 0-50 (default 0: off)")
+    p.add_argument("--steer-low", type=float, default=r.steer_low, help="CLIP and classifier guide above this sigma only (default 0)")
+    p.add_argument("--steer-high", type=float, default=r.steer_high, help="and up to this sigma only (default inf)")
+    p.add_argument("--candidates", type=int, default=r.candidates, help="re-ranking: keep the best of this many, 1-64 (default 1)")
+    p.add_argument("--rank-by", default=r.rank_by, help=f"{' or '.join(RANKERS)} (default {r.rank_by})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="default auto: bf16 where it is fast")
     p.add_argument("--out", required=True, help="FILE.npz (arr_0 uint8 NHWC, arr_1 int64), FILE.png (a grid) or a folder of PNGs")
@@ -52,13 +59,17 @@ def run_sample(args: argparse.Namespace) -> int:
     if out.suffix not in (".npz", ".png", "") or out.is_dir() == bool(out.suffix) and out.exists():
         raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
     tty = sys.stderr.isatty()
-    images, labels = studio.images(request, (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if tty else None)
-    write_samples(out, images, labels, request, studio.checkpoint(request.checkpoint).config.classes)
-    print(f"{out}: {len(images)} image{'s' if len(images) != 1 else ''}, {request.true_evaluations} evaluations each")
+    found = studio.ranked(request, (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if tty else None)
+    write_samples(out, found, request, studio.checkpoint(request.checkpoint).config.classes)
+    ranked = f"; {request.rank_by} of the best {found.scores.max(0).mean():.4f}, of all {found.scores.mean():.4f}"
+    print(
+        f"{out}: {len(found.images)} image{'s' if len(found.images) != 1 else ''}, {request.true_evaluations} evaluations each"
+        + (ranked if request.candidates > 1 else "")
+    )
     return 0
 
 
-def write_samples(out: Path, images, labels, request, classes) -> None:
+def write_samples(out: Path, found, request, classes) -> None:
     """Under a temporary name, then renamed. A folder gets one PNG an image, with its settings embedded."""
     import io
 
@@ -69,6 +80,7 @@ def write_samples(out: Path, images, labels, request, classes) -> None:
     from .checkpoints import write_atomically
     from .exports import image_png
 
+    images, labels = found.images, found.labels
     if out.suffix == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, arr_0=images, arr_1=labels)
@@ -79,7 +91,7 @@ def write_samples(out: Path, images, labels, request, classes) -> None:
         viz.save_png(viz.grid(torch.from_numpy(images).permute(0, 3, 1, 2), columns), out)
     else:
         for i, image in enumerate(images):
-            write_atomically(out / f"{i:05d}.png", image_png(image.transpose(2, 0, 1), request, i, int(labels[i])))
+            write_atomically(out / f"{i:05d}.png", image_png(image.transpose(2, 0, 1), request, int(found.chosen[i]), int(labels[i])))
 
 
 def _noise(commands) -> None:

@@ -40,7 +40,21 @@ def image_settings(request: Request, i: int, label: int) -> dict:
     }
     if request.interval_high != float("inf"):  # JSON has no infinity; absent means no upper end
         settings["interval_high"] = request.interval_high
-    return settings
+    return settings | steering_settings(request)
+
+
+def steering_settings(request: Request) -> dict:
+    """What steers an image, if anything does. Not the re-ranking: a kept candidate is an image like any other, found by its seed."""
+    on = {}
+    if request.text and request.text_scale:
+        on |= {"text": request.text, "text_scale": request.text_scale}
+    if request.classifier_scale:
+        on["classifier_scale"] = request.classifier_scale
+    if on:
+        on["steer_low"] = request.steer_low
+        if request.steer_high != float("inf"):
+            on["steer_high"] = request.steer_high
+    return on
 
 
 def image_png(image: np.ndarray, request: Request, i: int, label: int) -> bytes:
@@ -56,7 +70,11 @@ def request_from_settings(settings: dict, classes: tuple[str, ...]) -> Request:
         for k in ("checkpoint", "guidance", "sampler", "evaluations", "grid", "eta", "churn", "rescale", "seed")
         if k in settings
     }
-    fields |= {k: settings[k] for k in ("interval_low", "interval_high") if k in settings}
+    fields |= {
+        k: settings[k]
+        for k in ("interval_low", "interval_high", "text", "text_scale", "classifier_scale", "steer_low", "steer_high")
+        if k in settings
+    }
     if label is not None and label >= len(classes) and label >= 0:
         raise ValueError(f"the image was made with class {label}, but its checkpoint has {len(classes)} classes here")
     name = "none" if label is None else "any" if label < 0 else classes[label]

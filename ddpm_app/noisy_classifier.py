@@ -23,7 +23,6 @@ from .device import memory_format
 from .schedules import SIGMA_CAP, Schedule, expand, make_schedule
 
 FORMAT = 1
-LOWEST = 1e-3  # sigma below which a picture counts as clean
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class NoisyResNet(nn.Module):
         super().__init__()
         self.config = config
         now, emb = config.widths[0], config.embedding
+        self.lowest = float(make_schedule(**config.schedule).sigma[0])  # levels below it were never seen, and are told as it
         self.register_buffer("frequencies", torch.exp(torch.linspace(math.log(0.25), math.log(8.0), emb // 2)), persistent=False)
         self.embed = nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU())
         self.stem, self.norm = nn.Conv2d(config.in_channels, now, 3, padding=1, bias=False), nn.BatchNorm2d(now)
@@ -78,7 +78,7 @@ class NoisyResNet(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
-        angle = (sigma.clamp(min=LOWEST).log().float() / 2)[:, None] * self.frequencies
+        angle = (sigma.clamp(min=self.lowest).log().float() / 2)[:, None] * self.frequencies
         emb = self.embed(torch.cat([angle.sin(), angle.cos()], 1))
         h = expand(torch.rsqrt(sigma**2 + SIGMA_DATA**2), x) * x
         h = nnf.silu(self.norm(self.stem(h.contiguous(memory_format=torch.channels_last))))

@@ -58,6 +58,15 @@ def _text(limit: int, pattern: str, says: str) -> Check:
     return check
 
 
+def _prompt(limit: int) -> Check:
+    def check(value):
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+            raise ValueError(f"one line of at most {limit} letters")
+        return value
+
+    return check
+
+
 _NAME = _text(40, r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name")
 
 # What may stand in the file, and what each value may be. Names are only held to their form here: whether a sampler of that
@@ -76,6 +85,11 @@ KEYS: dict[str, Check] = {
     "interval_low": _number(0, 1e6),  # sigma
     "interval_high": _number(0, 1e6),  # sigma
     "precision": _NAME,
+    "text": _prompt(300),
+    "text_scale": _number(0, 2000),
+    "classifier_scale": _number(0, 50),
+    "steer_low": _number(0, 1e6),  # sigma
+    "steer_high": _number(0, 1e6),  # sigma
 }
 
 
@@ -88,8 +102,9 @@ def validated(settings: dict) -> dict:
                 kept[key] = check(settings[key])
             except ValueError as error:
                 raise PictureError(f"The settings in this picture cannot be used: {key} must be {error}.") from error
-    if kept.get("interval_low", 0) > kept.get("interval_high", math.inf):
-        raise PictureError("The settings in this picture cannot be used: interval_low is above interval_high.")
+    for kind in ("interval", "steer"):
+        if kept.get(f"{kind}_low", 0) > kept.get(f"{kind}_high", math.inf):
+            raise PictureError(f"The settings in this picture cannot be used: {kind}_low is above {kind}_high.")
     return kept
 
 

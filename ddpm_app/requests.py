@@ -13,6 +13,8 @@ from .samplers import SAMPLERS
 from .schedules import GRIDS
 
 SEED_LIMIT = 2**63 - 2**32
+MAX_TEXT = 300  # letters of a prompt
+RANKERS = ("classifier", "clip")
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:
@@ -37,6 +39,11 @@ class Request:
     grid:         one of GRIDS, or "auto" for the sampler's own
     eta, churn:   DDIM's and Heun's noise; ignored by samplers without that option
     rescale, interval_low, interval_high: of the guidance, see guidance.cfg
+    text, text_scale: CLIP guidance toward a prompt; an empty text or the scale 0 is off
+    classifier_scale: of the guidance by a noise-aware classifier toward the class, 0 is off; with guidance = 0 it steers alone
+    steer_low, steer_high: CLIP and the classifier guide where steer_low < sigma <= steer_high
+    candidates:   re-ranking: image i is the best of this many, those with the seeds seed + i, seed + i + n, seed + i + 2n, ...
+    rank_by:      by what: "classifier" (probability of its class) or "clip" (similarity to the text, or to its class)
     """
 
     checkpoint: str = ""
@@ -52,25 +59,45 @@ class Request:
     interval_low: float = 0.0
     interval_high: float = math.inf
     seed: int = 0
+    text: str = ""
+    text_scale: float = 100.0
+    classifier_scale: float = 0.0
+    steer_low: float = 0.0
+    steer_high: float = math.inf
+    candidates: int = 1
+    rank_by: str = "classifier"
 
     def __post_init__(self):
         if isinstance(self.label, int) and not isinstance(self.label, bool):
             object.__setattr__(self, "label", str(self.label))
-        for name in ("checkpoint", "label"):
+        for name in ("checkpoint", "label", "text"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; a text is accepted")
         known("sampler", self.sampler, SAMPLERS)
         known("grid", self.grid, ["auto", *GRIDS])
-        for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT)):
+        known("ranking", self.rank_by, RANKERS)
+        if len(self.text) > MAX_TEXT or not self.text.isprintable():
+            raise ValueError(f"text is {self.text[:40]!r}; one line of at most {MAX_TEXT} letters is accepted")
+        for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT), ("candidates", 1, 64)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}; a whole number from {low} to {high} is accepted")
-        for name, low, high in (("guidance", 0, 20), ("eta", 0, 1), ("churn", 0, 100), ("rescale", 0, 1)):
+        numbers = (
+            ("guidance", 0, 20),
+            ("eta", 0, 1),
+            ("churn", 0, 100),
+            ("rescale", 0, 1),
+            ("text_scale", 0, 2000),
+            ("classifier_scale", 0, 50),
+        )
+        for name, low, high in numbers:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}; a number from {low} to {high} is accepted")
         if not 0 <= self.interval_low < self.interval_high:
             raise ValueError(f"the guidance interval is {self.interval_low} to {self.interval_high}; it needs 0 <= low < high")
+        if not 0 <= self.steer_low < self.steer_high:
+            raise ValueError(f"the steering interval is {self.steer_low} to {self.steer_high}; it needs 0 <= low < high")
 
     @property
     def steps(self) -> int:
@@ -80,6 +107,10 @@ class Request:
     def true_evaluations(self) -> int:
         """What the steps really cost: two-evaluation methods use an odd number."""
         return SAMPLERS[self.sampler].cost(self.steps)
+
+    def unranked(self) -> Request:
+        """The request for every candidate: image j of it competes for place j mod n."""
+        return dataclasses.replace(self, n=self.n * self.candidates, candidates=1)
 
     def options(self) -> dict[str, float]:
         return {k: getattr(self, k) for k in SAMPLERS[self.sampler].options}
@@ -96,5 +127,7 @@ class Request:
 
     def as_command(self) -> str:
         """The command line that gives the same pixels."""
-        flags = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in self.changed().items())
+        pairs = ((f"--{k.replace('_', '-')}", str(v)) for k, v in self.changed().items())
+        # = keeps argparse from taking a value that begins with a dash for a flag
+        flags = " ".join(f"{flag}={shlex.quote(v)}" if v.startswith("-") else f"{flag} {shlex.quote(v)}" for flag, v in pairs)
         return f"python -m ddpm_app sample {flags} --out samples.npz"

@@ -11,20 +11,22 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import checkpoints
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, CheckpointConfig
 from .data import to_model, to_uint8
 from .denoiser import Denoiser
 from .device import pick_device, pick_dtype
-from .guidance import cfg, clipped
+from .guidance import cfg, clipped, conditioned
 from .requests import SEED_LIMIT, Request, known
 from .samplers import SAMPLERS, SeededNoise, initial_noise
 from .schedules import Schedule, add_noise, sigma_grid, to_vp
+from .steering import Steering
 
 PROJECT = Path(__file__).resolve().parents[1]
 MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
@@ -52,6 +54,16 @@ class Frame:
         return self.i == self.n
 
 
+class Ranked(NamedTuple):
+    """images (n, H, W, C) uint8; labels (n,), -1 = none; chosen (n,): image i is candidate chosen[i], whose seed is seed + chosen[i];
+    scores (candidates, n) of all candidates, NaN where nothing was ranked."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    chosen: np.ndarray
+    scores: np.ndarray
+
+
 class Studio:
     """Checkpoints on disk, the few last used in memory, one network at work at a time."""
 
@@ -59,6 +71,7 @@ class Studio:
         self.roots = roots if roots is not None else [PROJECT / "checkpoints", Path(os.environ.get("DDPM_RUNS", PROJECT / "runs"))]
         self.device = pick_device(device)
         self.dtype = pick_dtype(self.device, precision)
+        self.steering = Steering(self.roots, self.device)
         self._extra: dict[str, Checkpoint] = {}
         self._loaded: OrderedDict[str, tuple[float, Denoiser]] = OrderedDict()
         self._keep = keep
@@ -151,19 +164,22 @@ class Studio:
     def sample(
         self, request: Request, picture: np.ndarray | None = None, start: float | None = None, labels: np.ndarray | None = None
     ) -> Iterator[Frame]:
-        """Denoise n <= MAX_BATCH images, yielding the start and every move.
+        """Denoise n <= MAX_BATCH images, or all candidates for them, yielding the start and every move.
 
         picture, start: SDEdit (Meng et al. 2022): begin at sigma `start` from this image, uint8 (C, H, W), with each seed's noise.
         labels: (n,) int64 in place of what request.label says (-1: none), for one batch of a larger request.
         Closing the iterator stops at the next step.
         """
-        if request.n > MAX_BATCH:
-            raise ValueError(f"n is {request.n}; at most {MAX_BATCH} images are shown at once (the command line takes more)")
+        if (total := request.n * request.candidates) > MAX_BATCH:
+            what = f"n is {total}" if request.candidates == 1 else f"{request.n} images of {request.candidates} candidates are {total}"
+            raise ValueError(f"{what}; at most {MAX_BATCH} images are shown at once (the command line takes more)")
         checkpoint = self.checkpoint(request.checkpoint)
         config = checkpoint.config
-        shape = (request.n, config.network.in_channels, config.network.image_size, config.network.image_size)
         if labels is None:
-            labels = self.labels(request, config.classes if config.network.num_classes else ())
+            labels = self._labels(request, config)
+        self.steering.check(request, config)
+        request = request.unranked()
+        shape = (request.n, config.network.in_channels, config.network.image_size, config.network.image_size)
         if picture is not None and picture.shape != shape[1:]:
             raise ValueError(f"the picture is {picture.shape}; this checkpoint takes {shape[1:]}")
         denoiser = self.denoiser(checkpoint)
@@ -176,9 +192,9 @@ class Studio:
         else:
             x0 = to_model(torch.from_numpy(picture.copy())).to(self.device)
             x = x0 + float(sigmas[0]) * noise(torch.empty(shape, device=self.device))
-        yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
         options = request.options() | ({"noise": noise} if sampler.stochastic or any(request.options().values()) else {})
-        moves = sampler.run(self._guided(denoiser, request, labels), x, sigmas, **options)
+        moves = sampler.run(self._guided(denoiser, request, config, labels), x, sigmas, **options)
+        yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
         while True:
             with self._working, torch.inference_mode():
                 step = next(moves, None)
@@ -186,11 +202,17 @@ class Studio:
                 return
             yield self._frame(denoiser, request, step.i + 1, step.nfe, step.sigma_next, step.x, step.x0, labels)
 
-    def _guided(self, denoiser: Denoiser, request: Request, labels: np.ndarray):
-        if labels[0] < 0:
-            return clipped(lambda x, sigma: denoiser(x, sigma, None))
-        label = torch.from_numpy(labels).to(self.device)
-        return clipped(cfg(denoiser, label, request.guidance, (request.interval_low, request.interval_high), request.rescale))
+    def _labels(self, request: Request, config: CheckpointConfig) -> np.ndarray:
+        """The class of each image, and again for each further set of candidates: (n candidates,)."""
+        return np.tile(self.labels(request, self.steering.classes(request, config)), request.candidates)
+
+    def _guided(self, denoiser: Denoiser, request: Request, config: CheckpointConfig, labels: np.ndarray):
+        if labels[0] < 0 or not config.network.num_classes:
+            plain = conditioned(denoiser, None)
+        else:
+            label = torch.from_numpy(labels).to(self.device)
+            plain = cfg(denoiser, label, request.guidance, (request.interval_low, request.interval_high), request.rescale)
+        return clipped(self.steering.guided(plain, request, config, labels))
 
     def _frame(self, denoiser: Denoiser, request: Request, i: int, nfe: int, sigma: Tensor, x: Tensor, x0: Tensor, labels) -> Frame:
         level = float(sigma)
@@ -203,20 +225,34 @@ class Studio:
 
     def images(self, request: Request, progress=None) -> tuple[np.ndarray, np.ndarray]:
         """All n images, uint8 (n, H, W, C), and labels, int64 (n,), in batches; progress(done, n) after each batch."""
+        found = self.ranked(request, progress)
+        return found.images, found.labels
+
+    def ranked(self, request: Request, progress=None) -> Ranked:
+        """As images(), and which candidate each one was; progress counts candidates."""
         config = self.checkpoint(request.checkpoint).config
         size = config.network.image_size**2 * config.network.in_channels
         if request.n * size > MAX_RESULT_BYTES:
             raise ValueError(f"n is {request.n}; {MAX_RESULT_BYTES // size} images fit the memory limit of {MAX_RESULT_BYTES >> 30} GiB")
-        labels = self.labels(request, config.classes if config.network.num_classes else ())
-        images = np.empty((request.n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
-        for at in range(0, request.n, MAX_BATCH):
-            part = dataclasses.replace(request, n=min(MAX_BATCH, request.n - at), seed=request.seed + at)
-            for frame in self.sample(part, labels=labels[at : at + part.n]):
+        labels, everyone, n = self._labels(request, config), request.unranked(), request.n
+        self.steering.check(request, config)
+        images = np.empty((n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
+        scores, chosen = np.full((request.candidates, n), np.nan), np.arange(n)
+        best = np.full(n, -np.inf)
+        for at in range(0, everyone.n, MAX_BATCH):
+            part = dataclasses.replace(everyone, n=min(MAX_BATCH, everyone.n - at), seed=request.seed + at)
+            asked = labels[at : at + part.n]
+            for frame in self.sample(part, labels=asked):
                 if frame.done:
-                    images[at : at + part.n] = frame.x.transpose(0, 2, 3, 1)
+                    index = np.arange(at, at + part.n)
+                    if request.candidates > 1:
+                        scores.flat[index] = self.steering.scores(request, config, frame.x, asked)
+                    for j, image in zip(index, frame.x):
+                        if request.candidates == 1 or scores.flat[j] > best[j % n]:
+                            best[j % n], chosen[j % n], images[j % n] = scores.flat[j], j, image.transpose(1, 2, 0)
             if progress:
-                progress(at + part.n, request.n)
-        return images, labels
+                progress(at + part.n, everyone.n)
+        return Ranked(images, labels[:n], chosen, scores)
 
     def compare(self, first: Request, second: Request) -> Iterator[tuple[Frame, Frame]]:
         """Two requests side by side, in step by their share of evaluations; the shorter one waits on its last frame."""

@@ -20,7 +20,7 @@ from ddpm_app.unet import UNet, UNetConfig
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits
 
 
-def make_checkpoint(path, *, size=16, channels=3, classes=CIFAR10_CLASSES, row="v", schedule="cosine", seed=0, T=1000):
+def make_checkpoint(path, *, size=16, channels=3, classes=CIFAR10_CLASSES, row="v", schedule="cosine", seed=0, T=1000, data="random"):
     """A checkpoint whose output depends on everything: no zero-initialised layer is left at zero."""
     config = UNetConfig(size, channels, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0, num_classes=len(classes))
     torch.manual_seed(seed)
@@ -32,8 +32,26 @@ def make_checkpoint(path, *, size=16, channels=3, classes=CIFAR10_CLASSES, row="
         if network.label_emb is not None:
             network.label_emb.weight.normal_(std=2.0)
     return checkpoints.save(
-        path, checkpoints.CheckpointConfig(config, {"name": schedule, "T": T}, row, "random", tuple(classes), 1234), network.state_dict()
+        path, checkpoints.CheckpointConfig(config, {"name": schedule, "T": T}, row, data, tuple(classes), 1234), network.state_dict()
     )
+
+
+def make_judges(root):
+    """A classifier and a noise-aware one of the models' data: random weights, but sure of themselves."""
+    from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
+    from ddpm_app.noisy_classifier import NoisyConfig, NoisyResNet, save_noisy
+
+    for name, classes, size, channels, seed in (("random", CIFAR10_CLASSES, 16, 3, 0), ("random-grey", MNIST_CLASSES, 14, 1, 1)):
+        kind = dict(data=name, classes=classes, image_size=size, in_channels=channels, widths=(8, 12), blocks=(0, 1))
+        for config, build, save, suffix in (
+            (ClassifierConfig(**kind), ResNet, save_classifier, ""),
+            (NoisyConfig(**kind, embedding=16), NoisyResNet, save_noisy, "-noisy"),
+        ):
+            torch.manual_seed(seed)
+            network = build(config)
+            with torch.no_grad():
+                network.head.weight.normal_()
+            save(root / "classifiers" / (name + suffix), config, network)
 
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -48,8 +66,11 @@ def roots(tmp_path_factory):
     """A directory with two models: cifar10-random (16x16 RGB, 10 classes) and mnist-random (14x14 grey, linear eps)."""
     root = tmp_path_factory.mktemp("checkpoints")
     make_checkpoint(root / "cifar10-random")
-    make_checkpoint(root / "mnist-random", size=14, channels=1, classes=MNIST_CLASSES, row="eps", schedule="linear", seed=1)
+    make_checkpoint(
+        root / "mnist-random", size=14, channels=1, classes=MNIST_CLASSES, row="eps", schedule="linear", seed=1, data="random-grey"
+    )
     make_checkpoint(root / "plain-random", classes=(), seed=2)
+    make_judges(root)
     return [root]
 
 

@@ -31,6 +31,11 @@ FULL = {
     "interval_low": 0.0,
     "interval_high": 1e6,
     "precision": "bf16",
+    "text": "a \"red\" car, ünïcode",
+    "text_scale": 100.0,
+    "classifier_scale": 2.5,
+    "steer_low": 0.1,
+    "steer_high": 9.0,
 }
 
 
@@ -129,6 +134,11 @@ BAD = {
     "interval_low": [-1, 1e7, None],
     "interval_high": [-1, 1e7, None],
     "precision": ["'; rm", "x" * 41, None, 16],
+    "text": ["", "x" * 301, "a\nb", "a\0", 5, None, ["a"]],
+    "text_scale": [-1, 2001, "1", None, True],
+    "classifier_scale": [-1, 51, None],
+    "steer_low": [-1, 1e7, None],
+    "steer_high": [-1, 1e7, None],
 }
 
 
@@ -140,6 +150,7 @@ def test_values_out_of_type_or_range(key):
 
 def test_interval_upside_down():
     refused(settings(interval_low=2, interval_high=1), "interval_low")
+    refused(settings(steer_low=2, steer_high=1), "steer_low")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])

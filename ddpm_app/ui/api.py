@@ -22,6 +22,11 @@ def build(studio: Studio) -> None:
         sampler: str = "dpmpp-2m",
         evaluations: int = 20,
         seed: int = 0,
+        text: str = "",
+        text_scale: float = Request.text_scale,
+        classifier_scale: float = 0.0,
+        candidates: int = 1,
+        rank_by: str = "classifier",
     ) -> list[str]:
         """Denoise images from noise.
 
@@ -33,12 +38,19 @@ def build(studio: Studio) -> None:
             sampler: dpmpp-2m, unipc, ipndm, heun, ddim, ddpm or ddpm-large.
             evaluations: Denoiser evaluations per image, 1 to 1000.
             seed: Seed of the first image, 0 or more.
+            text: CLIP guidance: a prompt to steer toward; empty for none.
+            text_scale: Of the CLIP guidance, 0 is off.
+            classifier_scale: Of the guidance by a noise-aware classifier toward the class, 0 is off.
+            candidates: Re-ranking: each image is the best of this many; n times candidates is at most 64 here.
+            rank_by: classifier or clip.
 
         Returns:
             One PNG data URL an image, with its settings embedded.
         """
         if not isinstance(n, int) or not 1 <= n <= API_LIMIT:
             raise ValueError(f"n is {n!r}; 1 to {API_LIMIT} images are accepted here")
+        if not isinstance(candidates, int) or not 1 <= n * candidates <= API_LIMIT:
+            raise ValueError(f"candidates is {candidates!r}; n times candidates may be 1 to {API_LIMIT} here")
         request = Request(
             checkpoint=checkpoint or studio.default(),
             label=label,
@@ -47,9 +59,15 @@ def build(studio: Studio) -> None:
             sampler=sampler,
             evaluations=evaluations,
             seed=seed,
+            text=text,
+            text_scale=text_scale,
+            classifier_scale=classifier_scale,
+            candidates=candidates,
+            rank_by=rank_by,
         )
-        images, labels = studio.images(request)
-        pngs = [exports.image_png(image.transpose(2, 0, 1), request, i, int(labels[i])) for i, image in enumerate(images)]
+        found = studio.ranked(request)
+        rows = zip(found.images, found.chosen, found.labels)
+        pngs = [exports.image_png(image.transpose(2, 0, 1), request, int(i), int(label)) for image, i, label in rows]
         return ["data:image/png;base64," + base64.b64encode(p).decode() for p in pngs]
 
     def models() -> list[dict]:
