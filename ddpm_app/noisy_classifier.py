@@ -84,7 +84,7 @@ class NoisyResNet(nn.Module):
         h = nnf.silu(self.norm(self.stem(h.contiguous(memory_format=torch.channels_last))))
         for block in self.blocks:
             h = block(h, emb)
-        return self.head(h.float().mean((2, 3)))
+        return self.head(h.mean((2, 3), dtype=torch.promote_types(h.dtype, torch.float32)))
 
 
 class NoisyClassifier:

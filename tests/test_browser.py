@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ddpm_app import png_settings
+from ddpm_app.exports import request_from_settings
 from ddpm_app.schedules import make_schedule
 from ddpm_app.studio import noised
 
@@ -93,6 +94,43 @@ def test_generate_click_download_and_drop_back(page, app, tmp_path):
     page.wait_for_function("() => /--seed/.test(document.querySelector('#generate-code').innerText)")  # it unfolds first
     code = page.inner_text("#generate-code")
     assert f"seed={settings['seed']}" in code and f"--seed {settings['seed']}" in code
+
+
+def test_steer_toward_a_class_and_keep_the_best(page, app, tmp_path):
+    studio, _ = app
+    page.locator("#steer > button").first.click()
+    page.wait_for_selector("#steer-text")
+    for label, value in (("Images", 3), ("Evaluations", 4), ("Classifier scale", 4), ("Candidates per image", 4)):
+        number(page, label, value)
+    page.click("#generate-start")
+    page.wait_for_selector("#generate-grid .rejected:not([hidden])")
+    generated(page)
+    assert page.locator("#generate-grid .stage .cell").count() == 3 and page.locator("#generate-grid .rejected .cell").count() == 9
+    scores = [float(t.split()[-1]) for t in page.locator("#generate-grid .rejected .cell span").all_text_contents()]
+    assert scores == sorted(scores, reverse=True) and "all 12 candidates" in page.inner_text("#generate-grid .status")
+    page.click("#generate-grid .stage .cell >> nth=1")
+    with page.expect_download() as download:
+        page.click("#generate-grid a.png")
+    file = tmp_path / "kept.png"
+    download.value.save_as(file)
+    settings = png_settings.read(file)
+    assert settings["classifier_scale"] == 4
+    kept = np.asarray(Image.open(file)).astype(int)
+    with page.expect_download() as download:
+        page.click("#generate-grid .zip")
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as z:
+        assert len(z.namelist()) == 3 and z.read("00001.png") == file.read_bytes()
+    again = studio.images(request_from_settings(settings, studio.checkpoint("cifar10-random").config.classes))[0][0]
+    assert np.abs(again.astype(int) - kept).max() <= 1
+
+    page.get_by_label("mnist-random").check()  # grey: no CLIP, and the page says so
+    page.wait_for_function("() => document.querySelector('#steer-note').innerText.includes('colour photos only')")
+    page.set_input_files("#generate-drop input[type=file]", str(file))
+    page.wait_for_function("() => document.querySelector('#model-choice input:checked').value === 'cifar10-random'")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('input[aria-label=\"number input for Candidates per image\"]')].some(i => i.value === '1')"
+    )
+    assert page.locator("input[aria-label='number input for Classifier scale']").first.input_value() == "4"
 
 
 def test_all_classes_as_rows(page):

@@ -58,17 +58,17 @@ class Controls:
         fields = dict(
             checkpoint=str(values[self.model] or ""),
             label={ANY: "any", ALL: "all", NONE: "none"}.get(values[self.label], str(values[self.label])),
-            n=_whole(values[self.n], "images"),
+            n=whole(values[self.n], "images"),
             guidance=values[self.guidance],
             sampler=str(values[self.sampler]),
-            evaluations=_whole(values[self.evaluations], "evaluations"),
+            evaluations=whole(values[self.evaluations], "evaluations"),
             grid=str(values[self.grid]),
             eta=values[self.eta],
             churn=values[self.churn],
             rescale=values[self.rescale],
             interval_low=low or 0.0,
             interval_high=high if high else float("inf"),
-            seed=_whole(seed, "seed"),
+            seed=whole(seed, "seed"),
         )
         return Request(**{**fields, **overrides}), {self.seed: int(seed)}
 
@@ -107,7 +107,7 @@ def sampler_choices() -> list[tuple[str, str]]:
     return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
 
 
-def _whole(value, name: str) -> int:
+def whole(value, name: str) -> int:
     if value is None or value != int(value):
         raise ValueError(f"{name} is {value}; a whole number is accepted")
     return int(value)

@@ -14,6 +14,7 @@ from ..studio import Frame, Request, Studio
 from .components import ImageGrid, b64
 from .controls import Controls, build_controls
 from .handlers import Pace, guarded, idle, running, wire_run
+from .steer import build_steer, ranked_view, settings_of
 from .store import RUNS
 
 
@@ -21,21 +22,44 @@ def grid_head(request: Request, frame: Frame, classes: tuple[str, ...]) -> dict:
     """The empty grid: order of cells, their labels, row headers when all classes are asked for."""
     names = [classes[k] if k >= 0 else "no class" for k in frame.labels]
     size = [frame.x.shape[3], frame.x.shape[2]]
-    if request.label == "all" and classes:  # image i has class i mod K; its row is its class
+    if request.label == "all" and classes and len(frame.labels) == request.n:  # image i has class i mod K; its row is its class
         k = len(classes)
         rows = min(k, request.n)
         order = [i for row in range(rows) for i in range(row, request.n, k)]
         columns = -(-request.n // k)
         if request.n % k == 0 or request.n <= k:
             return {"labels": names, "size": size, "order": order, "columns": columns, "rows": list(classes[:rows])}
-    return {"labels": names, "size": size, "order": list(range(request.n)), "columns": exports.grid_columns(request.n), "rows": None}
+    n = len(names)
+    return {"labels": names, "size": size, "order": list(range(n)), "columns": exports.grid_columns(n), "rows": None}
 
 
 def settings_list(request: Request, i: int, label: str) -> list[list[str]]:
     """What the page lists beside a chosen image."""
     shown = [["class", label], ["seed", str(request.seed + i)], ["guidance s", f"{request.guidance:g}"], ["sampler", request.sampler]]
     shown += [["evaluations", str(request.true_evaluations)], ["grid", request.grid], ["model", request.checkpoint]]
-    return shown + [[k, f"{v:g}"] for k, v in request.options().items()]
+    return shown + [[k, f"{v:g}"] for k, v in request.options().items()] + settings_of(request)
+
+
+def finished(studio: Studio, request: Request, frame: Frame, head: dict, classes: tuple[str, ...]) -> dict:
+    """The last message of a run: every image's PNG and settings, and of a re-ranked one what was kept and what was not."""
+    pngs = [exports.image_png(image, request, i, int(frame.labels[i])) for i, image in enumerate(frame.x)]
+    listed = [settings_list(request, i, head["labels"][i]) for i in range(len(pngs))]
+    status = f"{request.n} image{'s' if request.n > 1 else ''}, {frame.evaluations} evaluations each; click one"
+    message = {"done": True, "pngs": [b64(p) for p in pngs], "settings": listed, "status": status}
+    order = range(len(pngs))
+    if request.candidates > 1:
+        scores = studio.steering.scores(request, studio.checkpoint(request.checkpoint).config, frame.x, frame.labels)
+        ranked = ranked_view(request, scores)
+        for i, row in enumerate(listed):
+            row.append([ranked["score_name"], ranked["scores"][i]])
+        order = ranked["kept"]
+        first = grid_head(request, dataclasses.replace(frame, labels=frame.labels[: request.n]), classes)
+        layout = {**first, "order": [order[i] for i in first["order"]]}
+        message |= {"ranked": {**ranked, "layout": layout}, "status": f"{status}. Kept: {ranked['means']}"}
+    run = head["run"]
+    for i in order:  # what the ZIP holds
+        RUNS.add(run, pngs[i])
+    return message
 
 
 def hero_value(studio: Studio, name: str | None) -> dict:
@@ -55,6 +79,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
                 start = gr.Button("Generate", variant="primary", elem_id="generate-start", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=80)
             controls = build_controls(studio, model, n=16, most=64)
+            steer = build_steer(studio, model)
             drop = gr.File(label="Restore settings: drop a PNG saved here", file_types=[".png"], height=150, elem_id="generate-drop")
         with gr.Column(scale=3, min_width=320):
             view = ImageGrid(hero_value(studio, model.value), elem_id="generate-grid")
@@ -65,7 +90,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
                 command = gr.Code("", language="shell", label="Command line", elem_classes="mono")
 
     def generate(values: dict):
-        request, seed_update = controls.request(values)
+        request, seed_update = controls.request(values, **steer.fields(values))
         classes = studio.checkpoint(request.checkpoint).config.classes
         shared = dataclasses.replace(request, checkpoint=studio.address(request.checkpoint))  # runs elsewhere, too
         run, pace, head = RUNS.new(), Pace(), {}
@@ -73,7 +98,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
             status = f"evaluation {frame.nfe} of {frame.evaluations}"
             message = {"run": run, "progress": frame.i / frame.n, "status": status}
             if frame.i == 0:
-                head = grid_head(request, frame, classes)
+                head = {"run": run, **grid_head(request, frame, classes)}
                 yield {
                     view: {**message, **head},
                     code: shared.as_python(),
@@ -82,31 +107,30 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
                     **running(start, stop),
                 }
             elif frame.done:
-                pngs = [exports.image_png(image, request, i, int(frame.labels[i])) for i, image in enumerate(frame.x)]
-                for png in pngs:
-                    RUNS.add(run, png)
-                listed = [settings_list(request, i, head["labels"][i]) for i in range(request.n)]
-                status = f"{request.n} image{'s' if request.n > 1 else ''}, {frame.evaluations} evaluations each; click one"
-                done = {**message, **head, "done": True, "status": status, "pngs": [b64(p) for p in pngs], "settings": listed}
-                yield {view: done, last_run: run, **idle(start, stop)}
+                yield {view: {**message, **head, **finished(studio, request, frame, head, classes)}, last_run: run, **idle(start, stop)}
             elif pace.due():
-                columns = exports.grid_columns(request.n)
+                columns = exports.grid_columns(len(frame.x0))
                 preview = viz.encode(viz.grid(torch.from_numpy(frame.x0), columns, pad=0), "jpeg")
                 yield {view: {**message, **head, "preview": b64(preview), "preview_columns": columns}}
 
-    wire_run(start, stop, generate, controls.inputs, [view, code, command, controls.seed, last_run], "generate-grid")
+    wire_run(start, stop, generate, controls.inputs | steer.inputs, [view, code, command, controls.seed, last_run], "generate-grid")
+
+    def restored(source) -> dict:
+        settings = png_settings.read(source)
+        return {**controls.restore(settings, studio), **steer.restore(settings)}
 
     def restore_file(path: str | None):
-        return {**controls.restore(png_settings.read(path), studio), drop: None} if path else {}
+        return {**restored(path), drop: None} if path else {}
 
     def restore_click(event: gr.EventData):
         try:
             data = base64.b64decode(str(event._data.get("png", "")), validate=True)
         except (binascii.Error, AttributeError):
             raise ValueError("this image's settings could not be read") from None
-        return controls.restore(png_settings.read(data), studio)
+        return restored(data)
 
     model.change(lambda name: hero_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
-    drop.upload(guarded(restore_file), drop, [*controls.restored, drop], show_progress="hidden", api_visibility="private")
-    view.recall(guarded(restore_click), None, controls.restored, show_progress="hidden", api_visibility="private")
+    restores = [*controls.restored, *steer.inputs]
+    drop.upload(guarded(restore_file), drop, [*restores, drop], show_progress="hidden", api_visibility="private")
+    view.recall(guarded(restore_click), None, restores, show_progress="hidden", api_visibility="private")
     return controls

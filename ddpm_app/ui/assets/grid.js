@@ -4,20 +4,33 @@ const bytes = b => Uint8Array.from(atob(b), c => c.charCodeAt(0));
 const decode = (b, type) => createImageBitmap(new Blob([bytes(b)], { type }));
 const text = (tag, content, cls) => { const e = document.createElement(tag); e.textContent = content; if (cls) e.className = cls; return e; };
 
-function build(v) {
-  const box = $('.cells'); box.textContent = ''; S.labels = v.labels; S.size = v.size; S.pngs = []; S.settings = []; choose(-1);
-  const columns = v.columns, rows = v.rows, widest = Math.max(40, Math.min(112, Math.floor(760 / columns)));
+function arrange(box, order, columns, rows) { // put existing cells into a box, in this order, with a header a row
+  const widest = Math.max(40, Math.min(112, Math.floor(760 / columns))); box.textContent = '';
   box.style.gridTemplateColumns = (rows ? 'max-content ' : '') + `repeat(${columns}, minmax(0, ${widest}px))`;
-  const canvases = [];
-  v.order.forEach((i, k) => {
+  order.forEach((i, k) => {
     if (rows && k % columns === 0) box.append(text('div', rows[k / columns] ?? '', 'rowhead'));
+    S.cells[i].querySelector('span').hidden = !!rows && !S.scores; box.append(S.cells[i]);
+  });
+}
+function build(v) {
+  S.labels = v.labels; S.size = v.size; S.pngs = []; S.settings = []; S.cells = []; S.scores = null; choose(-1);
+  S.canvases = [];
+  v.order.forEach(i => {
     const cell = document.createElement('button'); cell.type = 'button'; cell.className = 'cell'; cell.disabled = true; cell.dataset.i = i;
     cell.setAttribute('role', 'listitem'); cell.setAttribute('aria-label', `Image ${i + 1}: ${v.labels[i]}`); cell.setAttribute('aria-pressed', 'false');
-    const c = document.createElement('canvas'); [c.width, c.height] = v.size; cell.append(c); canvases[i] = c;
-    if (!rows) cell.append(text('span', v.labels[i]));
-    box.append(cell);
+    const c = document.createElement('canvas'); [c.width, c.height] = v.size; cell.append(c, text('span', v.labels[i])); S.canvases[i] = c; S.cells[i] = cell;
   });
-  S.canvases = canvases; $('.stage').classList.add('has'); $('.zip').hidden = true;
+  $('.rejected').hidden = true; $('.rejected .cells').textContent = ''; arrange($('.stage .cells'), v.order, v.columns, v.rows);
+  $('.stage').classList.add('has'); $('.zip').hidden = true;
+}
+function showRanked(r) { // the kept ones in their places, the rejected ones below, each with its score
+  S.scores = r.scores;
+  r.scores.forEach((s, i) => { S.cells[i].querySelector('span').textContent = r.layout.rows ? s : `${S.labels[i]} ${s}`;
+    S.cells[i].setAttribute('aria-label', `Image ${i + 1}: ${S.labels[i]}, ${r.score_name} ${s}`); });
+  arrange($('.stage .cells'), r.layout.order, r.layout.columns, r.layout.rows);
+  arrange($('.rejected .cells'), r.rejected, Math.min(12, r.rejected.length), null);
+  r.rejected.forEach(i => S.cells[i].querySelector('span').textContent = `${S.labels[i]} ${r.scores[i]}`);
+  $('.rejected').hidden = false; $('.rejected').open = true; $('.rejected summary').textContent = `Rejected: ${r.rejected.length}, by ${r.score_name}, the best first`;
 }
 async function preview(b, columns, tag) { // one picture holding all cells, cut up here
   const m = await decode(b, 'image/jpeg'); if (tag !== S.run || S.pngs.length) return;
@@ -27,6 +40,7 @@ async function finish(v, tag) {
   const maps = await Promise.all(v.pngs.map(b => decode(b, 'image/png'))); if (tag !== S.run) return;
   S.pngs = v.pngs; S.settings = v.settings;
   maps.forEach((m, i) => S.canvases[i].getContext('2d').drawImage(m, 0, 0));
+  if (v.ranked) showRanked(v.ranked);
   element.querySelectorAll('.cell').forEach(c => c.disabled = false); $('.zip').hidden = false; S.drawn++;
 }
 function choose(i) {
