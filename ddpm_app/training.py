@@ -20,7 +20,8 @@ from torch import Tensor
 from .checkpoints import save_tensors
 from .data import GLYPHS, ImageData, to_model
 from .denoiser import ROWS, WEIGHTS, Denoiser
-from .device import memory_format, pick_device, pick_dtype
+from .device import keep_freed_memory, memory_format, pick_device, pick_dtype
+from .distributed import World
 from .ema import Ema, average_lengths
 from .schedules import make_schedule
 from .unet import PRESETS, UNet, preset_config
@@ -58,6 +59,10 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"help": "of everything random"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
     precision: str = field(default="auto", metadata={"help": "of matrix products", "choices": ("auto", "bf16", "fp32")})
+    compile: str = field(
+        default="auto",
+        metadata={"help": "torch.compile the network; auto: on CUDA, where minutes pay it back", "choices": ("auto", "yes", "no")},
+    )
     image_size: int = field(default=0, metadata={"help": "pixels a side for folders; 0: as stored, folders 32"})
 
     def __post_init__(self):
@@ -94,10 +99,14 @@ class TrainEvent:
 class Trainer:
     """The state of a run: network, optimiser, EMA (and averages for posthoc), step, images, seconds. One file holds all of it."""
 
-    def __init__(self, config: TrainConfig, data: ImageData):
-        self.config = config
+    def __init__(self, config: TrainConfig, data: ImageData, world: World | None = None):
+        """world: the processes that train together (distributed.py); None: this one alone."""
+        self.config, self.world = config, world or World()
+        self.part = self.world.slice(config.batch)  # of each batch: what this process trains on
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(self.device, config.precision)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.data = data.to(self.device)
         torch.manual_seed(config.seed)
         extra = {} if config.dropout < 0 else {"dropout": config.dropout}
@@ -105,7 +114,7 @@ class Trainer:
         network_config = preset_config(
             config.preset, image_size=data.images.shape[-1], in_channels=data.images.shape[1], num_classes=classes, **extra
         )
-        self.network = UNet(network_config).to(self.device, memory_format=memory_format(self.device)).train()
+        self.network = UNet(network_config).to(self.device, memory_format=memory_format(self.device, self.dtype)).train()
         self.denoiser = Denoiser(self.network, make_schedule(config.schedule, config.T), config.row)
         self.parameters = list(self.network.parameters())
         # fused kernels exist for CUDA and the CPU; elsewhere PyTorch decides
@@ -120,6 +129,28 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self._order: tuple[int, Tensor] | None = None
 
+    def compile(self) -> str:
+        """torch.compile the network where the configuration asks for it, and try a step's worth of it. Returns "" or, where that
+        cannot be had, a sentence that says so; training goes on without."""
+        if self.config.compile == "no" or (self.config.compile == "auto" and self.device.type != "cuda"):
+            return ""
+        plain = self.denoiser
+        try:
+            self.denoiser = dataclasses.replace(plain, network=torch.compile(self.network))
+            x0, t, eps, label = self.batch()
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                loss = self.denoiser.loss(x0, t, eps, label, self.config.weight).mean()
+            loss.backward()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no C++ compiler, no Triton, an old GPU: whatever it met
+            self.denoiser = plain
+            why = (str(error).strip().splitlines() or [""])[0][:160]
+            return f"torch.compile cannot be had here ({type(error).__name__}: {why}); training without it"
+        finally:
+            self.optimiser.zero_grad(set_to_none=True)
+        return ""
+
     # -- one step ---------------------------------------------------------------------------------------------------
 
     def progress(self) -> float:
@@ -133,18 +164,18 @@ class Trainer:
         return c.lr * up * ((1 - self.progress()) if c.decay == "linear" else 1.0)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(x0, t, eps, label) of the current step, drawn from (seed, step) alone."""
-        c, g = self.config, self.generator
+        """(x0, t, eps, label) of the current step, drawn from (seed, step) alone; of several processes, each has its slice of it."""
+        c, g, part = self.config, self.generator, self.part
         # every step has its own stream: consecutive seeds are decorrelated by the generator's own seeding
         g.manual_seed((c.seed * 0x9E3779B1 + self.step * 2 + 1) % 2**63)
         index = torch.cat([self._epoch(k)[a:b] for k, a, b in self._pieces()])
-        x0, label = to_model(self.data.images[index]), self.data.labels[index]
+        x0, label = to_model(self.data.images[index[part]]), self.data.labels[index[part]]
         if self.flip:
-            mirror = torch.rand(len(index), generator=g, device=self.device) < 0.5
+            mirror = torch.rand(len(index), generator=g, device=self.device)[part] < 0.5
             x0 = torch.where(mirror[:, None, None, None], x0.flip(3), x0)
-        t = torch.randint(0, c.T, (len(index),), generator=g, device=self.device)
-        eps = torch.randn(x0.shape, generator=g, device=self.device)
-        dropped = torch.rand(len(index), generator=g, device=self.device) < c.label_dropout
+        t = torch.randint(0, c.T, (len(index),), generator=g, device=self.device)[part]
+        eps = torch.randn((len(index), *x0.shape[1:]), generator=g, device=self.device)[part]
+        dropped = torch.rand(len(index), generator=g, device=self.device)[part] < c.label_dropout
         return x0, t, eps, torch.where(dropped, len(self.data.classes), label)
 
     def _pieces(self) -> list[tuple[int, int, int]]:
@@ -160,27 +191,36 @@ class Trainer:
     def _epoch(self, k: int) -> Tensor:
         if self._order is None or self._order[0] != k:
             g = torch.Generator().manual_seed((self.config.seed << 20) + k)
-            self._order = (k, torch.randperm(len(self.data), generator=g).to(self.device))
+            order = torch.randperm(len(self.data), generator=g)
+            order = order.pin_memory() if self.device.type == "cuda" else order  # copied without waiting
+            self._order = (k, order.to(self.device, non_blocking=True))
         return self._order[1]
 
     def train_step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns on the device: loss of each sample (B,), its noise band (B,), the gradient norm ()."""
+        """Returns on the device: loss of each sample (B,), its noise band (B,), the gradient norm (). B: this process's slice.
+
+        Nothing here waits for the device: tests/test_bench.py holds that."""
+        c, world = self.config, self.world
         x0, t, eps, label = self.batch()
-        torch.manual_seed(self.config.seed * 0x9E3779B1 + self.step)  # dropout
+        torch.manual_seed(c.seed * 0x9E3779B1 + self.step + world.rank * 0x632BE59B)  # dropout: other masks in each process
         lr = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = self.denoiser.loss(x0, t, eps, label, self.config.weight)
+            losses = self.denoiser.loss(x0, t, eps, label, c.weight)
         self.optimiser.zero_grad(set_to_none=True)
-        losses.mean().backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        if world.size == 1:
+            losses.mean().backward()
+        else:  # each slice by its share of the batch, whatever its size; added up before they are clipped
+            (losses.sum() / c.batch).backward()
+            world.add(*(p.grad for p in self.parameters))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
         self.optimiser.step()
         self.step += 1
-        self.images += len(x0)
+        self.images += c.batch
         for ema in self.emas:
             ema.update(self.parameters, self.step)
-        return losses.detach(), t * BANDS // self.config.T, norm
+        return losses.detach(), t * BANDS // c.T, norm
 
     # -- what outlives the process ----------------------------------------------------------------------------------
 
@@ -230,7 +270,7 @@ class Trainer:
     def _load_state(self, file: Path) -> None:
         with safe_open(file, "pt") as f:
             meta = json.loads(f.metadata()["ddpm-studio"])
-            free = {"minutes", "images", "device", "precision"}
+            free = {"minutes", "images", "device", "precision", "compile"}
             mine = dataclasses.asdict(self.config)
             theirs = {"averages": "none"} | meta["config"]  # a state from before there were any
             differs = [k for k in mine if k not in free and theirs.get(k) != mine[k]]
@@ -255,8 +295,9 @@ def train(
 ) -> Iterator[TrainEvent]:
     """Train to the end of the budget (or until should_stop() between two steps; time spent in it is not training time), yielding
     an event every `every` steps or `every_seconds` seconds, whichever is sooner, and at the end. Raises FloatingPointError,
-    naming the step, when the loss is no longer a number."""
-    device = trainer.device
+    naming the step, when the loss is no longer a number. Several processes get the same events and stop together: rank 0's clock
+    counts, and any of them may ask to stop."""
+    device, world = trainer.device, trainer.world
     sums, counts = torch.zeros(BANDS, device=device), torch.zeros(BANDS, device=device)
     norms, since = torch.zeros((), device=device), 0
     first_bad = torch.full((), float("inf"), device=device)
@@ -264,7 +305,7 @@ def train(
     mark_time, mark_images = started, trainer.images
     while trainer.progress() < 1:
         asked = time.perf_counter()
-        if should_stop():
+        if world.any(should_stop()):
             break
         waited = time.perf_counter() - asked
         started, mark_time = started + waited, mark_time + waited
@@ -274,9 +315,11 @@ def train(
         counts.index_add_(0, band, torch.ones_like(losses))
         norms += norm
         since += 1
-        trainer.seconds = before + time.perf_counter() - started
         now = time.perf_counter()
-        if since == every or trainer.progress() >= 1 or now - mark_time >= every_seconds:
+        trainer.seconds, due = world.says(before + now - started, float(now - mark_time >= every_seconds))
+        if since == every or trainer.progress() >= 1 or due:
+            world.add(sums, counts)
+            world.lowest(first_bad)
             by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
             if not np.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
@@ -292,6 +335,7 @@ def train(
 def validation_loss(trainer: Trainer, data: ImageData, count: int = 512) -> float:
     """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
     network, kept = trainer.network, [p.detach().clone() for p in trainer.parameters]
+    denoiser = dataclasses.replace(trainer.denoiser, network=network)  # not the compiled one, which knows one batch size
     torch._foreach_copy_(trainer.parameters, trainer.ema.values)
     network.eval()
     g, total, n = torch.Generator().manual_seed(1), 0.0, min(count, len(data))
@@ -301,7 +345,7 @@ def validation_loss(trainer: Trainer, data: ImageData, count: int = 512) -> floa
         t = (index * trainer.config.T // n).to(trainer.device)
         eps = torch.randn(x0.shape, generator=g).to(trainer.device)
         with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
-            total += float(trainer.denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
+            total += float(denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
     torch._foreach_copy_(trainer.parameters, kept)
     network.train()
     return total / n

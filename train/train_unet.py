@@ -6,14 +6,17 @@
 
 The directory holds config.json, weights.safetensors (the EMA), log.jsonl, samples/*.png, snapshots/ and state.safetensors,
 from which --resume continues exactly. Ctrl-C saves and stops. Runs whose folders lie side by side take turns on a device.
+`accelerate launch train/train_unet.py ...` trains the same batches on several GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -24,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import checkpoints, posthoc, probe, turns, viz  # noqa: E402
+from ddpm_app import checkpoints, distributed, posthoc, probe, trackers, turns, viz  # noqa: E402
 from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
@@ -62,6 +65,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser.add_argument("--every-seconds", type=float, default=5.0, help="seconds between log lines, if sooner (default 5)")
     parser.add_argument("--marks", type=int, default=20, help="validation, sample grid and saved state this often over the budget")
     parser.add_argument("--snapshots", type=int, default=20, help="kept over the budget, and two early ones from ten on (default 20)")
+    parser.add_argument("--track", default="", help="also log to: wandb, trackio, or both with a comma (TensorBoard always)")
     args = parser.parse_args(argv)
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if getattr(args, f.name) is not None}
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
@@ -72,7 +76,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     resume_from = Path(args.out if args.resume == "auto" else args.resume or "")
     args.state = resume_from / "state.safetensors" if args.resume else None
     stored = resume_from / "config.json"
-    if args.resume and args.resume != "auto" and not args.state.is_file():
+    if args.resume and args.resume != "auto" and not args.state.is_file() and os.environ.get("RANK", "0") == "0":
         parser.error(f"--resume: {resume_from} holds no state.safetensors; --resume auto begins anew where there is none")
     if args.state and args.state.is_file() and stored.is_file():  # a resumed run keeps its settings; a budget may be given anew
         try:
@@ -103,22 +107,34 @@ def checkpoint_config(trainer: Trainer) -> checkpoints.CheckpointConfig:
 
 
 def sample_grid(trainer: Trainer, per_class: int = COLUMNS, evaluations: int = 12, scale: float = 1.5) -> torch.Tensor:
-    """uint8 (rows * per_class, C, H, W): one row a class (at most ten), fixed seeds, from the EMA weights."""
+    """uint8 (rows * per_class, C, H, W): one row a class (at most ten), fixed seeds, from the EMA weights. Several processes share
+    the pictures out between them."""
     network = UNet(trainer.network.config)
     network.load_state_dict({k: v.float() for k, v in trainer.weights().items()})
     denoiser = Denoiser(for_inference(network, trainer.device, trainer.dtype), trainer.denoiser.schedule, trainer.config.row)
     classes = min(trainer.network.config.num_classes, 10) or 1
-    label = torch.arange(classes, device=trainer.device).repeat_interleave(per_class)
+    part = trainer.world.slice(max(classes * per_class, trainer.world.size))
+    label = torch.arange(classes, device=trainer.device).repeat_interleave(per_class)[part]
     sigmas = sigma_grid(denoiser.schedule, evaluations)
-    x = initial_noise(SeededNoise(range(len(label))), (len(label), *trainer.data.images.shape[1:]), sigmas[0], trainer.device)
+    x = initial_noise(
+        SeededNoise(range(part.start, part.start + len(label))), (len(label), *trainer.data.images.shape[1:]), sigmas[0], trainer.device
+    )
     guided = cfg(denoiser, label, scale if trainer.network.config.num_classes else 1.0)
     with torch.inference_mode():
-        return to_uint8(last(SAMPLERS["dpmpp-2m"].run(clipped(guided), x, sigmas))).cpu()
+        return trainer.world.gather(to_uint8(last(SAMPLERS["dpmpp-2m"].run(clipped(guided), x, sigmas))))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: done, or stopped and saved; 2: the request was wrong; 3: the loss is no number; 4: the disk is full."""
     config, args = parse(argv)
+    try:
+        trackers.check(args.track)
+        world = distributed.join(config.device)
+        config = world.same(config)
+        world.slice(config.batch)
+    except ValueError as error:
+        print(f"train_unet: {error}", file=sys.stderr)
+        return 2
     if args.probe:
         try:
             print(json.dumps(probe.plan(config)))
@@ -130,47 +146,62 @@ def main(argv: list[str] | None = None) -> int:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.append(True))
     try:
-        seat = turns.Seat(Path(args.out), sys.argv[1:] if argv is None else argv, dataclasses.asdict(config))
+        mine = (Path(args.out), sys.argv[1:] if argv is None else argv, dataclasses.asdict(config))
+        seat = turns.Seat(*mine) if world.main else distributed.Follower(mine[0])
     except (ValueError, OSError) as error:
         print(f"train_unet: {error}", file=sys.stderr)
         return 2
     try:
-        seat.end(work(config, args, seat, lambda: bool(stop)))
+        seat.end(work(config, args, seat, lambda: bool(stop), world))
+        world.close()
         return 0
     except (ValueError, FloatingPointError, turns.DiskFull) as error:
         seat.end("failed", str(error))
         print(f"train_unet: {error}", file=sys.stderr)
         return {FloatingPointError: 3, turns.DiskFull: 4}.get(type(error), 2)
     except Exception as error:
+        if not world.main:  # most likely rank 0 has left, having said why
+            print(f"train_unet: process {world.rank} ends with the others: {str(error).strip().splitlines()[:1]}", file=sys.stderr)
+            return 1
         seat.end("failed", str(turns.explain_full(seat.folder, 2**20)) if turns.is_full(error) else f"{type(error).__name__}: {error}")
         raise
     finally:
         seat.close()
 
 
-def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: Callable[[], bool]) -> str:
-    """Train to the end or until told() to stop: "finished" or "stopped"."""
+def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: Callable[[], bool], world: distributed.World) -> str:
+    """Train to the end or until told() to stop: "finished" or "stopped". Of several processes rank 0 alone reads and writes files."""
     out, begun = seat.folder, time.perf_counter()
     device = pick_device(config.device)
-    if not args.now and not seat.take_turn(turns.device_key(device), told, lambda line: print(line, flush=True)):
+    say = functools.partial(print, flush=True) if world.main else lambda *_: None
+    if world.any(not args.now and not seat.take_turn(turns.device_key(device), told, say)):
         return "stopped"
+    if not world.main:
+        world.wait()  # rank 0 may have to download the data first
     training, held_out = split(load_data(config.data, image_size=config.image_size or None), seed=0)
-    trainer = Trainer(config, training)
-    if args.state and args.state.is_file():
+    if world.main:
+        world.wait()
+    trainer = Trainer(config, training, world)
+    if not world.main:
+        pass  # rank 0 shares what it reads
+    elif args.state and args.state.is_file():
         trainer.load_state(args.state)
     elif args.init:
         weights = checkpoints.read_weights(checkpoints.open_checkpoint(args.init).path)
         checkpoints.check_keys(weights, trainer.network, args.init)
         trainer.init_weights(weights)
-    log_file = out / "log.jsonl"
-    if trainer.step and log_file.is_file():  # lines after the saved state belong to steps that are run again
+    distributed.share(trainer, world)
+    log_file = out / "log.jsonl" if world.main else Path(os.devnull)
+    if trainer.step and world.main and log_file.is_file():  # lines after the saved state belong to steps that are run again
         checkpoints.write_atomically(log_file, "".join(line + "\n" for line in whole_lines(log_file, trainer.step)))
-    elif not trainer.step:
+    elif not trainer.step and world.main:
         log_file.unlink(missing_ok=True)
     seat.drop_after(trainer.images)
 
     def save(folder: Path = out, state: bool = True) -> None:
         trainer.check_finite()
+        if not world.main:
+            return
         need = trainer.state_bytes() * (10 if state else 4) // 8
         try:
             turns.need_room(out, need)
@@ -191,17 +222,21 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         nonlocal drawn, unlogged, grid_seconds
         loss = validation_loss(trainer, held_out)
         affordable = spent + grid_seconds <= OVERHEAD * (trainer.seconds - at_start)
-        if affordable or int(3 * trainer.progress()) > int(3 * drawn):
+        if world.says(float(affordable))[0] or int(3 * trainer.progress()) > int(3 * drawn):
             drawn, at = trainer.progress(), time.perf_counter()
-            (out / "samples").mkdir(exist_ok=True)
-            viz.save_png(viz.grid(sample_grid(trainer), columns=COLUMNS), out / "samples" / f"{trainer.images:010d}.png")
+            picture = viz.grid(sample_grid(trainer), columns=COLUMNS)
+            if world.main:
+                (out / "samples").mkdir(exist_ok=True)
+                viz.save_png(picture, out / "samples" / f"{trainer.images:010d}.png")
+                tracked.picture(picture, trainer.step)
             grid_seconds = time.perf_counter() - at
         row = {"step": trainer.step, "images": trainer.images, "validation_loss": loss, "overhead_seconds": round(spent - unlogged, 3)}
         log.write(json.dumps(row) + "\n")
         log.flush()
+        tracked.log(row)
         unlogged = spent
         save()  # after the line: a line without its state is dropped when the run resumes, a state without its line never mends
-        print(f"  {trainer.images} images: validation loss {loss:.4f}, state saved", flush=True)
+        say(f"  {trainer.images} images: validation loss {loss:.4f}, state saved")
 
     def should_stop() -> bool:
         seat.pause_point(save, told)
@@ -210,20 +245,26 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
     at_start = trainer.seconds
     marks, points = int(trainer.progress() * args.marks), posthoc.snapshot_points(args.snapshots)
     snaps = sum(p <= trainer.progress() for p in points)
-    print(f"{describe(trainer.device)}; {len(training)} images of {trainer.data.name}; {out}", flush=True)
+    several = f", {world.size} processes" if world.size > 1 else ""
+    say(f"{describe(trainer.device)}{several}; {len(training)} images of {trainer.data.name}; {out}")
+    if trouble := trainer.compile():
+        say(trouble)
     if not trainer.step:
         save()  # a kill before the first mark finds something to resume
-    with log_file.open("a") as log:
+    with (
+        trackers.Trackers(args.track, out, dataclasses.asdict(config), trainer.step, say, world.main) as tracked,
+        log_file.open("a") as log,
+    ):
         for event in train(trainer, args.every, should_stop, args.every_seconds):
             event_at = time.perf_counter()
             row = dataclasses.asdict(event) | memory(trainer.device)
             row["loss_by_level"] = [round(v, 5) if math.isfinite(v) else None for v in event.loss_by_level]
             log.write(json.dumps(row) + "\n")
             log.flush()
-            print(
+            tracked.log(row)
+            say(
                 f"{event.progress:6.1%}  step {event.step}  loss {event.loss:.4f}  |g| {event.grad_norm:.2f}  "
-                f"lr {event.lr:.1e}  {event.images_per_s:.0f} images/s",
-                flush=True,
+                f"lr {event.lr:.1e}  {event.images_per_s:.0f} images/s"
             )
             if (passed := sum(p <= event.progress for p in points)) > snaps:
                 snaps = passed
@@ -235,7 +276,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         save()
     done = trainer.progress() >= 1
     share = spent / max(trainer.seconds - at_start + spent, 1e-9)
-    print(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images; {spent:.1f} s ({share:.1%}) went into marks", flush=True)
+    say(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images; {spent:.1f} s ({share:.1%}) went into marks")
     return "finished" if done else "stopped"
 
 
