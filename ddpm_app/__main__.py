@@ -159,13 +159,13 @@ def run_models(args: argparse.Namespace) -> int:
 
 
 def _bench(commands) -> None:
-    from . import bench
+    from . import bench_train
 
     p = commands.add_parser(
         "bench", help="speed of this machine", description="Measure this machine: networks, matrix rate, diffusers beside."
     )
-    bench.add_arguments(p)
-    p.set_defaults(run=bench.run)
+    bench_train.add_arguments(p)
+    p.set_defaults(run=bench_train.run)
 
 
 def _runs(commands) -> None:

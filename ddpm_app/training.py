@@ -59,10 +59,7 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"help": "of everything random"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
     precision: str = field(default="auto", metadata={"help": "of matrix products", "choices": ("auto", "bf16", "fp32")})
-    compile: str = field(
-        default="auto",
-        metadata={"help": "torch.compile the network; auto: on CUDA, where minutes pay it back", "choices": ("auto", "yes", "no")},
-    )
+    compile: str = field(default="auto", metadata={"help": "torch.compile; auto: on CUDA", "choices": ("auto", "yes", "no")})
     image_size: int = field(default=0, metadata={"help": "pixels a side for folders; 0: as stored, folders 32"})
 
     def __post_init__(self):
@@ -130,8 +127,7 @@ class Trainer:
         self._order: tuple[int, Tensor] | None = None
 
     def compile(self) -> str:
-        """torch.compile the network where the configuration asks for it, and try a step's worth of it. Returns "" or, where that
-        cannot be had, a sentence that says so; training goes on without."""
+        """torch.compile the network where the configuration asks for it, and try it. Returns "", or a sentence where it cannot be."""
         if self.config.compile == "no" or (self.config.compile == "auto" and self.device.type != "cuda"):
             return ""
         plain = self.denoiser

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddpm_app import bench
+from ddpm_app import bench, bench_train, unet
+from ddpm_app.data import ImageData
+from ddpm_app.probe import stand_in
+from ddpm_app.training import TrainConfig, Trainer, validation_loss
 
 
 def arguments(*flags):
@@ -43,3 +49,96 @@ def test_bad_arguments():
         bench.run(arguments("--rounds", "0"))
     with pytest.raises(SystemExit):
         arguments("--precision", "fp8")
+
+
+# -- training -------------------------------------------------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Fails on what makes a GPU's host wait: reading a number, a shape that depends on values, a copy between devices."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        read = name in ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique_dim", "_unique2")
+        mask = name in ("index", "index_put", "index_put_") and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        if read or mask:
+            raise AssertionError(f"{name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("label_dropout", [0.1, 1.0])
+def test_nothing_in_a_step_waits_for_the_device(monkeypatch, label_dropout):
+    monkeypatch.setitem(unet.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1))
+    config = TrainConfig(
+        data="digits", preset="micro", images=640, batch=48, flip="yes", device="cpu", weight="min-snr-5", label_dropout=label_dropout
+    )
+    data = ImageData("digits", torch.zeros(100, 1, 8, 8, dtype=torch.uint8), torch.arange(100) % 10, tuple("0123456789"))
+    trainer = Trainer(config, data)
+    assert trainer.learning_rate() > 0 and trainer._epoch(0) is not None  # made once an epoch, copied without waiting
+    with Waits():
+        for _ in range(2):  # the first builds the optimiser's state
+            trainer.train_step()
+    assert trainer.step == 2
+    for wrong in (lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: bool((x > 0).any())):
+        with pytest.raises(AssertionError, match="waits"), Waits():
+            wrong(torch.ones(3))
+
+
+def test_training_beside_a_plain_loop(capsys):
+    args = argparse.ArgumentParser()
+    bench_train.add_arguments(args)
+    assert bench_train.run(args.parse_args(["--train", "--quick", "--json", "--device", "cpu", "--rounds", "1"])) == 0
+    facts = json.loads(capsys.readouterr().out)
+    (row,) = facts["training"]
+    assert row["preset"] == "tiny" and row["images_per_s"] > 0 and row["ratio"] > 0 and row["note"] == ""
+    assert row["gflop_per_image"] == pytest.approx(3 * unet.forward_flops(unet.UNet(unet.preset_config("tiny", num_classes=10))) / 1e9)
+    assert row["share"] == pytest.approx(row["images_per_s"] * row["gflop_per_image"] / facts["matmul"])
+    assert "tiny" in bench_train.table(facts) and "plain float32" in bench_train.table(facts)
+    with pytest.raises(ValueError, match="giant"):
+        bench_train.bench_train("cpu", presets="giant")
+    with pytest.raises(ValueError, match="rounds is 0"):
+        bench_train.bench_train("cpu", rounds=0)
+
+
+def test_the_plain_loop_takes_the_same_steps():
+    """With the same batch its loss and gradient norm are those of our step in float32."""
+    config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=4, device="cpu", precision="fp32")
+    trainer = Trainer(config, stand_in(config))
+    plain = bench_train.Plain(trainer.network, trainer)
+    x0, t, eps, label = trainer.batch()
+    losses, _, norm = trainer.train_step()
+    plain.loss(x0, t, eps, label).mean().backward()
+    torch.testing.assert_close(plain.loss(x0, t, eps, label).detach(), losses, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.nn.utils.get_total_norm([p.grad for p in plain.network.parameters()]), norm, rtol=1e-3, atol=1e-5)
+    assert plain.step() > 0 and not torch.equal(next(plain.average.parameters()), next(plain.network.parameters()))
+
+
+def test_a_compiler_that_is_missing_is_said(monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=2, device="cpu", precision="fp32", compile="yes")
+    trainer = Trainer(config, stand_in(config))
+    before = trainer.denoiser
+    assert trainer.compile() == "torch.compile cannot be had here (RuntimeError: no C++ compiler); training without it"
+    assert trainer.denoiser is before and all(p.grad is None for p in trainer.parameters)
+    trainer.train_step()
+    trainer.config = dataclasses.replace(config, compile="auto")
+    assert trainer.compile() == "", "not on a CPU by itself"
+
+
+def test_a_compiled_network_trains_the_same_weights(monkeypatch):
+    """Through torch.compile's machinery with its eager backend: the same steps, and the weights keep their names."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: real(network, backend="eager"))
+    config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=2, device="cpu", precision="fp32", compile="yes")
+    one, two = (Trainer(c, stand_in(config)) for c in (config, dataclasses.replace(config, compile="no")))
+    assert one.compile() == two.compile() == "" and one.denoiser.network is not one.network
+    for trainer in (one, two):
+        trainer.train_step()
+    assert one.weights().keys() == two.weights().keys()
+    for a, b in zip(one.parameters, two.parameters):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    held = stand_in(config).subset(torch.arange(6))
+    assert validation_loss(one, held) == pytest.approx(validation_loss(two, held), rel=1e-5)

@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "ddpm_app"
 # Reading order: a module imports only from those before it. One that is not named here may import anything it does not make a circle with.
 ORDER = (
     "device schedules unet denoiser guidance samplers toy pictures data likelihood coding interpolation distances checkpoints hub classifier noisy_classifier "
-    "clip_tower clip_scores clip_labels reading features viz ema training bench jobs posthoc history "
+    "clip_tower clip_scores clip_labels reading features viz distributed ema trackers training probe bench bench_train jobs posthoc history "
     "png_settings requests steering studio exports encode encode_cli clip_report samples protocols picture_metrics evaluation evaluate_cli ui __main__"
 ).split()
 LATE = {("checkpoints", "hub")}  # from_diffusers and to_diffusers, which are asked for under that name: imported when called
@@ -106,7 +106,7 @@ def test_the_core_loads_no_gradio():
     """Importing every module outside ui loads neither gradio nor anything else that only some of them need."""
     code = "import sys, importlib, ddpm_app; assert 'torch' not in sys.modules\n"
     code += f"for name in {WITHOUT_GRADIO!r}: importlib.import_module('ddpm_app.' + name)\n"
-    code += "print([m for m in ('gradio', 'diffusers', 'open_clip', 'playwright', 'torchvision', 'matplotlib', 'torch_fidelity') if m in sys.modules])"
+    code += "print([m for m in ('gradio', 'diffusers', 'open_clip', 'playwright', 'torchvision', 'matplotlib', 'torch_fidelity', 'accelerate', 'tensorboard', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

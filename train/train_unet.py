@@ -113,15 +113,16 @@ def sample_grid(trainer: Trainer, per_class: int = COLUMNS, evaluations: int = 1
     network.load_state_dict({k: v.float() for k, v in trainer.weights().items()})
     denoiser = Denoiser(for_inference(network, trainer.device, trainer.dtype), trainer.denoiser.schedule, trainer.config.row)
     classes = min(trainer.network.config.num_classes, 10) or 1
-    part = trainer.world.slice(max(classes * per_class, trainer.world.size))
+    shared = classes * per_class >= trainer.world.size
+    part = trainer.world.slice(classes * per_class) if shared else slice(0, classes * per_class)
     label = torch.arange(classes, device=trainer.device).repeat_interleave(per_class)[part]
     sigmas = sigma_grid(denoiser.schedule, evaluations)
-    x = initial_noise(
-        SeededNoise(range(part.start, part.start + len(label))), (len(label), *trainer.data.images.shape[1:]), sigmas[0], trainer.device
-    )
+    noise, shape = SeededNoise(range(part.start, part.stop)), (len(label), *trainer.data.images.shape[1:])
+    x = initial_noise(noise, shape, sigmas[0], trainer.device)
     guided = cfg(denoiser, label, scale if trainer.network.config.num_classes else 1.0)
     with torch.inference_mode():
-        return trainer.world.gather(to_uint8(last(SAMPLERS["dpmpp-2m"].run(clipped(guided), x, sigmas))))
+        images = to_uint8(last(SAMPLERS["dpmpp-2m"].run(clipped(guided), x, sigmas)))
+    return trainer.world.gather(images) if shared else images.cpu()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -251,10 +252,8 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         say(trouble)
     if not trainer.step:
         save()  # a kill before the first mark finds something to resume
-    with (
-        trackers.Trackers(args.track, out, dataclasses.asdict(config), trainer.step, say, world.main) as tracked,
-        log_file.open("a") as log,
-    ):
+    tracking = trackers.Trackers(args.track, out, dataclasses.asdict(config), trainer.step, say, world.main)
+    with tracking as tracked, log_file.open("a") as log:
         for event in train(trainer, args.every, should_stop, args.every_seconds):
             event_at = time.perf_counter()
             row = dataclasses.asdict(event) | memory(trainer.device)

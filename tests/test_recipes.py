@@ -1,0 +1,70 @@
+"""The study of recipes: its lines, one of them trained and judged, and what it does when it is started again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
+from ddpm_app.training import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+import recipes
+
+
+@pytest.fixture
+def flags(tmp_path):
+    """A study of seconds: 60 random pictures of two classes, judged by a classifier with random weights."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "toy.npz", arr_0=images, arr_1=np.arange(60) % 2)
+    config = ClassifierConfig("toy", ("0", "1"), 8, 1, widths=(4, 8), blocks=(1, 1))
+    torch.manual_seed(0)
+    save_classifier(tmp_path / "judge", config, ResNet(config))
+    where = ["--classifier", str(tmp_path / "judge"), "--out", str(tmp_path / "runs"), "--table", str(tmp_path / "RECIPES.md")]
+    return ["--data", str(tmp_path / "toy.npz"), "--batch", "4", "--n", "8", "--evaluations", "2", "--device", "cpu", *where]
+
+
+def test_one_factor_at_a_time():
+    default = TrainConfig(minutes=1)
+    found = {line.name: line for line in recipes.lines(default)}
+    assert len(found) == 15 and len({line.trained for line in found.values()}) == 12
+    cross = {(c.get("row", "v"), c.get("schedule", "cosine")) for c in (line.changes for line in found.values())}
+    assert cross == {(row, schedule) for row in ("eps", "v", "edm") for schedule in ("linear", "cosine")}
+    for line in found.values():
+        assert line.factor in ("default", "row x schedule", "batch, lr by its root") or len(line.changes) == 1
+        TrainConfig(**{"minutes": 1, **line.changes})
+    assert found["batch-128"].changes == {"batch": 128, "lr": pytest.approx(8e-4 * 2**0.5, rel=1e-2)}
+    assert found["ema-0.1"].trained == "v-cosine" and found["v-cosine"].changes == {}
+
+
+def test_a_study_of_seconds(tmp_path, flags, capsys):
+    flags += ["--seconds", "0.5"]
+    assert recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0
+    said = capsys.readouterr().out
+    one, two = (json.loads((tmp_path / "runs" / f"{name}.json").read_text()) for name in ("v-cosine", "ema-0.2"))
+    assert one["images"] == two["images"] > 0 and one["fd"] != two["fd"] and 0 <= one["agreement"] <= 1
+    assert one["protocol"]["n"] == 8 and one["protocol"]["minutes"] == pytest.approx(0.5 / 60)
+    text = (tmp_path / "RECIPES.md").read_text()
+    assert "| `v-cosine` | nothing: the default |" in text and "| `ema-0.2` | ema 0.2 |" in text and "FD-classifier, n = 8" in text
+    assert f"**{min(one['fd'], two['fd']):.3g}**" in text and f"--minutes {0.5 / 60:g}" in text and "ema-0.2: FD" in said
+    assert recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0 and "done already" in capsys.readouterr().out
+    assert recipes.main([*flags, "--list"]) == 0 and "11 trainings" in capsys.readouterr().out
+    flags[-1] = "0.6"  # another study may not go on with this one's runs
+    assert recipes.main([*flags, "--only", "v-cosine"]) == 1 and "other settings" in capsys.readouterr().err
+
+
+def test_what_cannot_be_studied(flags, capsys):
+    for wrong, says in (
+        (["--only", "vv"], "no line 'vv'"),
+        (["--n", "1"], "n from 4"),
+        (["--classifier", "nowhere"], "no classifier"),
+        ([], "budget"),
+    ):
+        with pytest.raises(SystemExit):
+            recipes.main([*flags, *(["--seconds", "1"] if wrong else []), *wrong])
+        assert says in capsys.readouterr().err

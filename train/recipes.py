@@ -1,0 +1,276 @@
+#!/usr/bin/env python
+"""Which recipe learns most in the same time on this machine? One factor at a time around the default, and row by schedule.
+
+    python train/recipes.py --minutes 10                                       # two CPU cores: some two and a half hours
+    python train/recipes.py --minutes 3 --preset small --batch 512 --lr 2e-3   # a GPU: about an hour
+    python train/recipes.py --list
+
+Each line trains for the same wall-clock time, makes n samples with 18 evaluations of dpmpp-2m and is judged by a classifier
+trained on the same real pictures: the Frechet distance of its features (FD-classifier: no FID) and the share of samples read as
+the class asked for. Finished lines are skipped, a broken one goes on from its last saved state: the same command continues the
+study. The table is written to train/RECIPES.md after every line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import judge  # noqa: E402
+import torch  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+from ddpm_app import checkpoints, jobs  # noqa: E402
+from ddpm_app.classifier import load_classifier, statistics  # noqa: E402
+from ddpm_app.data import load_data  # noqa: E402
+from ddpm_app.denoiser import Denoiser  # noqa: E402
+from ddpm_app.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.schedules import make_schedule  # noqa: E402
+from ddpm_app.training import TrainConfig  # noqa: E402
+from ddpm_app.unet import PRESETS, UNet  # noqa: E402
+
+EMAS = (0.02, 0.05, 0.1, 0.2)  # all kept by every run, so that these lines need no training of their own
+EVALUATIONS = 18
+EXTRA = ("--marks", "4", "--snapshots", "1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One row of the table. changes: what differs from the default. ema: which average of the run `trained` is judged."""
+
+    name: str
+    factor: str
+    changes: dict
+    ema: float
+    trained: str
+
+
+def lines(default: TrainConfig) -> list[Line]:
+    """The study around a default: twelve runs, fifteen rows."""
+    found, base = [], f"{default.row}-{default.schedule}"
+
+    def add(name: str, factor: str, **changes) -> None:
+        found.append(Line(name, factor, changes, default.ema, name))
+
+    add(base, "default")
+    for row in ("eps", "v", "edm"):
+        for schedule in ("linear", "cosine"):
+            if (row, schedule) != (default.row, default.schedule):
+                add(f"{row}-{schedule}", "row x schedule", row=row, schedule=schedule)
+    for weight in ("uniform", "truncated-snr", "min-snr-5"):
+        if weight != default.weight:
+            add(weight, "loss weight", weight=weight)
+    for ema in EMAS:
+        if ema != default.ema:
+            found.append(Line(f"ema-{ema:g}", "EMA length", {"ema": ema}, ema, base))
+    for factor in (0.5, 2):
+        add(f"lr-{factor:g}", "learning rate", lr=float(f"{default.lr * factor:.3g}"))
+    for factor in (0.5, 2):  # the rate goes with the root of the batch
+        batch = max(int(default.batch * factor), 1)
+        add(f"batch-{batch}", "batch, lr by its root", batch=batch, lr=float(f"{default.lr * math.sqrt(factor):.3g}"))
+    return found
+
+
+def training_flags(args: argparse.Namespace, line: Line, out: Path) -> list[str]:
+    """The arguments of train_unet.py for a line."""
+    config = dataclasses.replace(args.default, **{k: v for k, v in line.changes.items() if k != "ema"})
+    return [*jobs.flags(dataclasses.asdict(config), out), *EXTRA]
+
+
+def train_line(args: argparse.Namespace, line: Line, out: Path) -> None:
+    """Train, or go on, to the end of the budget. Raises ValueError with the run's own sentence, KeyboardInterrupt when stopped."""
+    flags, before = training_flags(args, line, out), jobs.read_json(out / "config.json").get("training")
+    if before and jobs.flags(before, out) != flags[: -len(EXTRA)]:
+        raise ValueError(f"{out} holds a run of other settings; delete it or give another --out")
+    if before and jobs.read_json(out / "end.json").get("status") == "finished":
+        return
+    command = [sys.executable, str(jobs.SCRIPT), *flags, "--resume", "auto", "--now"]
+    done = subprocess.run(command, stdout=None if args.verbose else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = jobs.read_json(out / "end.json")
+    if end.get("status") == "stopped":
+        raise KeyboardInterrupt
+    if done.returncode or end.get("status") != "finished":
+        raise ValueError(end.get("message") or (done.stderr.strip().splitlines() or ["ended without a word"])[-1])
+
+
+def denoiser_of(folder: Path, ema: float, device: torch.device) -> Denoiser:
+    """The network of a finished run with one of its averages."""
+    config = checkpoints.open_checkpoint(folder).config
+    network = UNet(config.network)
+    with safe_open(folder / "state.safetensors", "pt") as state, torch.no_grad():
+        kind = "ema" if ema == config.training["ema"] else f"ema-{ema:g}"
+        for k, p in enumerate(network.parameters()):
+            p.copy_(state.get_tensor(f"{kind}.{k}"))
+    return Denoiser(for_inference(network, device), make_schedule(**config.schedule), config.row)
+
+
+def protocol(args: argparse.Namespace) -> dict:
+    """What a stored result must share to count for this study."""
+    d = dataclasses.asdict(args.default)
+    kept = {k: d[k] for k in ("data", "preset", "minutes", "batch", "lr", "row", "schedule", "weight", "ema", "seed")}
+    fixed = {"n": args.n, "evaluations": args.evaluations, "guidance": args.guidance, "classifier": args.classifier.digest}
+    return kept | fixed | {"machine": describe(args.where)}
+
+
+def judge_line(args: argparse.Namespace, line: Line, test) -> dict:
+    """Samples of a trained line and their figures."""
+    folder = args.out / line.trained
+    config = checkpoints.open_checkpoint(folder).config
+    labels = torch.arange(len(config.classes)).repeat_interleave(args.n // len(config.classes))
+    how = SimpleNamespace(
+        sampler="dpmpp-2m", grid=None, evaluations=args.evaluations, guidance=args.guidance, seed=0, batch=args.sample_batch
+    )
+    images = judge.sample(denoiser_of(folder, line.ema, args.where), labels, how)
+    reference, _ = judge.real_parts(test, args.n // len(config.classes), 5000)
+    figures = judge.judged(args.classifier, images, labels, statistics(args.classifier.features(reference)))
+    log = [r for r in checkpoints.open_checkpoint(folder).log() if "validation_loss" in r]
+    return {
+        "name": line.name,
+        "factor": line.factor,
+        "changes": line.changes,
+        "fd": figures["FD-classifier"],
+        "agreement": figures["agreement"],
+        "interval95": figures["interval95"],
+        "images": config.images_seen,
+        "validation_loss": log[-1]["validation_loss"] if log else None,
+        "command": jobs.shown(training_flags(args, line, folder)) if line.trained == line.name else f"of {line.trained}",
+        "protocol": protocol(args),
+    }
+
+
+def table(args: argparse.Namespace, results: list[dict], real: dict, missing: list[str]) -> str:
+    """RECIPES.md."""
+    d, kind = args.default, "" if args.n == 10_000 else f", n = {args.n:,}"
+    text = [
+        "# Which recipe learns most in the same time",
+        "",
+        f"{d.data}, network `{d.preset}`, {d.minutes:g} minutes of training a line on {describe(args.where)} "
+        f"(torch {torch.__version__}, {str(pick_dtype(args.where)).removeprefix('torch.')}), seed {d.seed}; made by",
+        "",
+        f"    python train/recipes.py {args.said}".rstrip(),
+        "",
+        f"Judged on {args.n:,} samples ({args.evaluations} evaluations of dpmpp-2m, guidance {args.guidance:g}, seeds from 0) by "
+        f"the {args.classifier.config.data} classifier {args.classifier.digest[:8]}: the Frechet distance of its features to "
+        "real test pictures (no FID; lower is nearer) and the share read as the class asked for (with its 95 % interval). As many "
+        f"real test pictures have {real['fd']:.3g} and {real['agreement']:.3f}. Validation losses compare within one row, schedule and "
+        "weight only.",
+        "",
+        f"| | what differs | images seen | FD-classifier{kind} | read as asked | validation loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    best = min((r["fd"] for r in results), default=None)
+    for r in results:
+        what = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in r["changes"].items()) or "nothing: the default"
+        fd, (low, high) = f"{r['fd']:.3g}", r["interval95"]
+        held = "" if r["validation_loss"] is None else f"{r['validation_loss']:.4f}"
+        marked = f"**{fd}**" if r["fd"] == best else fd
+        text.append(f"| `{r['name']}` | {what} | {r['images']:,} | {marked} | {r['agreement']:.3f} ({low:.3f} to {high:.3f}) | {held} |")
+    text += ["", "Each line again, in the project's folder:", ""]
+    text += [f"    {r['command']}  # {r['name']}" for r in results if r["command"].startswith("python")]
+    if missing:
+        text += ["", f"Not done: {'; '.join(missing)}."]
+    return "\n".join(text) + "\n"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, help="of training a line")
+    parser.add_argument("--seconds", type=float, help="the same in seconds, to try it out")
+    parser.add_argument("--data", default="cifar10", help="(default cifar10)")
+    parser.add_argument("--preset", default="tiny", choices=tuple(PRESETS), help="network (default tiny)")
+    for name, kind in (("batch", int), ("lr", float)):
+        default = TrainConfig.__dataclass_fields__[name].default
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"of the default line (default {default})")
+    parser.add_argument("--n", type=int, default=0, help="samples a line (default 1,000 on a CPU, 10,000 on a GPU)")
+    parser.add_argument("--evaluations", type=int, default=EVALUATIONS, help=f"of the network a sample (default {EVALUATIONS})")
+    parser.add_argument("--guidance", type=float, default=1.0, help="scale, 1 is off (default 1)")
+    parser.add_argument("--classifier", help="directory of the judge (default checkpoints/classifiers/DATA)")
+    parser.add_argument("--only", default="", help="names of lines, separated by commas")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the runs (default runs/recipes)")
+    parser.add_argument("--table", type=Path, default=Path(__file__).with_name("RECIPES.md"), help="(default train/RECIPES.md)")
+    parser.add_argument("--list", action="store_true", help="only say which lines there are, which are done and how long the rest takes")
+    parser.add_argument("--verbose", action="store_true", help="show what training prints")
+    args = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    args.said = jobs.shlex.join(a for a in given if a not in ("--verbose", "--list"))
+    minutes = args.minutes or (args.seconds or 0) / 60 or (10.0 if args.list else 0.0)
+    try:
+        args.where = pick_device(args.device)
+        averages = ",".join(f"{a:g}" for a in EMAS)
+        args.default = TrainConfig(
+            data=args.data, preset=args.preset, minutes=minutes, batch=args.batch, lr=args.lr, device=args.device, averages=averages
+        )
+        args.n = args.n or (10_000 if args.where.type == "cuda" else 1000)
+        args.sample_batch = 500 if args.where.type == "cuda" else 100
+        args.out = args.out or jobs.runs_dir() / "recipes"
+        known = [line.name for line in lines(args.default)]
+        args.names = [n.strip() for n in args.only.split(",") if n.strip()] or known
+        if wrong := [n for n in args.names if n not in known]:
+            raise ValueError(f"--only: no line {wrong[0][:40]!r}; there are {', '.join(known)}")
+        args.classifier = load_classifier(args.classifier or judge.PROJECT / "checkpoints" / "classifiers" / args.data, args.where)
+        if args.n < 2 * len(args.classifier.config.classes) or args.evaluations < 1:
+            raise ValueError(f"out of range: n from {2 * len(args.classifier.config.classes)}, evaluations from 1")
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    chosen = [line for line in lines(args.default) if line.name in args.names]
+    stored = {line.name: jobs.read_json(args.out / f"{line.name}.json") for line in chosen}
+    stored = {name: r for name, r in stored.items() if r.get("protocol") == protocol(args)}
+    if args.list:
+        for line in chosen:
+            print(f"{line.name:16} {line.factor:22} {'done' if line.name in stored else ''}".rstrip())
+        runs = {line.trained for line in chosen if line.name not in stored}
+        print(
+            f"{len(runs)} trainings of {args.default.minutes:g} minutes: {len(runs) * args.default.minutes / 60:.1f} hours, and the samples"
+        )
+        return 0
+    args.out.mkdir(parents=True, exist_ok=True)
+    test, missing = load_data(args.data, "test"), []
+    reference, others = judge.real_parts(test, args.n // len(args.classifier.config.classes), 5000)
+    figures = judge.judged(args.classifier, others.images, others.labels, statistics(args.classifier.features(reference)))
+    real = {"fd": figures["FD-classifier"], "agreement": figures["agreement"]}
+    by_name = {line.name: line for line in lines(args.default)}
+    for line in chosen:
+        if line.name in stored:
+            print(f"{line.name}: done already", flush=True)
+            continue
+        begun = time.perf_counter()
+        try:
+            train_line(args, by_name[line.trained], args.out / line.trained)
+            stored[line.name] = judge_line(args, line, test)
+        except ValueError as error:  # a recipe that diverges is a result, too
+            missing.append(f"{line.name} ({error})")
+            print(f"{line.name}: {error}", file=sys.stderr, flush=True)
+            continue
+        except KeyboardInterrupt:
+            print("recipes: stopped, saved; the same command goes on", file=sys.stderr)
+            return 130
+        r = stored[line.name]
+        checkpoints.write_atomically(args.out / f"{line.name}.json", json.dumps(r, indent=1))
+        took = time.perf_counter() - begun
+        print(
+            f"{line.name}: FD-classifier {r['fd']:.4g}, read as asked {r['agreement']:.3f}, {r['images']:,} images, {took:.0f} s",
+            flush=True,
+        )
+        checkpoints.write_atomically(args.table, table(args, [stored[c.name] for c in chosen if c.name in stored], real, missing))
+    checkpoints.write_atomically(args.table, table(args, [stored[c.name] for c in chosen if c.name in stored], real, missing))
+    print(f"{args.table}: {len(stored)} of {len(chosen)} lines")
+    return 0 if not missing else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
