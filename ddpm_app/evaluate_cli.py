@@ -9,10 +9,12 @@ import sys
 import time
 from dataclasses import asdict
 
-from .evaluation import ALIASES, BITS, METRICS, Plan, evaluate, parse_metrics
+from .distributed import join
+from .evaluation import ALIASES, BITS, METRICS, Plan, evaluate, parse_metrics, sample_requests
 from .features import KINDS, Progress
 from .protocols import Measurement, plain, store
 from .samplers import SAMPLERS
+from .samples import sampled
 from .schedules import GRIDS
 from .studio import Request, Studio
 
@@ -70,7 +72,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--write needs the --checkpoint whose metrics.json is meant")
     plan = plan_of(args)
     precision = args.precision or ("fp32" if set(plan.metrics) <= set(BITS) else "auto")
+    world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
+    if world.size > 1 and plan.pictures and not plan.images:  # each process makes its share of the samples; rank 0 goes on alone
+        for request in sample_requests(plan):
+            for _ in sampled(studio, request, share=(world.rank, world.size)):
+                pass
+    world.close()
+    if not world.main:
+        return 0
     measured, refusals, clock = [], 0, Clock()
     for event in evaluate(studio, plan):
         if isinstance(event, Progress):

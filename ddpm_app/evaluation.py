@@ -82,6 +82,11 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m for n in names for m in ALIASES.get(n, (n,))))
 
 
+def sample_requests(plan: Plan) -> list[Request]:
+    """One request a set of samples, each with seeds of its own."""
+    return [dataclasses.replace(plan.request, seed=plan.request.seed + k * plan.request.n) for k in range(plan.seeds)]
+
+
 def evaluate(studio: Studio, plan: Plan) -> Iterator[Progress | Measurement | Refusal]:
     """Measure all of plan.metrics. Closing it stops at the next step of the network; whole batches are kept and found again.
 
@@ -94,8 +99,7 @@ def evaluate(studio: Studio, plan: Plan) -> Iterator[Progress | Measurement | Re
             sets = [given(plan.images, checkpoint.config.network.in_channels if checkpoint else 1 if own == "mnist" else 0)]
         else:
             sets = []
-            for k in range(plan.seeds):
-                request = dataclasses.replace(plan.request, seed=plan.request.seed + k * plan.request.n)
+            for k, request in enumerate(sample_requests(plan)):
                 what = f"sampling, set {k + 1} of {plan.seeds}" if plan.seeds > 1 else "sampling"
                 sets.append((yield from sampled(studio, request, what)))
         yield from _pictures(studio, plan, checkpoint, own, sets)

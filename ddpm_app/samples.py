@@ -44,10 +44,13 @@ def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: 
     return cache_root() / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def sampled(studio: Studio, request: Request, what: str = "sampling", labels: np.ndarray | None = None) -> Iterator[Progress]:
+def sampled(
+    studio: Studio, request: Request, what: str = "sampling", labels: np.ndarray | None = None, share: tuple[int, int] = (0, 1)
+) -> Iterator[Progress]:
     """Yield Progress at every step; return (Images, labels (n,) int64, -1 for none). Closing it loses the batch at hand, no other.
 
-    labels: (n,) int64 in place of what request.label says. Raises ValueError for a network that gives infinities or NaN."""
+    labels: (n,) int64 in place of what request.label says. share: (rank, size) makes every size-th batch, from rank on, and leaves the
+    rest to processes that do theirs (distributed.py). Raises ValueError for a network that gives infinities or NaN."""
     checkpoint = studio.checkpoint(request.checkpoint)
     config = checkpoint.config
     folder = folder_of(studio, request, checkpoint, labels)
@@ -58,7 +61,7 @@ def sampled(studio: Studio, request: Request, what: str = "sampling", labels: np
     for at in range(0, request.n, MAX_BATCH):
         count = min(MAX_BATCH, request.n - at)
         file = _file(folder, at, count)
-        if not _whole(file, count * size):
+        if at // MAX_BATCH % share[1] == share[0] and not _whole(file, count * size):
             part = dataclasses.replace(request, n=count, seed=request.seed + at)
             frame = None
             for frame in studio.sample(part, labels=labels[at : at + count]):

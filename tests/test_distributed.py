@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddpm_app import distributed, unet
+from ddpm_app import distributed, samples, unet
 from ddpm_app.data import ImageData
 from ddpm_app.distributed import World
+from ddpm_app.studio import Request
 from ddpm_app.training import TrainConfig, Trainer, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +151,30 @@ def test_the_script_on_one_and_on_two(tmp_path, npz, monkeypatch):
     assert mixed.keys() == alone.keys()
     for key in alone:
         torch.testing.assert_close(mixed[key], alone[key], rtol=0, atol=1e-5, msg=key)
+
+
+def test_processes_share_out_the_samples_of_an_evaluation(tmp_path, monkeypatch, studio):
+    """Two make every other batch; together these are what one makes, found without a step of the network."""
+    monkeypatch.setattr(samples, "MAX_BATCH", 2)
+    request, made = Request("cifar10-random", "all", 10, 1.0, "ddim", 1, seed=3), {}
+
+    def exhaust(events):
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                return end.value[0]
+
+    for name, shares in (("one", [(0, 1)]), ("two", [(1, 2), (0, 2)])):
+        monkeypatch.setenv("DDPM_CACHE", str(tmp_path / name))
+        for k, share in enumerate(shares):
+            exhaust(samples.sampled(studio, request, share=share))
+            files = list((tmp_path / name).rglob("*.u8"))
+            assert len(files) == (5 if len(shares) == 1 else (2, 5)[k])
+        with monkeypatch.context() as patch:
+            patch.setattr(studio, "sample", None)
+            made[name] = exhaust(samples.sampled(studio, request)).all()
+    assert torch.equal(made["one"], made["two"])
 
 
 def test_a_batch_too_small_to_split():

@@ -30,6 +30,7 @@ from ddpm_app.classifier import Classifier, load_classifier  # noqa: E402
 from ddpm_app.data import ImageData, load_data  # noqa: E402
 from ddpm_app.device import describe  # noqa: E402
 from ddpm_app.distances import Stats, frechet_distance, statistics  # noqa: E402
+from ddpm_app.distributed import World, join  # noqa: E402
 from ddpm_app.protocols import commit  # noqa: E402
 from ddpm_app.reading import read  # noqa: E402
 from ddpm_app.samplers import SAMPLERS  # noqa: E402
@@ -38,11 +39,18 @@ from ddpm_app.schedules import GRIDS  # noqa: E402
 from ddpm_app.studio import Request, Studio  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parents[1]
+ALONE = World()
 
 
-def sample(studio: Studio, request: Request, labels: Tensor) -> Tensor:
-    """uint8 (N, C, H, W), image i from seed request.seed + i; what an interrupted call had done is found again."""
-    events, begun, done = sampled(studio, request, labels=labels.numpy().astype(np.int64)), time.perf_counter(), 0
+def sample(studio: Studio, request: Request, labels: Tensor, world: World = ALONE) -> Tensor:
+    """uint8 (N, C, H, W), image i from seed request.seed + i; what an interrupted call had done is found again. Several processes
+    make a share each."""
+    given = labels.numpy().astype(np.int64)
+    if world.size > 1:
+        for _ in sampled(studio, request, labels=given, share=(world.rank, world.size)):
+            pass
+        world.wait()
+    events, begun, done = sampled(studio, request, labels=given), time.perf_counter(), 0
     while True:
         try:
             event = next(events)
@@ -77,7 +85,7 @@ def real_parts(test: ImageData, per_class: int, most: int) -> tuple[Tensor, Imag
     return reference, rest.subset(index)
 
 
-def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args: argparse.Namespace, studio: Studio) -> dict:
+def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args: argparse.Namespace, studio: Studio, world: World) -> dict:
     """Sample, judge, and put both beside the real pictures."""
     config = checkpoint.config
     reference_images, real = real_parts(test, args.n, args.reference)
@@ -86,7 +94,7 @@ def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args
     fields = {k: getattr(args, k) for k in ("sampler", "evaluations", "guidance", "seed")}
     request = Request(str(checkpoint.path), n=len(labels), grid=args.grid or "auto", **fields)
     begun = time.perf_counter()
-    images = sample(studio, request, labels)
+    images = sample(studio, request, labels, world)
     seconds = time.perf_counter() - begun
     protocol = {
         "n_per_class": args.n,
@@ -158,6 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     if min(args.n, args.evaluations) < 1 or args.reference < 2 or not 0 <= args.guidance <= 20 or not 0 <= args.seed < 2**62:
         parser.error("out of range: n and evaluations from 1, reference from 2, guidance 0..20, seed from 0")
     try:
+        world = join(args.device)
         studio = Studio(device=args.device)
         checkpoint = open_checkpoint(args.checkpoint)
         config = checkpoint.config
@@ -168,7 +177,10 @@ def main(argv: list[str] | None = None) -> int:
         shape = (config.network.in_channels, config.network.image_size)
         if (classifier.config.in_channels, classifier.config.image_size) != shape or len(classifier.config.classes) != len(config.classes):
             raise ValueError(f"the {classifier.config.data} classifier does not fit the pictures or classes of {args.checkpoint}")
-        result = report(checkpoint, classifier, test, args, studio)
+        result = report(checkpoint, classifier, test, args, studio, world)
+        world.close()
+        if not world.main:
+            return 0
         if args.write:
             write_metrics(Path(args.checkpoint), metrics_of(result))
     except (CheckpointError, ValueError) as error:

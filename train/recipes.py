@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,11 +29,14 @@ import torch  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 from ddpm_app import checkpoints, jobs  # noqa: E402
-from ddpm_app.classifier import load_classifier, statistics  # noqa: E402
-from ddpm_app.data import load_data  # noqa: E402
+from ddpm_app.classifier import load_classifier  # noqa: E402
+from ddpm_app.data import load_data, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
-from ddpm_app.schedules import make_schedule  # noqa: E402
+from ddpm_app.distances import statistics  # noqa: E402
+from ddpm_app.guidance import cfg, clipped  # noqa: E402
+from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
+from ddpm_app.schedules import make_schedule, sigma_grid  # noqa: E402
 from ddpm_app.training import TrainConfig  # noqa: E402
 from ddpm_app.unet import PRESETS, UNet  # noqa: E402
 
@@ -113,6 +115,18 @@ def denoiser_of(folder: Path, ema: float, device: torch.device) -> Denoiser:
     return Denoiser(for_inference(network, device), make_schedule(**config.schedule), config.row)
 
 
+def sample(denoiser: Denoiser, labels: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+    """uint8 (N, C, H, W), image i of its class from seed i."""
+    shape, sampler, parts = (denoiser.network.config.in_channels, *2 * (denoiser.network.config.image_size,)), SAMPLERS["dpmpp-2m"], []
+    sigmas = sigma_grid(denoiser.schedule, sampler.steps_for(args.evaluations), sampler.grid)
+    with torch.inference_mode():
+        for at in range(0, len(labels), args.sample_batch):
+            label = labels[at : at + args.sample_batch].to(denoiser.device)
+            x = initial_noise(SeededNoise(range(at, at + len(label))), (len(label), *shape), sigmas[0], denoiser.device)
+            parts.append(to_uint8(last(sampler.run(clipped(cfg(denoiser, label, args.guidance)), x, sigmas))).cpu())
+    return torch.cat(parts)
+
+
 def protocol(args: argparse.Namespace) -> dict:
     """What a stored result must share to count for this study."""
     d = dataclasses.asdict(args.default)
@@ -126,10 +140,7 @@ def judge_line(args: argparse.Namespace, line: Line, test) -> dict:
     folder = args.out / line.trained
     config = checkpoints.open_checkpoint(folder).config
     labels = torch.arange(len(config.classes)).repeat_interleave(args.n // len(config.classes))
-    how = SimpleNamespace(
-        sampler="dpmpp-2m", grid=None, evaluations=args.evaluations, guidance=args.guidance, seed=0, batch=args.sample_batch
-    )
-    images = judge.sample(denoiser_of(folder, line.ema, args.where), labels, how)
+    images = sample(denoiser_of(folder, line.ema, args.where), labels, args)
     reference, _ = judge.real_parts(test, args.n // len(config.classes), 5000)
     figures = judge.judged(args.classifier, images, labels, statistics(args.classifier.features(reference)))
     log = [r for r in checkpoints.open_checkpoint(folder).log() if "validation_loss" in r]
