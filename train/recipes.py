@@ -245,6 +245,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in chosen:
             print(f"{line.name:16} {line.factor:22} {'done' if line.name in stored else ''}".rstrip())
         runs = {line.trained for line in chosen if line.name not in stored}
+        runs = {name for name in runs if jobs.read_json(args.out / name / "end.json").get("status") != "finished"}
         print(
             f"{len(runs)} trainings of {args.default.minutes:g} minutes: {len(runs) * args.default.minutes / 60:.1f} hours, and the samples"
         )
