@@ -26,7 +26,7 @@ from .ema import power_gamma
 from .jobs import LIVE, Run
 
 RAW = "raw"
-LENGTHS = (0.01, 0.3)  # shortest and longest relative width offered
+LENGTHS = (0.01, 0.28)  # shortest and longest relative width offered
 NOISE = 1e-4  # what a coefficient of 1 may cost, as a share of the profile: rounding makes large ones harmful
 EARLY = (0.01, 0.025)  # shares of the budget with a snapshot of their own: most of what is learned there is gone by a twentieth
 
@@ -157,8 +157,8 @@ def reconstruct(run: Path, length: float | str, snapshot: str = "") -> tuple[dic
     if length == RAW:
         return read(at), Average(RAW, at.step, at.images, 0.0, 1)
     length = float(length)
-    if not LENGTHS[0] <= length <= 0.28:
-        raise ValueError(f"the length is {length:g}; {LENGTHS[0]:g} to 0.28 of the run is accepted, or raw")
+    if not LENGTHS[0] <= length <= LENGTHS[1]:
+        raise ValueError(f"the length is {length:g}; {LENGTHS[0]:g} to {LENGTHS[1]:g} of the run is accepted, or raw")
     same = next((p for p in places if p.length == length and p.step == at.step), None)
     if same is not None:
         return read(same), Average(length, at.step, at.images, 0.0, 1)

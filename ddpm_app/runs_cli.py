@@ -1,4 +1,5 @@
-"""python -m ddpm_app runs: list, watch, pause, stop, resume and delete training runs; average their weights anew (ema)."""
+"""python -m ddpm_app runs: list, watch, pause, stop, resume and delete training runs; average their weights anew
+(ema); sample their snapshots from the same noise and judge them (history)."""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ from pathlib import Path
 
 from . import jobs
 
-VERBS = ("list", "watch", "pause", "stop", "resume", "delete", "ema")
+VERBS = ("list", "watch", "pause", "stop", "resume", "delete", "ema", "history")
 
 
 def add_parser(commands) -> None:
-    p = commands.add_parser("runs", help="training runs: list, watch, pause, stop, resume, delete", description=__doc__)
+    p = commands.add_parser("runs", help="training runs: list, watch, pause, stop, resume, delete; ema, history", description=__doc__)
     p.add_argument("verb", nargs="?", default="list", choices=VERBS, help="what to do (default list)")
     p.add_argument("name", nargs="?", help="which run; watch without one takes the newest")
     p.add_argument("--json", action="store_true", help="as JSON; watch prints a line a change")
@@ -23,6 +24,12 @@ def add_parser(commands) -> None:
     g.add_argument("--snapshot", default="", help="name of the snapshot, which is its images seen (default: the last)")
     g.add_argument("--out", help="directory for the averaged checkpoint")
     g.add_argument("--keep", action="store_true", help="make it the run's checkpoint")
+    g = p.add_argument_group("history", "pictures and the table stay in the run's folder, history/; what is there is not made again")
+    g.add_argument("--weights", default="own", help="own (the run's EMA), raw, or an EMA length such as 0.08 (default own)")
+    g.add_argument("--animation", help="FILE.webp, FILE.gif or FILE.mp4: the same noise through the run's snapshots")
+    g.add_argument("--table", action="store_true", help="judge the snapshots at 10 %%, 30 %% and 100 %% of the budget")
+    g.add_argument("--n", type=int, default=200, help="samples a row of the table (default 200)")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     p.set_defaults(run=run)
 
 
@@ -75,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = jobs.find(args.name)
     if args.verb == "ema":
         return ema(chosen, args)
+    if args.verb == "history":
+        return past(chosen, args)
     place = getattr(chosen, args.verb)()
     if args.verb == "stop":
         chosen.wait("stopped")
@@ -115,6 +124,55 @@ def ema(run: jobs.Run, args: argparse.Namespace) -> int:
     told = {"length": average.length, "step": average.step, "images": average.images, "profile_error": average.error}
     print(json.dumps({**told, "used": average.used, "folder": str(place)}) if args.json else f"{place}: {average.describe()}")
     return 0
+
+
+def past(run: jobs.Run, args: argparse.Namespace) -> int:
+    """Sample the snapshots from the same noise, animate them, judge them."""
+    from . import history
+    from .checkpoints import write_atomically
+    from .studio import Studio
+
+    if args.n < 2:
+        raise ValueError(f"--n is {args.n}; at least 2 samples are needed")
+    weights = history.weights_of(history.name_of(args.weights))
+    file = Path(args.animation) if args.animation else None
+    if file is not None and file.suffix not in (".webp", ".gif", ".mp4"):
+        raise ValueError(f"--animation is {args.animation[:80]}; FILE.webp, FILE.gif or FILE.mp4 is accepted")
+    studio = Studio(device=args.device)
+    tell = sys.stderr.isatty()
+    if args.table:
+        for event in history.fill(studio, run, args.n):
+            if tell:
+                print(f"\r{event['done'] / event['total']:4.0%} {event['what']:60.60}", end="", file=sys.stderr)
+    if file is not None or not args.table:
+        for done, total in history.draw(studio, run, weights):
+            if tell:
+                print(f"\r{done / total:4.0%}", end="", file=sys.stderr)
+    if file is not None:
+        write_atomically(file, history.animation(run, file.suffix[1:], weights))
+    rows = [history.short(r) for r in history.table(run)]
+    places = history.frames(run, weights)
+    if args.json:
+        told = {"name": run.name, "weights": str(weights), "grids": [str(p) for p in places.values()], "table": rows}
+        print(json.dumps(told | ({"animation": str(file)} if file else {}), indent=1))
+        return 0
+    for k in places:
+        m = history.moment(run, k)
+        print(f"{history.caption(m)}" + (f" · validation {m.validation:.4f}" if m.validation is not None else ""))
+    for r in rows:
+        print(table_line(r))
+    print(f"{file or run.folder / 'history'}: {len(places)} grids")
+    return 0
+
+
+def table_line(r: dict) -> str:
+    def number(key: str, form: str = ".3f") -> str:
+        return "-" if r[key] is None else format(r[key], form)
+
+    parts = [f"{r['share']:4.0%}", f"read as asked {number('agreement')}", f"confidence {number('confidence')}"]
+    parts += [f"classes from uniform {number('uneven')}", f"{r['distance_name'] or 'distance'} {number('distance', '.4g')}"]
+    parts += [f"CLIP {number('clip')}"] if r["clip"] is not None else []
+    return "  ".join(parts) + "".join(f"\n      {line}" for line in r["refused"] or [])
 
 
 def watch(run: jobs.Run, as_json: bool) -> int:

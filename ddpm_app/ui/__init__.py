@@ -49,7 +49,7 @@ def build(studio: Studio) -> gr.Blocks:
                 lab.build(lab_tab)
             if not os.environ.get("SPACE_ID"):  # a Space's GPU is lent for seconds, and its visitors are strangers
                 with gr.Tab("Train", id="train"):
-                    train.build()
+                    train.build(studio)
             with gr.Tab("Models", id="models"):
                 models.build(studio, model)
 

@@ -14,10 +14,12 @@ import gradio as gr
 from .. import jobs
 from ..denoiser import ROWS, WEIGHTS
 from ..schedules import SCHEDULES
+from ..studio import Studio
 from ..training import TrainConfig
 from ..unet import PRESETS
 from ..uploads import unpack_images
 from .handlers import guarded
+from .time_view import TimeView
 from .train_view import TrainView
 
 OWN = "own"
@@ -144,7 +146,7 @@ class Form:
         }
 
 
-def build() -> None:
+def build(studio: Studio) -> None:
     gr.HTML(
         "<p class='purpose'>Give a network minutes and watch it learn. A run is a process of its own: it outlives this page.</p>",
         apply_default_css=False,
@@ -165,6 +167,7 @@ def build() -> None:
             )  # fmt: skip
         with gr.Column(scale=3, min_width=320):
             view = TrainView(elem_id="train-view")
+            TimeView(studio, elem_id="train-time")
 
     def command_of(values: dict) -> str:
         try:

@@ -45,6 +45,7 @@ function draw() {
   const pick = $('.fork select'), names = d.snapshots.join(); $('.fork').hidden = !d.snapshots.length;
   if (pick.dataset.of !== d.name + names) { const keep = pick.value; pick.dataset.of = d.name + names; pick.textContent = ''; for (const n of d.snapshots) { const o = el('option', `after ${big(+n)} images`); o.value = n; pick.append(o); } pick.value = d.snapshots.includes(keep) ? keep : d.snapshots[d.snapshots.length - 1]; }
   setText($('.command code'), d.command); bars(d.curves ? d.curves.bands : []); chart(); S.drawn++;
+  document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run: d.name, sig: [d.name, d.status, d.grid, names].join() } }));
 }
 const chip = (e, s) => { setText(e, s); e.dataset.s = s; };
 function list() {
