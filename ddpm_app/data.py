@@ -155,16 +155,21 @@ def _from_folder(path: Path, size: int) -> ImageData:
     return ImageData(path.name, stack, torch.tensor(labels), tuple(f.name for f in folders))
 
 
-def local_data(source: str, part: str = "test") -> ImageData | None:
-    """A named data set if it lies on this machine already, else None: nothing is downloaded, so a page may ask."""
+def local_place(source: str, part: str = "test") -> Path | None:
+    """Where a named data set lies on this machine already; None where it would have to be downloaded."""
     if source not in KNOWN:
         return None
     cache = Path(os.environ.get("DDPM_DATA") or Path.home() / ".cache" / "ddpm-studio")
     downloaded = {"mnist": cache / "MNIST" / "raw", "cifar10": cache / "cifar-10-batches-py"}[source]
-    found = next((p for p in [*(root / f"{source}-{part}.npz" for root in data_roots()), downloaded] if p.exists()), None)
-    return _held(source, part, found) if found else None
+    return next((p for p in [*(root / f"{source}-{part}.npz" for root in data_roots()), downloaded] if p.exists()), None)
+
+
+def local_data(source: str, part: str = "test") -> ImageData | None:
+    """A named data set if it lies on this machine, else None: nothing is downloaded, so a page may ask."""
+    place = local_place(source, part)
+    return _held(source, part, place) if place else None
 
 
 @lru_cache(maxsize=4)
-def _held(source: str, part: str, found: Path) -> ImageData:
+def _held(source: str, part: str, place: Path) -> ImageData:
     return load_data(source, part)

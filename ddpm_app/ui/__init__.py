@@ -11,7 +11,7 @@ import gradio as gr  # noqa: E402
 
 from ..device import describe  # noqa: E402
 from ..studio import Studio  # noqa: E402
-from . import api, clip, denoise, forward, generate, lab, models, train  # noqa: E402
+from . import api, clip, denoise, encode, forward, generate, lab, models, train  # noqa: E402
 from .controls import class_choices  # noqa: E402
 from .theme import launch_options  # noqa: E402, F401
 
@@ -45,6 +45,8 @@ def build(studio: Studio) -> gr.Blocks:
                 tabs.append(forward.build(studio, model))
             with gr.Tab("CLIP", id="clip"):
                 tabs.append(clip.build(studio, model, last_run))
+            with gr.Tab("Encode", id="encode"):
+                encode.build(studio, model)
             with gr.Tab("Lab", id="lab") as lab_tab:
                 lab.build(lab_tab)
             if not os.environ.get("SPACE_ID"):  # a Space's GPU is lent for seconds, and its visitors are strangers

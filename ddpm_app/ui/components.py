@@ -81,9 +81,9 @@ class ImageGrid(gr.HTML):
 class DenoisePlayer(gr.HTML):
     """x_t and predicted x0 of one or two runs, played at the browser's pace, scrubbed and exported."""
 
-    def __init__(self, fps: int = 20, **kwargs):
+    def __init__(self, fps: int = 20, empty: tuple[str, str] | None = None, **kwargs):
         super().__init__(
-            value={"run": None},
+            value={"run": None, **({"empty": list(empty)} if empty else {})},
             html_template=asset("player.html"),
             css_template=asset("player.css"),
             js_on_load=asset("player.js"),

@@ -1,4 +1,5 @@
 // value = {run, at, total, frames: [base64], meta: [...], panels: {titles, w, h, gap}, curve, done}: only the NEW frames.
+// A meta may bring its own {tiles: [[name, text]]}; curve null: no schedule beside them; empty: [title, sentence] of the empty state.
 // Every decoded frame stays here, so scrubbing never asks the server; frames missed while the tab was not mounted are fetched.
 const $ = s => element.querySelector(s), PACE = 1000 / (props.fps || 20);
 const S = element.__player = { run: null, f: [], meta: [], total: 0, cur: -1, mode: 'live', timer: null, asked: new Set(), drawn: 0, done: false };
@@ -16,19 +17,24 @@ function build(v) {
     const fig = el('figure'), c = el('canvas'); c.width = v.panels.w; c.height = v.panels.h; c.setAttribute('role', 'img'); c.setAttribute('aria-label', title);
     fig.append(el('figcaption', title), c); box.append(fig); S.canvas.push(c);
   }
-  const s = $('.curve'); s.textContent = ''; S.T = v.curve.length - 1;
+  const s = $('.curve'); s.textContent = ''; s.style.display = v.curve ? '' : 'none'; S.name = v.name; S.place = null;
+  if (v.curve) curve(s, v);
+  S.panels = v.panels; $('.stage').classList.add('has'); $('.fp').classList.add('on'); $('.exports').hidden = true; $('.exports .note').textContent = '';
+}
+function curve(s, v) {
+  S.T = v.curve.length - 1;
   const X = t => 14 + t / S.T * 292, Y = a => 112 - a * 92; S.place = t => [X(t), Y(v.curve[Math.max(0, Math.min(S.T, Math.round(t)))])];
   s.append(svg('line', { x1: 14, y1: 112, x2: 306, y2: 112 }), svg('path', { d: v.curve.map((a, t) => `${t ? 'L' : 'M'}${X(t).toFixed(1)} ${Y(a).toFixed(1)}`).join('') }));
   for (const [x, y, t, a] of [[14, 126, 't = 0', 'start'], [306, 126, `t = ${S.T}`, 'end'], [306, 16, 'share of signal, ᾱ', 'end']]) { const e = svg('text', { x, y, 'text-anchor': a }); e.textContent = t; s.append(e); }
   S.dots = [0, 1].map(k => { const d = svg('circle', { r: 6, class: k ? 'b' : 'a', cx: -20, cy: -20 }); s.append(d); return d; });
-  S.panels = v.panels; $('.stage').classList.add('has'); $('.fp').classList.add('on'); $('.exports').hidden = true; $('.exports .note').textContent = '';
 }
 function tiles(m) {
   const box = $('.tiles'); box.textContent = '';
   m.forEach((c, k) => {
-    for (const [name, value] of [['t', num(c.t)], ['σ', num(c.sigma)], ['log-SNR', num(c.log_snr)], ['evaluations', `${c.nfe} / ${c.of}`]]) {
+    for (const [name, value] of c.tiles || [['t', num(c.t)], ['σ', num(c.sigma)], ['log-SNR', num(c.log_snr)], ['evaluations', `${c.nfe} / ${c.of}`]]) {
       const d = el('div', undefined, 'tile'); d.append(el('b', value), el('small', m.length > 1 ? `${name} · ${'AB'[k]}` : name)); box.append(d);
     }
+    if (!S.place) return;
     const [x, y] = S.place(c.t); S.dots[k].setAttribute('cx', x); S.dots[k].setAttribute('cy', y);
   });
 }
@@ -52,7 +58,8 @@ function run(m) { S.mode = m; if (!S.timer) S.timer = setInterval(tick, PACE); u
 function halt(m) { clearInterval(S.timer); S.timer = null; S.mode = m; ui(); }
 async function put(list, tag) { const got = await Promise.all(list.map(async ([i, b]) => [i, await decode(b).catch(() => null)])); if (tag !== S.run || tag === S.stopped) return; for (const [i, m] of got) if (m) S.f[i] = m; ui(); }
 async function upd() {
-  const v = props.value; if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
+  const v = props.value; if (v && v.empty) v.empty.forEach((t, k) => { $('.empty').children[k].textContent = t; });
+  if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
   if (v.run !== S.run) { Object.assign(S, { run: v.run, f: [], meta: [], total: 0, cur: -1, asked: new Set(), done: false }); build(v); halt('live'); run('live'); }
   const at = v.at || 0, tag = S.run; S.total = v.total || 0; (v.meta || []).forEach((m, k) => S.meta[at + k] = m);
   if (v.stopped) S.total = at + (v.frames || []).length;
@@ -69,7 +76,7 @@ element.addEventListener('click', async e => {
   const note = $('.exports .note'), kind = b.dataset.kind; note.textContent = 'Encoding…'; b.disabled = true;
   try {
     const r = await server.export_animation({ run: S.run, kind });
-    if (r && r.data) { const a = el('a'); a.href = URL.createObjectURL(new Blob([bytes(r.data)], { type: r.type })); a.download = `ddpm-denoising.${kind}`; a.click(); setTimeout(() => URL.revokeObjectURL(a.href), 10000); note.textContent = r.note; }
+    if (r && r.data) { const a = el('a'); a.href = URL.createObjectURL(new Blob([bytes(r.data)], { type: r.type })); a.download = `${S.name || 'ddpm-denoising'}.${kind}`; a.click(); setTimeout(() => URL.revokeObjectURL(a.href), 10000); note.textContent = r.note; }
     else note.textContent = (r && r.error) || 'This run is no longer kept; denoise again.';
   } catch { note.textContent = 'The server could not be reached.'; } finally { b.disabled = false; }
 });
