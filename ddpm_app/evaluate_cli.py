@@ -13,10 +13,11 @@ from .distributed import join
 from .evaluation import ALIASES, BITS, METRICS, Plan, evaluate, parse_metrics, sample_requests
 from .features import KINDS, Progress
 from .protocols import Measurement, plain, store
+from .requests import Request
 from .samplers import SAMPLERS
 from .samples import sampled
 from .schedules import GRIDS
-from .studio import Request, Studio
+from .studio import Studio
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=50, help="Heun steps of the flow (default 50)")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 where only bits are asked for")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON, all their parts")
     parser.add_argument("--write", action="store_true", help="append to the checkpoint's metrics.json")
 
@@ -74,13 +76,15 @@ def run(args: argparse.Namespace) -> int:
     precision = args.precision or ("fp32" if set(plan.metrics) <= set(BITS) else "auto")
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
-    if world.size > 1 and plan.pictures and not plan.images:  # each process makes its share of the samples; rank 0 goes on alone
+    if world.size > 1 and plan.pictures and not plan.images and not args.sweep:  # each process makes its share of the samples; rank 0 goes on alone
         for request in sample_requests(plan):
             for _ in sampled(studio, request, share=(world.rank, world.size)):
                 pass
     world.close()
     if not world.main:
         return 0
+    if args.sweep:
+        return run_sweep(studio, plan, args)
     measured, refusals, clock = [], 0, Clock()
     for event in evaluate(studio, plan):
         if isinstance(event, Progress):
@@ -104,6 +108,25 @@ def run(args: argparse.Namespace) -> int:
     if args.write and measured:
         print(f"stored in {studio.checkpoint(args.checkpoint).path / 'metrics.json'}", file=sys.stderr)
     return 2 if refusals and not measured else 0
+
+
+def run_sweep(studio: Studio, plan: Plan, args: argparse.Namespace) -> int:
+    """A row a point of the trade-off curve."""
+    from .tradeoff import parse_sweep, sweep
+
+    along, clock, rows = parse_sweep(args.sweep), Clock(), []
+    for event in sweep(studio, plan, along):
+        if isinstance(event, Progress):
+            clock.show(event)
+            continue
+        clock.clear()
+        rows.append({k: v for k, v in event._asdict().items() if k not in ("images", "request")})
+        if not args.json:
+            values = {event.name: event.distance, "agreement": event.agreement, "confidence": event.confidence}
+            shown = "  ".join(f"{k} {'not measured' if v is None else format(v, '.4f')}" for k, v in values.items())
+            print(f"{along.axis} {event.value}   {shown}" + (f"   ({event.says})" if event.says else ""), flush=True)
+    print(json.dumps(rows if args.json else rows[-1]["protocol"], indent=1 if args.json else None))
+    return 0
 
 
 def line(m: Measurement) -> str:

@@ -22,8 +22,9 @@ from .data import KNOWN, ImageData, load_data
 from .features import Extractor, Images, Progress
 from .picture_metrics import PICTURE_METRICS, Subject, Value
 from .protocols import Measurement, Refusal, commit, named, protocol_of, reference_of, software
-from .samples import given, sampled, weights_digest
-from .studio import PROJECT, Request, Studio, known
+from .requests import Request, known
+from .samples import given, sampled, samples_of, weights_digest
+from .studio import PROJECT, Studio
 
 BITS = ("bpd-bound", "bpd-flow")
 METRICS = (*PICTURE_METRICS, *BITS)
@@ -148,6 +149,15 @@ def _pictures(studio: Studio, plan: Plan, checkpoint: Checkpoint | None, own: st
             if (metric, str(error)) not in refused:  # several networks may fail for one reason
                 refused.add((metric, str(error)))
                 yield Refusal(metric, str(error))
+
+
+def neighbour_pairs(studio: Studio, plan: Plan, measured: Measurement, most: int = 10) -> list[tuple[Tensor, Tensor, float]]:
+    """(sample, its nearest training image, both uint8 (C, H, W), distance) of a closer-than-real measurement, closest first."""
+    checkpoint = studio.checkpoint(plan.request.checkpoint) if plan.request.checkpoint else None
+    own = checkpoint.config.data if checkpoint else plan.against.partition(":")[0]
+    images = given(plan.images, 1 if own == "mnist" else 0)[0] if plan.images else samples_of(studio, plan.request)
+    train = load_data(own, "train").images
+    return [(images.part(i, i + 1)[0], train[j], d) for i, j, d in measured.detail["closest"][:most]]
 
 
 def shipped_features(own: str) -> tuple[str, ...]:

@@ -97,6 +97,14 @@ def stored(folder: Path, n: int, shape: tuple[int, int, int]) -> Images:
     return Images(n, shape, part)
 
 
+def samples_of(studio: Studio, request: Request) -> Images:
+    """The samples of a request that sampled() has been through."""
+    checkpoint = studio.checkpoint(request.checkpoint)
+    network = checkpoint.config.network
+    shape = (network.in_channels, network.image_size, network.image_size)
+    return stored(folder_of(studio, request, checkpoint), request.n, shape)
+
+
 def make_room(keep: Path, most: int = MOST_BYTES) -> None:
     """Remove the longest unused samples and features while there are more than `most` bytes of them; keep's are used now."""
     keep.mkdir(parents=True, exist_ok=True)

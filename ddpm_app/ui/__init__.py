@@ -11,7 +11,7 @@ import gradio as gr  # noqa: E402
 
 from ..device import describe  # noqa: E402
 from ..studio import Studio  # noqa: E402
-from . import api, clip, denoise, encode, forward, generate, lab, models, train  # noqa: E402
+from . import api, clip, denoise, encode, evaluate, forward, generate, lab, models, train  # noqa: E402
 from .controls import class_choices  # noqa: E402
 from .theme import launch_options  # noqa: E402, F401
 
@@ -52,6 +52,8 @@ def build(studio: Studio) -> gr.Blocks:
             if not os.environ.get("SPACE_ID"):  # a Space's GPU is lent for seconds, and its visitors are strangers
                 with gr.Tab("Train", id="train"):
                     train.build(studio)
+            with gr.Tab("Evaluate", id="evaluate"):
+                evaluate.build(studio, model)
             with gr.Tab("Models", id="models"):
                 models.build(studio, model)
 
