@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import secrets
 import time
+from collections import OrderedDict
 from contextlib import closing
 from dataclasses import asdict
 
@@ -128,6 +130,19 @@ class Form:
         )
 
 
+LATEST: OrderedDict[str, str] = OrderedDict()  # a visitor's newest run; an older one that is still on its way ends
+
+
+def newest(visitor: gr.Request) -> str:
+    """A name for a visitor's new run, which replaces the one before."""
+    key, run = str(visitor.session_hash), secrets.token_urlsafe(8)
+    LATEST[key] = run
+    LATEST.move_to_end(key)
+    while len(LATEST) > 500:
+        LATEST.popitem(last=False)
+    return run
+
+
 class Left:
     """Seconds left of the stretch of work at hand, from its own pace."""
 
@@ -159,7 +174,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
         with gr.Column(scale=3, min_width=320):
             view = EvaluateView(stored_value(studio, model.value), elem_id="evaluate-view")
 
-    def busy() -> dict:
+    def busy() -> dict:  # sent with every message: what a stopped run still sends may come after the next one's first
         return {**running(start, stop), curve: gr.Button(interactive=False)}
 
     def at_rest() -> dict:
@@ -174,16 +189,18 @@ def build(studio: Studio, model: gr.Radio) -> None:
         studio.checkpoint(name)  # known, before anything begins
         return name, form.plan(values, name)
 
-    def measure(values: dict):
+    def measure(values: dict, visitor: gr.Request):
         name, plan = chosen(values)
-        run, pace, left, kept = f"m{time.time_ns()}", Pace(4), Left(), 0
+        run, pace, left, kept = newest(visitor), Pace(4), Left(), 0
         yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}, **busy()}
         fresh: list[dict] = []
         with closing(evaluate(studio, plan)) as events:
             for event in events:
+                if LATEST.get(visitor.session_hash) != run:
+                    return
                 if isinstance(event, Progress):
                     if pace.due() or event.done == event.total:
-                        yield {view: {"run": run, "model": name, **message(event, left)}}
+                        yield {view: {"run": run, "model": name, **message(event, left)}, **busy()}
                     continue
                 if isinstance(event, Refusal):
                     fresh.append({"refused": event.metric, "says": event.says})
@@ -193,7 +210,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                         row["strip"] = png_strip(neighbour_pairs(studio, plan, event, PAIRS))
                     fresh.append(row)
                     kept += keep(values, name, event)
-                yield {view: {"run": run, "model": name, "rows": list(fresh)}}
+                yield {view: {"run": run, "model": name, "rows": list(fresh)}, **busy()}
         where = f"; {kept} kept in the model's metrics.json" if kept else ""
         count = sum("name" in row for row in fresh)
         yield {view: {"run": run, "model": name, "rows": fresh, "over": f"{count} numbers measured{where}"}, **at_rest()}
@@ -208,33 +225,37 @@ def build(studio: Studio, model: gr.Radio) -> None:
             gr.Warning(html.escape(f"The number is shown, but not kept: {error}"))
             return 0
 
-    def draw(values: dict):
+    def draw(values: dict, visitor: gr.Request):
         name, plan = chosen(values)
         along = Sweep(str(values[axis]), (), (plan.features or ("classifier",))[0])
-        run, pace, left, points = f"c{time.time_ns()}", Pace(4), Left(), []
+        run, pace, left, points = newest(visitor), Pace(4), Left(), []
         yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}, **busy()}
         with closing(sweep(studio, plan, along)) as events:
             for event in events:
+                if LATEST.get(visitor.session_hash) != run:
+                    return
                 if isinstance(event, Point):
                     points.append(event)
                     yield {view: {"run": run, "model": name, "point": point_value(event), "index": len(points) - 1}}
                 elif pace.due():
-                    yield {view: {"run": run, "model": name, **message(event, left)}}
+                    yield {view: {"run": run, "model": name, **message(event, left)}, **busy()}
         yield {view: {"run": run, "model": name, "over": f"{len(points)} points over {along.axis}"}, **at_rest()}
 
     # as handlers.wire_run, for two runs that share a Stop: whatever happens, the buttons come back
     inputs, buttons, runs = {model, axis, *form.fields}, [start, stop, curve], []
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     for button, handler in ((start, measure), (curve, draw)):
-        shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "once"}
+        # "multiple": after a Stop the browser may hold the cancelled run for going on, and "once" would never start another
+        shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple"}
         runs.append(button.click(guarded(handler), inputs, [view, *buttons], **shared, **quiet))
         runs[-1].failure(at_rest, None, buttons, queue=False, **quiet)
     halted = stop.click(None, None, None, cancels=runs, api_visibility="private")
     halted.then(at_rest, None, buttons, queue=False, **quiet)
     tell = "() => document.dispatchEvent(new CustomEvent('ddpm-stop', { detail: 'evaluate-view' }))"
     halted.then(None, None, None, js=tell, api_visibility="private")
+    failed = tell.replace("ddpm-stop", "ddpm-failed")
     for r in runs:
-        r.failure(None, None, None, js=tell, api_visibility="private")
+        r.failure(None, None, None, js=failed, api_visibility="private")
     model.change(lambda name: stored_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
 
 

@@ -113,5 +113,6 @@ element.addEventListener('click', e => {
 });
 element.addEventListener('keydown', e => { const p = e.target.closest('[data-point]'); if (p && (e.key === 'Enter' || e.key === ' ')) { e.preventDefault(); S.chosen = +p.dataset.point; curve(); $(`[data-point="${S.chosen}"]`).focus(); } });
 element.addEventListener('change', e => { if (e.target.matches('.by select')) curve(); });
+document.addEventListener('ddpm-failed', e => { if (e.detail === 'evaluate-view' && S.run && S.run !== S.stopped) $('.bar').hidden = true; }); // its toast has said why
 document.addEventListener('ddpm-stop', e => { if (e.detail !== 'evaluate-view' || !S.run) return; S.stopped = S.run; $('progress').hidden = true; $('.what').textContent = 'Stopped. The samples so far are kept: the same settings go on from there.'; });
 watch('value', upd); upd();
