@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     precision = args.precision or ("fp32" if set(plan.metrics) <= set(BITS) else "auto")
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
-    if world.size > 1 and plan.pictures and not plan.images and not args.sweep:  # each process makes its share of the samples; rank 0 goes on alone
+    shared = plan.pictures and not plan.images and not args.sweep
+    if world.size > 1 and shared:  # each process makes its share of the samples; rank 0 goes on alone
         for request in sample_requests(plan):
             for _ in sampled(studio, request, share=(world.rank, world.size)):
                 pass
