@@ -59,7 +59,7 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"help": "of everything random"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
     precision: str = field(default="auto", metadata={"help": "of matrix products", "choices": ("auto", "bf16", "fp32")})
-    compile: str = field(default="auto", metadata={"help": "torch.compile; auto: on CUDA", "choices": ("auto", "yes", "no")})
+    compile: str = field(default="auto", metadata={"help": "auto: on CUDA, from 5 minutes on", "choices": ("auto", "yes", "no")})
     image_size: int = field(default=0, metadata={"help": "pixels a side for folders; 0: as stored, folders 32"})
 
     def __post_init__(self):
@@ -104,6 +104,7 @@ class Trainer:
         self.dtype = pick_dtype(self.device, config.precision)
         if self.device.type == "cpu":
             keep_freed_memory()
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape: the fastest kernels are searched for once
         self.data = data.to(self.device)
         torch.manual_seed(config.seed)
         extra = {} if config.dropout < 0 else {"dropout": config.dropout}
@@ -128,7 +129,8 @@ class Trainer:
 
     def compile(self) -> str:
         """torch.compile the network where the configuration asks for it, and try it. Returns "", or a sentence where it cannot be."""
-        if self.config.compile == "no" or (self.config.compile == "auto" and self.device.type != "cuda"):
+        c = self.config
+        if c.compile == "no" or (c.compile == "auto" and (self.device.type != "cuda" or 0 < c.minutes < 5)):
             return ""
         plain = self.denoiser
         try:

@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         return {FloatingPointError: 3, turns.DiskFull: 4}.get(type(error), 2)
     except Exception as error:
         if not world.main:  # most likely rank 0 has left, having said why
-            print(f"train_unet: process {world.rank} ends with the others: {str(error).strip().splitlines()[:1]}", file=sys.stderr)
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            print(f"train_unet: process {world.rank} ends with the others ({why})", file=sys.stderr)
             return 1
         seat.end("failed", str(turns.explain_full(seat.folder, 2**20)) if turns.is_full(error) else f"{type(error).__name__}: {error}")
         raise
