@@ -7,8 +7,11 @@
 
 Classifier guidance steers the unconditional prediction (guidance 0) toward each image's class; "conditional" is the model told the
 class (guidance 1), "classifier-free" the page's default. Agreement is read by the classifier that never saw noise: it is another network
-than the one that guides, but ranking by it and then reading by it is circular, and the row says so. With --text every image is drawn
-from the model without a class, and guided by the shipped CLIP, which also measures: agreement is then with --text-class, where given.
+than the one that guides, but ranking by it and then reading by it is circular, and the row says so.
+
+With --text every image is drawn from the model without a class, and guided by the shipped CLIP, which measures the similarity, too.
+Agreement with --text-class is then read by the noise-aware classifier, at sigma 0: the other one's weights are what CLIP's image tower
+began from, so it would see with the guide's eyes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 from ddpm_app.classifier import wilson  # noqa: E402
+from ddpm_app.data import to_model  # noqa: E402
 from ddpm_app.requests import Request  # noqa: E402
 from ddpm_app.studio import Studio  # noqa: E402
 
@@ -59,7 +63,11 @@ def measured(studio: Studio, name: str, request: Request, text: str) -> dict:
     images, n = torch.from_numpy(found.images).permute(0, 3, 1, 2).contiguous(), len(found.images)
     row = {"row": name, "n": n, "ms an evaluation": round(1000 * seconds / (n * request.candidates * request.true_evaluations), 2)}
     if found.labels.min() >= 0:
-        probabilities = studio.steering.classifier(config).classify(images)
+        if text:
+            with torch.inference_mode():
+                probabilities = studio.steering.noisy(config)(to_model(images).to(studio.device), 0.0).exp().cpu()
+        else:
+            probabilities = studio.steering.classifier(config).classify(images)
         hits = int((probabilities.argmax(1) == torch.from_numpy(found.labels)).sum())
         low, high = wilson(hits, n)
         row |= {"agreement": hits / n, "interval95": [round(low, 3), round(high, 3)]}

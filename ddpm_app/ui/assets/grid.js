@@ -4,9 +4,9 @@ const bytes = b => Uint8Array.from(atob(b), c => c.charCodeAt(0));
 const decode = (b, type) => createImageBitmap(new Blob([bytes(b)], { type }));
 const text = (tag, content, cls) => { const e = document.createElement(tag); e.textContent = content; if (cls) e.className = cls; return e; };
 
-function arrange(box, order, columns, rows) { // put existing cells into a box, in this order, with a header a row
+function arrange(box, order, columns, rows) { // put existing cells into a box, in this order, with a header a row; columns 0: as many as fit
   const widest = Math.max(40, Math.min(112, Math.floor(760 / columns))); box.textContent = '';
-  box.style.gridTemplateColumns = (rows ? 'max-content ' : '') + `repeat(${columns}, minmax(0, ${widest}px))`;
+  box.style.gridTemplateColumns = (rows ? 'max-content ' : '') + (columns ? `repeat(${columns}, minmax(0, ${widest}px))` : 'repeat(auto-fill, 64px)');
   order.forEach((i, k) => {
     if (rows && k % columns === 0) box.append(text('div', rows[k / columns] ?? '', 'rowhead'));
     S.cells[i].querySelector('span').hidden = !!rows && !S.scores; box.append(S.cells[i]);
@@ -28,7 +28,7 @@ function showRanked(r) { // the kept ones in their places, the rejected ones bel
   r.scores.forEach((s, i) => { S.cells[i].querySelector('span').textContent = r.layout.rows ? s : `${S.labels[i]} ${s}`;
     S.cells[i].setAttribute('aria-label', `Image ${i + 1}: ${S.labels[i]}, ${r.score_name} ${s}`); });
   arrange($('.stage .cells'), r.layout.order, r.layout.columns, r.layout.rows);
-  arrange($('.rejected .cells'), r.rejected, Math.min(12, r.rejected.length), null);
+  arrange($('.rejected .cells'), r.rejected, 0, null);
   r.rejected.forEach(i => S.cells[i].querySelector('span').textContent = `${S.labels[i]} ${r.scores[i]}`);
   $('.rejected').hidden = false; $('.rejected').open = true; $('.rejected summary').textContent = `Rejected: ${r.rejected.length}, by ${r.score_name}, the best first`;
 }
