@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def _sample(commands) -> None:
-    from .requests import RANKERS, Request
+    from .requests import RANKERS, THROUGH, Request
     from .samplers import SAMPLERS
     from .schedules import GRIDS
 
@@ -34,7 +34,8 @@ def _sample(commands) -> None:
     p.add_argument("--interval-low", type=float, default=r.interval_low, help="guide above this sigma only (default 0)")
     p.add_argument("--interval-high", type=float, default=r.interval_high, help="guide up to this sigma only (default inf)")
     p.add_argument("--text", default=r.text, help="CLIP guidance: a prompt to steer toward (default none)")
-    p.add_argument("--text-scale", type=float, default=r.text_scale, help=f"of the CLIP guidance, 0-2000 (default {r.text_scale:g})")
+    p.add_argument("--text-scale", type=float, default=r.text_scale, help=f"of the CLIP guidance, 0-500 (default {r.text_scale:g})")
+    p.add_argument("--text-through", default=r.text_through, help=f"its gradient: {' or '.join(THROUGH)} (default {r.text_through})")
     p.add_argument("--classifier-scale", type=float, default=r.classifier_scale, help="classifier guidance, 0-50 (default 0: off)")
     p.add_argument("--steer-low", type=float, default=r.steer_low, help="CLIP and classifier guide above this sigma only (default 0)")
     p.add_argument("--steer-high", type=float, default=r.steer_high, help="and up to this sigma only (default inf)")

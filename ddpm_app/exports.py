@@ -47,7 +47,7 @@ def steering_settings(request: Request) -> dict:
     """What steers an image, if anything does. Not the re-ranking: a kept candidate is an image like any other, found by its seed."""
     on = {}
     if request.text and request.text_scale:
-        on |= {"text": request.text, "text_scale": request.text_scale}
+        on |= {"text": request.text, "text_scale": request.text_scale, "text_through": request.text_through}
     if request.classifier_scale:
         on["classifier_scale"] = request.classifier_scale
     if on:
@@ -72,7 +72,7 @@ def request_from_settings(settings: dict, classes: tuple[str, ...]) -> Request:
     }
     fields |= {
         k: settings[k]
-        for k in ("interval_low", "interval_high", "text", "text_scale", "classifier_scale", "steer_low", "steer_high")
+        for k in ("interval_low", "interval_high", "text", "text_scale", "text_through", "classifier_scale", "steer_low", "steer_high")
         if k in settings
     }
     if label is not None and label >= len(classes) and label >= 0:

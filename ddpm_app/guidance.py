@@ -101,14 +101,15 @@ def similarity_guided(
     score: Callable[[Tensor], Tensor],
     scale: float,
     interval: tuple[float, float] = (0.0, math.inf),
-    through: str = "x0",
+    through: str = "denoiser",
 ) -> Denoise:
     """Steer by a score of clean samples, e.g. CLIP's similarity to a text, through the predicted x0: p(y | x0) ~ exp(s score(x0)).
 
     What x tells of y is the mean of that over p(x0 | x). To first order it is exp(s score(D(x))) (Chung et al. 2023), and
     classifier_guided's formula becomes D + s sigma^2 J^T g with g = grad score at D and J = dD/dx. Two ways to J:
     through="denoiser" differentiates the denoiser itself; sigma^2 J is the covariance of x0 given x, and through="x0" puts in what it is
-    for white data of standard deviation SIGMA_DATA, v = sigma^2 sd^2 / (sigma^2 + sd^2), which costs no pass back through the denoiser.
+    for white data of standard deviation SIGMA_DATA, v = sigma^2 sd^2 / (sigma^2 + sd^2), which costs no pass back through the denoiser
+    (half the time), but moves pixels as if they were independent: what only the score sees, where the denoiser's J keeps to pictures.
 
     score:    (x0 (B, *S)) -> (B,), differentiable, each entry from its own sample alone; give clipped(denoise) if it knows [-1, 1] only
     scale:    s; 0 is off

@@ -86,7 +86,8 @@ KEYS: dict[str, Check] = {
     "interval_high": _number(0, 1e6),  # sigma
     "precision": _NAME,
     "text": _prompt(300),
-    "text_scale": _number(0, 2000),
+    "text_scale": _number(0, 500),
+    "text_through": _NAME,
     "classifier_scale": _number(0, 50),
     "steer_low": _number(0, 1e6),  # sigma
     "steer_high": _number(0, 1e6),  # sigma

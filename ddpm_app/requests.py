@@ -15,6 +15,7 @@ from .schedules import GRIDS
 SEED_LIMIT = 2**63 - 2**32
 MAX_TEXT = 300  # letters of a prompt
 RANKERS = ("classifier", "clip")
+THROUGH = ("denoiser", "x0")
 
 
 def known(kind: str, name: str, names: Iterable[str]) -> str:
@@ -40,6 +41,7 @@ class Request:
     eta, churn:   DDIM's and Heun's noise; ignored by samplers without that option
     rescale, interval_low, interval_high: of the guidance, see guidance.cfg
     text, text_scale: CLIP guidance toward a prompt; an empty text or the scale 0 is off
+    text_through: its gradient goes back through the "denoiser", or only to the predicted "x0": half the time, but it paints strokes
     classifier_scale: of the guidance by a noise-aware classifier toward the class, 0 is off; with guidance = 0 it steers alone
     steer_low, steer_high: CLIP and the classifier guide where steer_low < sigma <= steer_high
     candidates:   re-ranking: image i is the best of this many, those with the seeds seed + i, seed + i + n, seed + i + 2n, ...
@@ -60,7 +62,8 @@ class Request:
     interval_high: float = math.inf
     seed: int = 0
     text: str = ""
-    text_scale: float = 100.0
+    text_scale: float = 30.0
+    text_through: str = "denoiser"
     classifier_scale: float = 0.0
     steer_low: float = 0.0
     steer_high: float = math.inf
@@ -76,6 +79,7 @@ class Request:
         known("sampler", self.sampler, SAMPLERS)
         known("grid", self.grid, ["auto", *GRIDS])
         known("ranking", self.rank_by, RANKERS)
+        known("gradient", self.text_through, THROUGH)
         if len(self.text) > MAX_TEXT or not self.text.isprintable():
             raise ValueError(f"text is {self.text[:40]!r}; one line of at most {MAX_TEXT} letters is accepted")
         for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT), ("candidates", 1, 64)):
@@ -87,7 +91,7 @@ class Request:
             ("eta", 0, 1),
             ("churn", 0, 100),
             ("rescale", 0, 1),
-            ("text_scale", 0, 2000),
+            ("text_scale", 0, 500),
             ("classifier_scale", 0, 50),
         )
         for name, low, high in numbers:

@@ -98,7 +98,7 @@ class Steering:
         if request.text and request.text_scale:
             clip = self._clip(config)
             score = partial(_similarity, clip, clip.text([request.text])[0].to(clip.device))
-            denoise = similarity_guided(clipped(denoise), score, request.text_scale, interval)
+            denoise = similarity_guided(clipped(denoise), score, request.text_scale, interval, request.text_through)
         return denoise
 
     # -- re-ranking -------------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def test_similarity_guidance_of_a_quadratic_score():
     x0 = shrink * POINTS
     full = similarity_guided(lambda x, s: shrink * x, score, 0.1, through="denoiser")
     torch.testing.assert_close(full(POINTS, sigma), x0 - 0.1 * sigma**2 * shrink * 2 * (x0 - y))
-    cheap = similarity_guided(lambda x, s: shrink * x, score, 0.1)
+    cheap = similarity_guided(lambda x, s: shrink * x, score, 0.1, through="x0")
     torch.testing.assert_close(cheap(POINTS, sigma), x0 - 0.1 * sigma**2 * SD2 / (sigma**2 + SD2) * 2 * (x0 - y))
     with pytest.raises(ValueError, match="x0 or denoiser"):
         similarity_guided(exact, score, 1.0, through="y")
@@ -209,7 +209,7 @@ def test_similarity_guidance_of_a_quadratic_score():
 
 GUIDES = {
     "classifier": lambda d, i: classifier_guided(d, of_class(log_posterior, CLASSES[: len(POINTS)][i]), 2.0, (0.5, 3.0)),
-    "x0": lambda d, i: similarity_guided(d, lambda x0: -(x0**4).sum(1), 2.0, (0.5, 3.0)),
+    "x0": lambda d, i: similarity_guided(d, lambda x0: -(x0**4).sum(1), 2.0, (0.5, 3.0), "x0"),
     "denoiser": lambda d, i: similarity_guided(d, lambda x0: -(x0**4).sum(1), 2.0, (0.5, 3.0), "denoiser"),
 }
 

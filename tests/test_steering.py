@@ -53,6 +53,7 @@ def same(a, b) -> bool:
 
 
 STEERED = {
+    "x0": {"text": "light", "text_scale": 30.0, "text_through": "x0"},
     "text": {"text": "light", "text_scale": 30.0},
     "classifier": {"classifier_scale": 3.0},
     "both": {"text": "dark", "classifier_scale": 2.0},
@@ -73,7 +74,7 @@ def test_an_image_is_the_same_alone_and_from_its_png(studio, kind, sampler, more
 
 
 def test_a_text_moves_the_picture_its_way(studio):
-    shade = {t: final(studio, ask(text=t, text_scale=1000.0)).x.mean() for t in ("light", "dark")}
+    shade = {t: final(studio, ask(text=t, text_scale=500.0)).x.mean() for t in ("light", "dark")}
     plain = final(studio, ask()).x.mean()
     assert shade["light"] > plain + 10 and shade["dark"] < plain - 10
     assert (final(studio, ask(text="light", text_scale=0.0)).x == final(studio, ask()).x).all()  # scale 0 is off
@@ -152,12 +153,13 @@ def test_re_ranking_a_large_request_in_batches(studio):
         ({"text": "x" * 301}, "at most 300 letters"),
         ({"text": "a\nb"}, "one line"),
         ({"text": 3}, "text is 3"),
-        ({"text_scale": float("inf")}, "text_scale is inf; a number from 0 to 2000"),
+        ({"text_scale": float("inf")}, "text_scale is inf; a number from 0 to 500"),
         ({"classifier_scale": -1}, "classifier_scale is -1"),
         ({"steer_low": 3.0, "steer_high": 3.0}, "steering interval"),
         ({"steer_low": float("nan")}, "steering interval"),
         ({"candidates": 0}, "candidates is 0; a whole number from 1 to 64"),
         ({"candidates": 2.0}, "candidates is 2.0"),
+        ({"text_through": "x1"}, "did you mean 'x0'"),
         ({"rank_by": "klip"}, "did you mean 'clip'"),
     ],
 )

@@ -3,7 +3,7 @@
 
     python train/measure_steering.py mnist --n 100 --classifier-scales 0,1,2,4
     python train/measure_steering.py cifar10 --n 100 --classifier-scales 0,1,2,4 --candidates 4
-    python train/measure_steering.py cifar10 --n 32 --text "a photo of a red car" --text-scales 0,100,300 --json
+    python train/measure_steering.py cifar10 --n 32 --text "a photo of a horse" --text-class horse --text-scales 0,30,100
 
 Classifier guidance steers the unconditional prediction (guidance 0) toward each image's class; "conditional" is the model told the
 class (guidance 1), "classifier-free" the page's default. Agreement is read by the classifier that never saw noise: it is another network
@@ -37,7 +37,7 @@ def plan(args: argparse.Namespace) -> list[tuple[str, Request]]:
     """The rows: a name and the request it stands for."""
     base = Request(args.checkpoint, "all", args.n, 1.0, evaluations=args.evaluations, seed=args.seed)
     if args.text:
-        plain = dataclasses.replace(base, label=args.text_class or "none", guidance=0.0, text=args.text)
+        plain = dataclasses.replace(base, label=args.text_class or "none", guidance=0.0, text=args.text, text_through=args.text_through)
         rows = [(f"text scale {s:g}", dataclasses.replace(plain, text_scale=s)) for s in args.text_scales]
         ranked = dataclasses.replace(plain, text_scale=0.0, candidates=args.candidates, rank_by="clip")
         return rows + ([(f"best of {args.candidates} by CLIP", ranked)] if args.candidates > 1 else [])
@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--on-top", type=numbers, default=[], help="of classifier guidance on top of the conditional model")
     parser.add_argument("--candidates", type=int, default=1, help="re-ranking: the best of this many (default 1: none)")
     parser.add_argument("--text", default="", help="CLIP guidance toward this text instead")
-    parser.add_argument("--text-scales", type=numbers, default=[0.0, 100.0], help="of the CLIP guidance (default 0,100)")
+    parser.add_argument("--text-scales", type=numbers, default=[0.0, 30.0], help="of the CLIP guidance (default 0,30)")
+    parser.add_argument("--text-through", default=Request.text_through, help="denoiser or x0 (default denoiser)")
     parser.add_argument("--text-class", default="", help="class the text speaks of, so that agreement can be read")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--json", action="store_true", help="print JSON, one row a line")

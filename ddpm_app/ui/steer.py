@@ -14,6 +14,7 @@ from ..steering import best_of, clip_refusal
 from ..studio import MAX_BATCH, Studio
 from .controls import whole
 
+GRADIENTS = [("x, through the denoiser", "denoiser"), ("x0 alone", "x0")]
 RANKINGS = [("the classifier: probability of the class", "classifier"), ("CLIP: similarity to the text, or to the class", "clip")]
 
 
@@ -23,6 +24,7 @@ class Steer:
 
     text: gr.Textbox
     text_scale: gr.Slider
+    through: gr.Radio
     classifier_scale: gr.Slider
     low: gr.Number
     high: gr.Number
@@ -38,6 +40,7 @@ class Steer:
         return dict(
             text=" ".join(str(values[self.text] or "").split()),
             text_scale=values[self.text_scale],
+            text_through=str(values[self.through]),
             classifier_scale=values[self.classifier_scale],
             steer_low=values[self.low] or 0.0,
             steer_high=float("inf") if (values[self.high] or SIGMA_CAP) >= SIGMA_CAP else values[self.high],
@@ -51,6 +54,7 @@ class Steer:
         return {
             self.text: r.text,
             self.text_scale: r.text_scale,
+            self.through: r.text_through,
             self.classifier_scale: r.classifier_scale,
             self.low: r.steer_low,
             self.high: min(r.steer_high, SIGMA_CAP),
@@ -80,8 +84,12 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
             info="At each step the gradient of CLIP's similarity to this text moves the predicted x0.", elem_id="steer-text",
         )  # fmt: skip
         text_scale = gr.Slider(
-            0, 2000, value=Request.text_scale, step=10, label="Text scale", info="How hard. 0 is off; too much paints what only CLIP sees."
+            0, 500, value=Request.text_scale, step=1, label="Text scale", info="How hard. 0 is off; too much paints what only CLIP sees."
         )
+        through = gr.Radio(
+            GRADIENTS, value=Request.text_through, label="Its gradient goes to",
+            info="x through the denoiser moves what makes a picture; x0 alone is twice as fast and paints strokes.",
+        )  # fmt: skip
         classifier_scale = gr.Slider(
             0, 50, value=0, step=0.5, label="Classifier scale",
             info="Times σ² ∇ log p(class | x, σ) of a noise-aware classifier. 0 is off; 1 is Bayes' rule where s = 0.",
@@ -98,7 +106,7 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
         lambda name: gr.Markdown(advice(studio, name), visible=bool(advice(studio, name))),
         model, note, show_progress="hidden", api_visibility="private", queue=False,
     )  # fmt: skip
-    return Steer(text, text_scale, classifier_scale, low, high, candidates, rank_by)
+    return Steer(text, text_scale, through, classifier_scale, low, high, candidates, rank_by)
 
 
 def settings_of(request: Request) -> list[list[str]]:
