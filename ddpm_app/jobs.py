@@ -120,6 +120,15 @@ class Run:
             return ""
         return lines[-1][:400] if lines else ""
 
+    def skipped(self) -> list[str]:
+        """Images that could not be read and were left out, a sentence each, from what the process printed as it began."""
+        try:
+            with (self.folder / "output.txt").open("rb") as f:
+                text = f.read(65536).decode(errors="replace")
+        except OSError:
+            return []
+        return [line.removeprefix("skipped ") for line in text.splitlines() if line.startswith("skipped ")]
+
     def command(self) -> str:
         """The command line that started it, to paste."""
         argv = self.job.get("argv")

@@ -14,6 +14,7 @@ from .training import TrainConfig, Trainer
 
 CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
 STEPS = 2500  # a run should have at least about this many
+MARK_SECONDS, MARKS = 20, (4, 20)  # validation, grid and state no closer together than this, fewest and most over a run
 GOOD = 0.9  # of the best rate: the smallest batch that reaches it is taken
 
 
@@ -62,10 +63,12 @@ def _wait(device: torch.device) -> None:
 
 
 def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
-    """batch, lr, warmup and the predicted images and steps of a budget of `minutes`, from measured rates {batch: images/s}.
+    """batch, lr, warmup, ema, marks and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
 
     The smallest batch within GOOD of the best rate, smaller still where a run would have fewer than STEPS steps; the learning
     rate grows with its root from 8e-4 at 64 (2e-4 at 128 for `ddpm`), up to 2e-3; a tenth of the images warm up, at most 20,000.
+    The EMA is 0.05 of the run, 0.02 of one below STEPS: where the learning rate falls to zero a long one lags behind (938 steps on
+    digits: validation loss 0.2378 raw, 0.2379 at 0.02, 0.2380 at 0.05, 0.2386 at 0.1, 0.2396 at 0.15).
     """
     best = max(found.values())
     batch = min(b for b, rate in found.items() if rate >= GOOD * best)
@@ -73,12 +76,15 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
     batch = fewer[0] if fewer else batch
     images = found[batch] * 60 * minutes
     base = 2e-4 * math.sqrt(batch / 128) if preset == "ddpm" else 8e-4 * math.sqrt(batch / 64)
+    steps = int(images // batch)
     return {
         "batch": batch,
+        "ema": 0.05 if steps >= STEPS else 0.02,
+        "marks": int(min(max(60 * minutes // MARK_SECONDS, MARKS[0]), MARKS[1])),
         "lr": float(f"{min(base, 2e-3):.2g}"),
         "warmup": int(min(20_000, images // 10)),
         "images": int(images),
-        "steps": int(images // batch),
+        "steps": steps,
         "images_per_s": found[batch],
     }
 

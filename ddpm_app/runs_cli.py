@@ -53,6 +53,7 @@ def facts(run: jobs.Run) -> dict:
         "lr": last.get("lr"),
         "grad_norm": last.get("grad_norm"),
         "memory_mb": last.get("memory_mb"),
+        "overhead": sum(r["overhead_seconds"] for r in log if "overhead_seconds" in r) / seconds if seconds else None,
         "seconds": seconds,
         "eta_seconds": seconds * (1 - progress) / progress if progress else None,
         "created": run.created,

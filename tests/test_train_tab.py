@@ -6,8 +6,10 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddpm_app import jobs
+from ddpm_app.data import load_data
 from ddpm_app.studio import Studio
 from ddpm_app.ui import train_view
 
@@ -85,15 +87,17 @@ def test_a_run_from_the_page(page, url, data, runs_root):
     page.fill("#train-minutes input", "60")
     page.get_by_role("button", name="Advanced").locator("visible=true").click()
     page.fill("#train-batch input", "8")
+    page.fill("#train-marks input", "7")
     page.fill("#train-name textarea, #train-name input", "dots")
     page.wait_for_function("() => /--batch 8/.test(document.querySelector('#train-command').innerText)")
+    page.wait_for_function("() => /--marks 7/.test(document.querySelector('#train-command').innerText)")
     begun = time.monotonic()
     page.click("#train-start")
     chip(page, "running")
     page.wait_for_function("() => (document.querySelector('#train-view .chart .smoothed')?.getAttribute('d') || '').length > 20")
     assert time.monotonic() - begun < 60
     run = jobs.find("dots")
-    assert run.settings["batch"] == 8 and run.settings["minutes"] == 60
+    assert run.job["argv"][-2:] == ["--marks", "7"] and run.settings["batch"] == 8 and run.settings["minutes"] == 60
     assert page.locator("#train-view .tile").count() == 9 and "--out" in page.inner_text("#train-view .command code")
 
     before = page.evaluate("() => { window.node = document.querySelector('#train-view .chart .smoothed'); return node.getAttribute('d') }")
@@ -166,6 +170,22 @@ def test_the_server_takes_anything_from_the_browser(runs_root):
     for query in ({"do": "delete", "run": "../x"}, {"do": "status", "run": "x"}, {"do": "stop", "run": ["x"]}, {"do": "stop", "run": "x"}):
         assert set(train_view.train_act(query)) == {"error"}
     shutil.rmtree(runs_root / "x")
+
+
+def test_images_left_out_are_listed(runs_root, tmp_path, capsys):
+    (tmp_path / "cats").mkdir()
+    for k in range(20):
+        Image.new("RGB", (9, 9), (k, 0, 0)).save(tmp_path / "cats" / f"{k:02d}.png")
+    for k, content in enumerate((b"", b"no picture", (tmp_path / "cats" / "00.png").read_bytes()[:40])):
+        (tmp_path / "cats" / f"broken-{k}.png").write_bytes(content)
+    assert len(load_data(str(tmp_path), image_size=8)) == 20
+    folder = runs_root / "cats"
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text('{"step": 1, "images": 8, "loss": 0.5}\n')
+    (folder / "output.txt").write_text(capsys.readouterr().out + "  1.0%  step 1\n")  # what its process printed
+    listed = train_view.train_poll({"open": ["cats"]})["open"]["cats"]["skipped"]
+    assert len(listed) == 3 and all(f"broken-{k}.png: " in line for k, line in enumerate(listed))
+    shutil.rmtree(folder)
 
 
 def test_long_curves_are_thinned_to_their_mean():

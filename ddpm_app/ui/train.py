@@ -13,6 +13,7 @@ import gradio as gr
 
 from .. import jobs
 from ..denoiser import ROWS, WEIGHTS
+from ..probe import MARKS
 from ..schedules import SCHEDULES
 from ..studio import Studio
 from ..training import TrainConfig
@@ -29,6 +30,7 @@ DATA = [
     ("Digits (8 × 8, no download)", "digits"),
     ("Own images", OWN),
 ]
+DERIVED = ("batch", "lr", "warmup", "ema", "marks")  # controls that a probe sets
 PROBE_SECONDS = 90  # after which a probe is given up; it measures for 15
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -54,10 +56,14 @@ def own_data(path: str) -> str:
 
 
 def predicted(plan: dict) -> str:
+    gap, unit = plan["minutes"] / plan["marks"], "minutes"
+    if gap < 1:
+        gap, unit = 60 * gap, "seconds"
     end = time.strftime("%H:%M", time.localtime(time.time() + 60 * plan["minutes"]))
     return (
         f"{plan['device']}: {plan['images_per_s']:.0f} images/s at batch {plan['batch']}. In {plan['minutes']:g} minutes about "
-        f"{plan['images']:,} images, {plan['steps']:,} steps; started now it ends at about {end}."
+        f"{plan['images']:,} images, {plan['steps']:,} steps; started now it ends at about {end}. An EMA of {plan['ema']:g} of "
+        f"the run (any other can be had afterwards); validation, samples and a saved state about every {gap:.3g} {unit}."
     )
 
 
@@ -90,6 +96,10 @@ class Form:
             self.ema = gr.Number(
                 t["ema"], label="EMA length", minimum=0, maximum=1, info="A share of the run; 0.9 and more is a fixed decay."
             )
+            self.marks = gr.Number(
+                MARKS[1], label="Evaluations", precision=0, minimum=1, maximum=1000, elem_id="train-marks",
+                info="Validation, sample grid and saved state, this often over the budget.",
+            )  # fmt: skip
             self.weight = gr.Dropdown(list(WEIGHTS), value=t["weight"], label="Loss weight")
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
             self.name = gr.Textbox(label="Name", placeholder="chosen for you", max_length=60, elem_id="train-name")
@@ -122,6 +132,13 @@ class Form:
                 raise ValueError(f"{k} is {settings[k][:40]!r}; {', '.join(names)} are known")
         TrainConfig(**settings)
         return settings
+
+    def extra(self, values: dict) -> list[str]:
+        """Arguments of train_unet.py beside TrainConfig's. Raises ValueError."""
+        marks = whole(values[self.marks], "evaluations")
+        if not 1 <= marks <= 1000:
+            raise ValueError(f"evaluations is {marks}; 1 to 1000 are accepted")
+        return [] if marks == MARKS[1] else ["--marks", str(marks)]
 
     def name_of(self, values: dict, settings: dict) -> str:
         return str(values[self.name] or "").strip() or jobs.free_name(f"{Path(settings['data']).stem}-{settings['preset']}")
@@ -157,7 +174,7 @@ def build(studio: Studio) -> None:
                 start = gr.Button("Start training", variant="primary", elem_id="train-start", min_width=150, scale=2)
                 probe = gr.Button("Measure", elem_id="train-probe", min_width=90, scale=1)
             plan = gr.HTML(
-                note("Measure tries this machine for some 15 s: batch, learning rate and a predicted end."),
+                note("Measure tries this machine for some 15 s: batch, learning rate, EMA and a predicted end."),
                 elem_id="train-plan", apply_default_css=False,
             )  # fmt: skip
             form = Form()
@@ -173,14 +190,15 @@ def build(studio: Studio) -> None:
         try:
             settings = form.settings(values)
             out = jobs.short(str(jobs.runs_dir() / form.name_of(values, settings)))
-            return jobs.shown(jobs.flags(settings, out, str(values[form.init] or "").strip(), bool(values[form.now])))
+            argv = jobs.flags(settings, out, str(values[form.init] or "").strip(), bool(values[form.now]))
+            return jobs.shown([*argv, *form.extra(values)])
         except ValueError as error:
             return f"# {error}"
 
     def begin(values: dict):
         settings = form.settings(values)
         init = str(values[form.init] or "").strip()
-        run = jobs.start(settings, form.name_of(values, settings), init=init, now=bool(values[form.now]))
+        run = jobs.start(settings, form.name_of(values, settings), init=init, now=bool(values[form.now]), extra=form.extra(values))
         return {view: {"select": run.name, "stamp": time.time()}, form.name: "", form.init: ""}
 
     def measure(values: dict):
@@ -194,7 +212,7 @@ def build(studio: Studio) -> None:
         if done.returncode:
             raise ValueError((done.stderr.strip().splitlines() or ["the probe ended without a word"])[-1].removeprefix("train_unet: "))
         found = json.loads(done.stdout.splitlines()[-1])
-        derived = {getattr(form, k): found[k] for k in ("batch", "lr", "warmup")}
+        derived = {getattr(form, k): found[k] for k in DERIVED}
         yield {plan: note(predicted(found)), probe: gr.Button(interactive=True), **derived}
 
     def choose(data):
@@ -215,7 +233,7 @@ def build(studio: Studio) -> None:
 
     start.click(guarded(begin), set(form.fields), [view, form.name, form.init], trigger_mode="once", **HIDDEN)
     measured = probe.click(
-        guarded(measure), set(form.fields), [plan, probe, form.batch, form.lr, form.warmup],
+        guarded(measure), set(form.fields), [plan, probe, *(getattr(form, k) for k in DERIVED)],
         concurrency_id="probe", concurrency_limit=1, trigger_mode="once", **HIDDEN,
     )  # fmt: skip
     measured.failure(lambda: (note(), gr.Button(interactive=True)), None, [plan, probe], queue=False, **HIDDEN)

@@ -58,6 +58,7 @@ def train_poll(query: dict) -> dict:
         detail = {**f, "rows": len(log), "snapshots": [p.name for p in run.snapshots()], "row": settings.get("row")}
         detail["fresh"] = [k for k in ("preset", "row", "schedule", "batch", "data") if settings.get(k) is not None]
         detail["about"] = " · ".join(str(jobs.short(str(settings[k]))) + (" a batch" if k == "batch" else "") for k in detail.pop("fresh"))
+        detail["skipped"] = [jobs.short(line)[:200] for line in run.skipped()[:50]]
         if have.get(run.name) != len(log):
             detail["curves"] = curves(log)
         if grid is not None:

@@ -35,6 +35,7 @@ function draw() {
   const d = S.data[S.sel]; $('.panel').hidden = !d; if (!d) return;
   setText($('h3'), d.name); chip($('.head .chip'), d.status); setText($('.about'), d.about); $('progress').value = d.progress;
   const m = $('.message'); m.hidden = !d.message; setText(m, d.message);
+  const k = $('.skipped'), gone = d.skipped || []; k.hidden = !gone.length; if (k.dataset.of !== gone.join()) { k.dataset.of = gone.join(); setText(k.firstChild, `${gone.length}${gone.length === 50 ? ' or more' : ''} ${gone.length === 1 ? 'image' : 'images'} could not be read and ${gone.length === 1 ? 'was' : 'were'} left out`); k.lastChild.textContent = ''; for (const g of gone) k.lastChild.append(el('li', g)); }
   const can = { pause: ['running', 'starting'].includes(d.status), resume: ['paused', 'stopped', 'interrupted', 'failed'].includes(d.status), stop: LIVE.includes(d.status), delete: !LIVE.includes(d.status) };
   element.querySelectorAll('[data-do]').forEach(b => { b.disabled = !can[b.dataset.do]; });
   const t = [[big(d.images), 'images'], [num(d.images_per_s), 'images/s'], [`${(100 * d.progress).toFixed(1)} %`, 'of the budget'], [LIVE.includes(d.status) ? span(d.eta_seconds) : '–', 'left'],
