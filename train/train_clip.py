@@ -58,12 +58,13 @@ def contrast(logits: Tensor, true: Tensor) -> Tensor:
     return (rows.mean() + columns.mean()) / 2
 
 
-def begin_from_classifier(model, path: str) -> None:
-    """Give the image tower the classifier's weights, all but its last layer. Raises ValueError where the shapes differ."""
+def begin_from_classifier(model, path: str) -> str:
+    """Give the image tower the classifier's weights, all but its last layer; its digest. Raises ValueError where shapes differ."""
     classifier = load_classifier(path)
     theirs = {k: v for k, v in classifier.network.state_dict().items() if not k.startswith("head.")}
     check_keys(theirs, model.visual.trunk, path)
     model.visual.trunk.load_state_dict(theirs)
+    return classifier.digest
 
 
 def fit(model, pictures: Pictures, captioner: Captioner, args: argparse.Namespace, device: torch.device, keep) -> tuple[int, float]:
@@ -168,8 +169,9 @@ def card(facts: dict, clip: Clip, command: str) -> str:
         low, high = m["interval95"]
         rows.append(f"| {m['name']} | **{m['value']:.2%}** (95 %: {low:.2%} to {high:.2%}) | {m['protocol']} |")
     judge = (
-        f"Its image tower began as the classifier in `{facts['image_tower_from']}`. Where the two agree about a picture, that is\n"
-        "one opinion, not two: it is no independent judge of that classifier, nor the classifier of it.\n"
+        f"Its image tower began as the classifier in `{facts['image_tower_from']}` (weights {facts['image_tower_digest'][:12]}).\n"
+        "Where the two agree about a picture, that is one opinion, not two: it is no independent judge of that classifier,\n"
+        "nor the classifier of it.\n"
         if facts["image_tower_from"]
         else "Its image tower was trained from random weights.\n"
     )
@@ -239,8 +241,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     torch.manual_seed(args.seed)
     config = model_config((8, 16), (0, 1), 16, 16, 1) if args.tiny else model_config()
     model, tokenizer = build_model(json.loads(json.dumps(config)))
-    if args.init_image:
-        begin_from_classifier(model, args.init_image)
+    digest = begin_from_classifier(model, args.init_image) if args.init_image else ""
     if args.init:
         weights = read_weights(Path(args.init)) | {k: v for k, v in model.state_dict().items() if "num_batches" in k}
         check_keys(weights, model, args.init)
@@ -248,7 +249,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     model = model.to(device, memory_format=LAYOUT)
     facts = {
         "data": "cifar10", "classes": list(CIFAR10_CLASSES), "terms": len(training.terms), "trained_on": len(training.data),
-        "image_tower_from": args.init_image,
+        "image_tower_from": args.init_image, "image_tower_digest": digest,
     }  # fmt: skip
     print(f"{describe(device)}; {len(training.data)} images, {len(training.terms)} terms", flush=True)
 
