@@ -297,3 +297,34 @@ def test_few_are_held(tiny, monkeypatch):
     for k in range(clip_labels.KEPT):
         load_clip(f"model:{k}")
     assert len(clip_labels._LOADED) == clip_labels.KEPT and load_clip() is not first
+
+
+# -- the one that ships -----------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_one_is_what_its_card_says():
+    place = clip_labels.SHIPPED
+    files = list(place.iterdir())
+    assert {"open_clip_config.json", "clip.json", "README.md"} <= {f.name for f in files}
+    assert sum(f.stat().st_size for f in files) < 15_000_000 and max(f.stat().st_size for f in files) < 10_000_000
+    facts, card = json.loads((place / "clip.json").read_text()), (place / "README.md").read_text()
+    metrics = {m["name"]: m for m in facts["metrics"]}
+    assert metrics["zero-shot accuracy"]["value"] >= 0.85 and metrics["zero-shot accuracy"]["n"] == 10_000
+    assert all(f"{m['value']:.2%}" in card for m in metrics.values()) and "It knows CIFAR-10 only" in card
+    assert "no independent judge" in card and facts["image_tower_digest"][:12] in card
+    readme = (place.parents[2] / "README.md").read_text()
+    assert all(f"{m['value']:.2%}" in readme for m in metrics.values())
+
+
+def test_the_shipped_one_reads_real_images():
+    """Within chance of what its card measured on all of them."""
+    from ddpm_app.clip_scores import class_prompts, score
+    from ddpm_app.data import data_roots, load_data
+
+    if not any((root / "cifar10-test.npz").is_file() for root in data_roots()):
+        pytest.skip("no CIFAR-10 here")
+    clip, test = load_clip(), load_data("cifar10", "test")
+    s = score(clip.images(test.images[:400]), clip.text(class_prompts(test.classes)), test.labels[:400])
+    assert s.matching == pytest.approx(clip.card["real"]["matching"], abs=0.06)  # four standard errors
+    assert s.average_top1 == pytest.approx(clip.card["real"]["average_top1"], abs=0.03)
+    assert clip.unknown_words("a photo of a tabby cat, a type of cat") == [] and clip.unknown_words("a zeppelin") == ["zeppelin"]
