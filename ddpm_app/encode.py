@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
@@ -194,11 +195,12 @@ class PathRequest:
         return torch.linspace(0, 1, self.frames, dtype=torch.float64)
 
     def as_command(self, ends: str) -> str:
-        """The command line that makes the same strip; ends: its flags for the two images."""
+        """The command line that makes the same images; ends: its flags for the two pictures, empty for seeds."""
         default = {f.name: f.default for f in dataclasses.fields(self)}
-        changed = {k: v for k, v in vars(self).items() if v != default[k] or k in ("checkpoint", "way")}
-        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in changed.items())
-        return f"python -m ddpm_app interpolate {flags} {ends} --out path.png path.webp".replace("  ", " ")
+        always = ("checkpoint", "way", "first", "second")  # a test image's own class is the command's default
+        changed = {k: v for k, v in vars(self).items() if v != default[k] or k in always}
+        flags = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in changed.items())
+        return " ".join(f"python -m ddpm_app interpolate {flags} {ends} --precision auto --out path.png path.webp".split())
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_test_images_are_offered_only_where_they_lie(tmp_path, monkeypatch):
     assert data.local_place("my-folder") is None and sources.source_choices(None) == [sources.FILE, sources.SAMPLE]
 
 
-def test_the_command_shown_is_one_that_runs():
+def test_the_command_shown_is_one_that_runs(capsys):
     import shlex
 
     from ddpm_app.__main__ import main
@@ -145,4 +145,9 @@ def test_the_command_shown_is_one_that_runs():
     request = encode.CodeRequest("no-such-model", "none", 12, "small", "log-snr", 3)
     words = shlex.split(coding_panel.command_of(request, "--test 4", 2))
     assert words[:3] == ["python", "-m", "ddpm_app"] and {"--n", "--variance", "--levels", "--seed", "--states"} <= set(words)
-    assert main(words[3:]) == 2  # understood; the model is what is missing
+    path = encode.PathRequest("no such model", "ode", "cat", "none", frames=5, seed=7)
+    more = shlex.split(path.as_command("--test 3 4"))
+    assert {"--first", "--second", "--test", "--seed", "no such model"} <= set(more)
+    for command in (words, more):
+        assert main(command[3:]) == 2  # understood; the model is what is missing
+    assert "no such model" in capsys.readouterr().err

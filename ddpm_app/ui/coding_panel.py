@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import gradio as gr
 import torch
 from PIL import Image
@@ -71,12 +73,11 @@ def summary_of(states: list[State], lossless: dict[str, float]) -> dict:
 
 def command_of(request: encode.CodeRequest, flags: str, n: int) -> str:
     """The shell's version of what the page did."""
-    label = f'"{request.label}"' if " " in request.label else request.label
-    more = f" --n {n}" if n > 1 else ""
+    flags += f" --n {n}" if n > 1 else ""
     for k, default in (("states", 60), ("variance", "large"), ("levels", "schedule"), ("seed", 0)):
-        if getattr(request, k) != default:
-            more += f" --{k} {getattr(request, k)}"
-    return f"python -m ddpm_app code --checkpoint {request.checkpoint} {flags}{more} --label {label} --out curve.json bits.webp"
+        flags += f" --{k} {getattr(request, k)}" if getattr(request, k) != default else ""
+    name, label = shlex.quote(request.checkpoint), shlex.quote(request.label)
+    return f"python -m ddpm_app code --checkpoint {name} {flags} --label {label} --precision auto --out curve.json bits.webp"
 
 
 def build(studio: Studio, model: gr.Radio) -> None:

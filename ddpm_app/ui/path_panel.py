@@ -12,7 +12,7 @@ from ..studio import Studio
 from .components import DenoisePlayer, b64
 from .controls import UI_SEED, sampler_choices
 from .handlers import Pace, idle, running, wire_run
-from .sources import build_source, whole
+from .sources import TEST, build_source, whole
 from .store import RUNS
 from .theme import asset
 
@@ -76,6 +76,10 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 sampler = gr.Dropdown(sampler_choices(), value="heun", label="Sampler of the way back")
                 evaluations = gr.Slider(3, 200, value=39, step=2, label="Evaluations", info="Of each way; 39 bring most images back.")
                 guidance = gr.Slider(0, 10, value=1, step=0.1, label="Guidance scale s", info="Of the way back; 1 is off.")
+            command = gr.Code(
+                "", language="shell", label="The same from a shell", interactive=False, wrap_lines=True, lines=3, max_lines=8,
+                elem_classes="mono", elem_id="path-command",
+            )  # fmt: skip
         with gr.Column(scale=3, min_width=320):
             view = PathStrip(elem_id="path-strip")
             player = DenoisePlayer(
@@ -108,6 +112,9 @@ def build(studio: Studio, model: gr.Radio) -> None:
             name, kind, *labels, values[guidance], whole(values[frames], "frames", 3, 64), str(values[sampler]),
             whole(values[evaluations], "evaluations", 3, 1000), whole(values[t], "t", 1, 100_000), one, other,
         )  # fmt: skip
+        tests = [int(values[s.index]) for s in (first, second) if kind != "seeds" and values[s.kind] == TEST]
+        ends = "" if kind == "seeds" else "--test {} {}".format(*tests) if len(tests) == 2 else "--images A.png B.png"
+        yield {command: request.as_command(ends)}
         picks, weights, pace = chosen(request.frames), request.weights.tolist(), Pace()
         tag, back = RUNS.new(), SAMPLERS[request.sampler].steps_for(request.evaluations)
         up = max((request.evaluations + 1) // 2, 2) - 1 if kind == "ode" else 0
@@ -146,5 +153,5 @@ def build(studio: Studio, model: gr.Radio) -> None:
         return {view: strip_message(tag, shown, labels, ends, status, 1.0), player: message}
 
     inputs = first.inputs | second.inputs | {model, way, t, share, seed, seed_b, frames, sampler, evaluations, guidance}
-    event = wire_run(start, stop, run, inputs, [view, player], "path-strip")
+    event = wire_run(start, stop, run, inputs, [view, player, command], "path-strip")
     event.failure(lambda: {"run": None}, None, view, **quiet)
