@@ -127,8 +127,8 @@ def code(
 def flow(
     studio: Studio, request: CodeRequest, images: Tensor, given: Tensor | None = None, draws: int = 1, steps: int = 50, probes: int = 1
 ) -> Generator[float, None, FlowLikelihood]:
-    """likelihood.flow_likelihood of the images, each `draws` times, so that a single one's error bar holds what is drawn: the point in the
-    grey level's bin, the noise of the lowest level, the probe. Yields the share done."""
+    """likelihood.flow_likelihood of the images, each `draws` times, so that a single one's error bar holds what is drawn: the
+    noise of the lowest level and the probe. Yields the share done."""
     images = _checked(studio, request.checkpoint, images)
     given = given.repeat_interleave(draws) if given is not None else None
     images = images.repeat_interleave(draws, 0)

@@ -257,7 +257,7 @@ def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: Imag
         names, value = ("L_T", "L_mid", "L_0"), "total"
     else:
         protocol |= {"solver": f"Heun, {steps} steps of ln sigma", "divergence": "Hutchinson, 2 Rademacher probes"}
-        protocol |= {"dequantisation": "uniform"}
+        protocol |= {"decoder": "discrete, sqrt(beta_1), from x_1"}
         names, value = ("probe_error",), "bits"
     detail = {k: sum(m * getattr(p, k) for m, p in parts) / n for k in names}
     error = math.sqrt(sum((m * p.standard_error) ** 2 for m, p in parts if m > 1)) / n

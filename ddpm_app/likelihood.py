@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .data import to_model
 from .guidance import Denoise
-from .schedules import SIGMA_CAP, Schedule, add_noise, expand
+from .schedules import SIGMA_CAP, Schedule, add_noise
 
 BIN = 1 / 127.5  # width of a grey level in model space
 
@@ -127,7 +127,7 @@ def variational_bound(
 @dataclass(frozen=True)
 class FlowLikelihood:
     """bits: mean bits per dimension over images; standard_error: over images; probe_error: of Hutchinson's estimate alone, from the
-    spread between probes (NaN for one); evaluations: of the denoiser, each with its gradient; n images."""
+    spread between probes (NaN for one); evaluations: of the denoiser, all but one with a gradient; n images."""
 
     bits: float
     standard_error: float
@@ -211,17 +211,21 @@ def flow_likelihood(
 def flow_likelihood_steps(
     denoise: Denoise, images: Tensor, schedule: Schedule, steps: int = 50, probes: int = 1, seed: int = 0, batch: int = 32
 ) -> Generator[float, None, FlowLikelihood]:
-    """Bits per dimension of uniformly dequantised images under the probability-flow ODE.
+    """Bits per dimension of images by way of the probability-flow ODE's exact density at the schedule's lowest level.
 
-    images: uint8 (N, C, H, W). A grey level k becomes a point drawn uniformly from its bin, so that the density's expectation bounds the
-    discrete model's likelihood (Theis et al. 2016). Yields the share that is done."""
+    images: uint8 (N, C, H, W). The model is p(x_1) p(x0 | x_1), with the flow's density and the discrete decoder of L_0, so that
+    -log p(x0) <= E_q[-log p(x_1) + log q(x_1 | x0) - log p(x0 | x_1)]: the variational bound with all its noise levels in one exact term.
+    (Uniform dequantisation would charge that level's noise, log2(4.13 sigma_1 / bin) = 1.8 bits a dimension with cosine's, to the image.)
+    Yields the share that is done."""
     g, grid = torch.Generator().manual_seed(seed), flow_grid(schedule, steps)
-    dims, all_bits, spreads = images[0].numel(), [], []
+    dims, all_bits, spreads, lowest = images[0].numel(), [], [], float(schedule.sigma[0])
     for at in range(0, len(images), batch):
         chunk = images[at : at + batch]
-        x = to_model(chunk) + (torch.rand(chunk.shape, generator=g) - 0.5) * BIN
-        # the schedule's lowest level is where the model's density lives: the images get that much noise
-        x = x + expand(grid[0], x) * torch.randn(x.shape, generator=g)
+        eps = torch.randn(chunk.shape, generator=g)
+        x = add_noise(to_model(chunk), schedule.sigma[0], eps)
+        with torch.no_grad():
+            decoded = decoder_nll(chunk, denoise(x, schedule.sigma[:1].expand(len(chunk))).cpu(), math.sqrt(float(schedule.beta[0])))
+        log_q = -0.5 * eps.double().square().flatten(1).sum(1) - dims * math.log(lowest * math.sqrt(2 * math.pi))
         density, done = flow_density_steps(denoise, x, grid, probes, seed + at + 1), at / len(images)
         while True:
             try:
@@ -229,12 +233,11 @@ def flow_likelihood_steps(
             except StopIteration as end:
                 log_p, estimates = end.value
                 break
-        # a density per unit of model space, over bins of width BIN in each dimension
-        all_bits.append(bits_per_dim(-log_p, dims) - math.log2(BIN))
+        all_bits.append(bits_per_dim(decoded + log_q - log_p.cpu(), dims))
         if probes > 1:
             spreads.append(bits_per_dim(estimates.std(0), dims) / probes**0.5)
     bits = torch.cat(all_bits)
     n = len(bits)
     probe_error = float(torch.cat(spreads).square().mean().sqrt() / n**0.5) if spreads else math.nan
     error = float(bits.std() / n**0.5) if n > 1 else math.nan
-    return FlowLikelihood(float(bits.mean()), error, probe_error, 2 * steps + 1, n)
+    return FlowLikelihood(float(bits.mean()), error, probe_error, 2 * steps + 2, n)
