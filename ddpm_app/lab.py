@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,9 @@ class Setup:
             if self.denoiser is None:
                 raise ToyDataError(f"no network is trained on {self.data.name} yet: press Train, or look at the exact denoiser")
             return self.plain if label is None and self.plain is not None else self.denoiser
-        if which == "points" and len(self.data) > OWN_POINTS:  # its cost is particles x points at every level
-            few = replace(self.data, x=self.data.x[:OWN_POINTS], label=self.data.label[:OWN_POINTS])
-            return few.exact(own_points=True)
-        return self.data.exact(own_points=which == "points")
+        if which == "points" or self.data.truth is None:  # its cost is particles x points at every level
+            return self.data.some(OWN_POINTS).exact(own_points=True)
+        return self.data.exact()
 
 
 class Lab:
@@ -98,9 +97,9 @@ class Lab:
         with self._lock:
             return self._kept.get(name) if isinstance(name, str) else None
 
-    def setup(self, data: str, noise: float | None = None) -> Setup:
-        """A named set, with the shipped network where one was trained on just this set."""
-        made = load(data, **({} if noise is None else {"noise": noise}))
+    def setup(self, data: str, noise: float | None = None, **options) -> Setup:
+        """A named set, with the shipped network where one was trained on just this set; options: the mixture's sliders."""
+        made = load(data, **({} if noise is None else {"noise": noise}), **options)
         found = []
         for name in (f"{data}-classes", data):
             try:
@@ -156,14 +155,25 @@ def _rounded(x: Tensor) -> list:
 def points_value(setup: Setup, most: int = 1500) -> dict:
     """The data alone: {points, colour, half, name, classes}, positions in thousandths of the square's half side."""
     plane, data = Plane(setup.data), setup.data
+    shown = data.some(most)
     return {
-        "points": _rounded(plane.flat(data.to_model(data.x[:most]))),
-        "colour": data.label[:most].tolist(),
+        "points": _rounded(plane.flat(data.to_model(shown.x))),
+        "colour": shown.label.tolist(),
         "half": plane.half,
         "name": data.name,
         "classes": list(data.classes),
         "dim": data.dim,
         "notes": list(data.notes),
+    }
+
+
+def ways_value(data: ToyData, pictures: Sequence[dict]) -> dict:
+    """Pictures of the experiment of classes, for the page: {"data": points, "ways": [{"way", "scale", "points"}]}, as in points_value."""
+    plane = Plane(data)
+    ways = [{**p, "points": _rounded(plane.flat(data.to_model(p["points"])))} for p in pictures if "way" in p]
+    return {
+        "data": [p for w in ways if w["way"] == "data" for p in w["points"]],
+        "ways": [w for w in ways if w["way"] != "data"],
     }
 
 
@@ -182,6 +192,8 @@ def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
         raise ToyDataError("this network knows no classes: train one with classes, or choose any class")
     if not 0 <= label < classes:
         raise ToyDataError(f"there is no class number {label}: there are {classes}, counted from 0")
+    if isinstance(denoiser, ExactDenoiser) and not bool((denoiser.mixture.labels == label).any()):
+        raise ToyDataError(f"class number {label} has no points")
 
 
 def trajectories(setup: Setup, request: PlaneRequest) -> dict:
@@ -200,7 +212,7 @@ def trajectories(setup: Setup, request: PlaneRequest) -> dict:
                 frames.append(_frame(plane, step.x, float(step.sigma_next)))
                 levels.append(float(step.sigma_next))
     if data.classes:
-        colour = setup.data.exact().mixture.class_posterior(step.x, max(0.02, levels[-1])).argmax(1)
+        colour = setup.choose("exact").mixture.class_posterior(step.x, max(0.02, levels[-1])).argmax(1)
     else:
         colour = torch.zeros(request.n, dtype=torch.int64)
     return {
@@ -219,10 +231,12 @@ def _frame(plane: Plane, x: Tensor, sigma: float) -> np.ndarray:
 
 
 def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> dict:
-    """The pull (D - x), drawn in the square, of the learned or the exact denoiser, or how far the two lie apart ("difference")."""
+    """The pull (D - x), drawn in the square, of a denoiser of WHICH, or how far the learned and the exact lie apart ("difference")."""
     data = setup.data
     if data.dim != 2:
         raise ToyDataError(f"a field is drawn for points of 2 numbers; {data.name} has {data.dim}")
+    if which not in (*WHICH, "difference"):
+        raise ToyDataError(f"unknown field {which!r}; known: {', '.join(WHICH)}, difference")
     if not 1e-3 <= sigma <= SIGMA_CAP:
         raise ToyDataError(f"sigma is {sigma}; accepted is 0.001 to {SIGMA_CAP:g}")
     plane, level = Plane(data), torch.tensor(sigma, dtype=torch.float64)
@@ -260,6 +274,6 @@ def density(setup: Setup, which: str, label: int | None = None) -> dict:
         if label is not None:
             _check_label(exact, label)
         labels = None if label is None else torch.full((len(y),), label)
-        log_p = exact.mixture.log_prob(y, 0.02 if which == "exact" else 0.1, labels)
+        log_p = exact.mixture.log_prob(y, 0.02 if which == "exact" and data.truth is not None else 0.1, labels)
     log_p = (log_p - log_p.max()).clamp(min=-20).nan_to_num(-20.0)
     return {"side": CONTOUR, "log_p": [round(v, 2) for v in log_p.tolist()]}

@@ -9,23 +9,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from . import toy_bench, toy_plots, toy_sampling
 from . import toy_experiments as experiments
 from . import toy_training as training
 from .checkpoints import CheckpointError, write_atomically
 from .denoiser import Denoiser
-from .guidance import cfg
-from .samplers import SAMPLERS, last
-from .schedules import GRIDS, SCHEDULES, sigma_grid
-from .toy import MAX_DIM
+from .samplers import SAMPLERS
+from .schedules import GRIDS, SCHEDULES
 from .toy_data import SHAPES, ToyData, ToyDataError
 from .toy_files import load
-from .toy_sweeps import DEFAULT_T, Scale, normal, summary
-
-SAMPLE_ROWS = 1024  # rows sampled at a time: a fixed number, so that the file does not depend on how many were asked for
+from .toy_sweeps import DEFAULT_T, Scale, summary
 
 
 class UsageError(ValueError):
@@ -80,6 +75,9 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data", default="moons", help=f"{', '.join(SHAPES)}, or a .csv or .npy file (default moons)")
     common.add_argument("--noise", type=float, help="width of the named data, in its own units")
+    common.add_argument("--components", type=int, help="of the data set mixture: how many (default 3)")
+    common.add_argument("--spread", type=float, help="of the data set mixture: how far apart they lie (default 1)")
+    common.add_argument("--layout", type=int, help="of the data set mixture: seed of where they lie (default 0)")
     common.add_argument("--n", type=int, default=10_000, help="points in the data (default 10000)")
     common.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     common.add_argument("--csv", help="write the rows here")
@@ -100,9 +98,11 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--checkpoint", help="a trained toy (default: train one now)")
 
+    picture = argparse.ArgumentParser(add_help=False)
+    picture.add_argument("--plot", help="write the plot here, as .svg")
     for name, (_, text) in experiments.EXPERIMENTS.items():
         sweep = name in ("steps", "schedules")
-        parents = [common, network] + ([sizes, seeds] if sweep else [model]) + ([sizes] if name == "likelihood" else [])
+        parents = [common, network, picture] + ([sizes, seeds] if sweep else [model]) + ([sizes] if name == "likelihood" else [])
         p = verbs.add_parser(name, help=text, description=text, parents=parents)
         p.set_defaults(run=run)
         if name == "steps":
@@ -123,7 +123,7 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
             p.add_argument("--points", type=int, default=2000, help="samples for each scale (default 2000)")
             p.add_argument("--evaluations", type=int, default=50, help="of the denoiser a sample (default 50)")
         elif name == "classifier":
-            p.add_argument("--draws", type=int, default=64, help="(t, eps) pairs a point and class (default 64)")
+            p.add_argument("--draws", type=int, default=128, help="(t, eps) pairs a point and class (default 128)")
             p.add_argument("--t", type=int, help="one time for all draws instead of the whole schedule")
     p = verbs.add_parser("train", help="train a toy and save it", parents=[common, network])
     p.add_argument("--out", required=True, help="directory of the checkpoint")
@@ -134,17 +134,10 @@ def add_arguments(toy: argparse.ArgumentParser) -> None:
     p.add_argument("--unconditional", action="store_true", help="leave the classes out")
     p.set_defaults(run=run)
     p = verbs.add_parser("sample", help="points from a trained toy; the same file, bit for bit, on every run")
-    p.add_argument("--checkpoint", required=True, help="directory of a trained toy")
-    p.add_argument("--prior", help=".npy of shape (N, d), standard normal x_T (default: drawn from --seed)")
-    p.add_argument("--n", type=int, default=1000, help="points, without --prior (default 1000)")
-    p.add_argument("--sampler", default="ddpm", choices=tuple(SAMPLERS))
-    p.add_argument("--steps", type=int, help="of the sampler (default: every level of the model's schedule)")
-    p.add_argument("--grid", default="uniform-t", choices=tuple(GRIDS))
-    p.add_argument("--no-noise", action="store_true", help="leave out the noise that a stochastic sampler adds on its way")
-    p.add_argument("--label", type=int, help="number of a class")
-    p.add_argument("--scale", type=float, default=1.0, help="classifier-free guidance; 1 is off")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", required=True, help=".npy (float32) or .csv to write")
+    toy_sampling.add_arguments(p)
+    p.set_defaults(run=run)
+    p = verbs.add_parser("bench", help="times of this machine: the sweep and the plain loop in one run, training two moons")
+    toy_bench.add_arguments(p)
     p.set_defaults(run=run)
 
 
@@ -152,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what was parsed; 0, or 2 with one sentence on standard error."""
     try:
         check(args)
-        {"sample": _sample, "train": _train}.get(args.verb, _experiment)(args)
+        {"sample": toy_sampling.sample, "train": _train, "bench": toy_bench.bench}.get(args.verb, _experiment)(args)
     except (ToyDataError, CheckpointError, UsageError, ValueError, FloatingPointError) as error:
         print(f"toy {args.verb}: {error}", file=sys.stderr)
         return 2
@@ -173,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _data(args) -> tuple[ToyData, dict]:
     recipe = {"name": args.data, "n": args.n, "seed": args.seed}
-    recipe |= {"noise": args.noise} if args.noise is not None else {}
+    recipe |= {k: v for k in ("noise", "components", "spread", "layout") if (v := getattr(args, k)) is not None}
     data = load(**recipe)
     for note in data.notes:
         print(note, file=sys.stderr)
@@ -202,7 +195,9 @@ def _experiment(args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     data, _ = _data(args)
-    settings, rows = _training(args), []
+    settings, rows, pictures = _training(args), [], []
+    if args.plot and Path(args.plot).suffix.lower() != ".svg":
+        raise UsageError(f"{args.plot} must end in .svg")
     if args.verb in ("steps", "schedules"):
         scale = Scale(args.points, args.nll_points, args.bound_points, seed=args.seed)
         which = [args.seed + k for k in range(args.seeds)]
@@ -233,18 +228,17 @@ def _experiment(args) -> None:
         events = experiments.likelihood(data, _model(args, data), None, scale, args.seed, **settings)
     for event in events:
         rows += event.rows
+        pictures += [event.picture] if event.picture else []
         print(f"\r\x1b[K{event.fraction:4.0%} {event.text}" if sys.stderr.isatty() else f"{event.fraction:4.0%} {event.text}",
               end="" if sys.stderr.isatty() else "\n", file=sys.stderr)  # fmt: skip
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if args.csv:
         write_atomically(Path(args.csv), to_csv(rows))
-    shown = rows
-    if args.verb in ("steps", "schedules"):
-        by = ("T",) if args.verb == "steps" else ("schedule",)
-        shown = summary(rows, by, ("nll ode", "nll bound", "emd"))
-        shown = [{**line, "emd floor": rows[0]["emd floor"]} for line in shown]
-    print(to_table(shown))
+    if args.plot:
+        drawn = [toy_plots.regions(**p) for p in pictures if "grid" in p]
+        write_atomically(Path(args.plot), toy_plots.to_file(toy_plots.plot(rows, args.verb) + drawn))
+    print(to_table(over_seeds(rows, args.verb)))
 
 
 def _train(args) -> None:
@@ -261,63 +255,6 @@ def _train(args) -> None:
     print(args.out)
 
 
-def _sample(args) -> None:
-    """In float64 on one thread and in blocks of a fixed size, so that the rounded float32 result is the same on every run."""
-    model = training.load_toy(args.checkpoint, torch.float64)
-    config, schedule = model.denoiser.network.config, model.denoiser.schedule
-    if args.prior:
-        prior = _prior(Path(args.prior), config.dim)
-    else:
-        prior = torch.randn(args.n, config.dim, generator=torch.Generator().manual_seed(args.seed), dtype=torch.float64)
-    if args.label is not None and not 0 <= args.label < config.num_classes:
-        raise UsageError(f"{model.name} has {config.num_classes} classes; there is no number {args.label}")
-    if Path(args.out).suffix.lower() not in (".npy", ".csv"):
-        raise UsageError(f"{args.out} must end in .npy or .csv")
-    sigmas = sigma_grid(schedule, args.steps or int((schedule.sigma <= 160).sum()), args.grid)
-    method, threads, parts = SAMPLERS[args.sampler], torch.get_num_threads(), []
-    noise = torch.zeros_like if args.no_noise else normal(args.seed + 1)
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            for block in prior.split(SAMPLE_ROWS):
-                rows = len(block)
-                block = torch.cat([block, block.new_zeros(SAMPLE_ROWS - rows, config.dim)])
-                label = None if args.label is None else torch.full((SAMPLE_ROWS,), args.label)
-                denoise = cfg(model.denoiser, label, args.scale) if label is not None else lambda x, s: model.denoiser(x, s)
-                x = block * float((1 + sigmas[0] ** 2).sqrt())
-                steps = method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)
-                parts.append(model.from_model(last(steps))[:rows])
-    finally:
-        torch.set_num_threads(threads)
-    _write_points(Path(args.out), torch.cat(parts).float())
-    print(f"{len(prior)} points of {config.dim} numbers: {args.out}", file=sys.stderr)
-
-
-def _prior(path: Path, dim: int) -> Tensor:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UsageError(f"{path} is not there") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise UsageError(f"{path} is not a .npy file of plain numbers") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or not len(array):
-        raise UsageError(f"{path} must hold real numbers of shape (N, d)")
-    if array.shape[1] != dim or dim > MAX_DIM:
-        raise UsageError(f"{path} has {array.shape[1]} columns; this model's points have {dim}")
-    if not np.isfinite(array).all():
-        raise UsageError(f"{path} holds values that are not finite numbers")
-    return torch.from_numpy(array.astype(np.float64))
-
-
-def _write_points(path: Path, x: Tensor) -> None:
-    if path.suffix.lower() == ".csv":
-        write_atomically(path, "".join(",".join(f"{v:.9g}" for v in row) + "\n" for row in x.tolist()))
-    else:
-        buffer = io.BytesIO()
-        np.save(buffer, x.numpy())
-        write_atomically(path, buffer.getvalue())
-
-
 # -- tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +266,14 @@ def to_csv(rows: Sequence[dict]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def over_seeds(rows: Sequence[dict], experiment: str) -> list[dict]:
+    """What people are shown of a sweep: mean and spread over its seeds, beside the truth; the rows of any other experiment."""
+    if experiment not in ("steps", "schedules") or not rows:
+        return list(rows)
+    lines = summary(rows, ("T",) if experiment == "steps" else ("schedule",), ("nll ode", "nll bound", "emd"))
+    return [{**line, "nll true": rows[0]["nll true"], "emd floor": rows[0]["emd floor"]} for line in lines]
 
 
 def to_table(rows: Sequence[dict]) -> str:

@@ -55,6 +55,13 @@ class ToyData:
         truth = self.truth if self.truth is not None and not own_points else Mixture.of(self.x.double(), 0.0, self.label)
         return ExactDenoiser(truth.moved(self.center, self.scale))
 
+    def some(self, n: int) -> ToyData:
+        """At most n of the points, chosen at random once and for all: files are often sorted by class."""
+        if len(self) <= n:
+            return self
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n]
+        return replace(self, x=self.x[chosen], label=self.label[chosen])
+
     def of_class(self, label: int) -> ToyData:
         """The points of one class. Raises ToyDataError where there are none."""
         keep = self.label == label
@@ -139,11 +146,13 @@ def spirals(noise: float = 0.06) -> tuple[Mixture, tuple[str, ...]]:
     return Mixture.of(torch.cat([arm, -arm]), noise, torch.arange(2).repeat_interleave(256)), ("first", "second")
 
 
-def mixture(noise: float = 0.15, components: int = 3, spread: float = 1.0, seed: int = 0) -> tuple[Mixture, tuple[str, ...]]:
-    """A mixture with sliders: number of components, how far apart they lie, how wide each is."""
+def mixture(noise: float = 0.15, components: int = 3, spread: float = 1.0, layout: int = 0) -> tuple[Mixture, tuple[str, ...]]:
+    """A mixture with sliders: number of components, how far apart they lie, how wide each is; layout: seed of where they lie."""
+    if not 0 <= layout < 2**31:
+        raise ToyDataError(f"the layout is {layout}; accepted is 0 to {2**31 - 1}")
     if not 1 <= components <= 50 or not 0 < spread <= 10:
         raise ToyDataError(f"a mixture takes 1 to 50 components (not {components}) and a spread above 0, at most 10 (not {spread})")
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(layout)
     means = spread * torch.randn(components, 2, generator=g, dtype=torch.float64)
     weights = 0.5 + torch.rand(components, generator=g, dtype=torch.float64)
     names = tuple(f"component {k + 1}" for k in range(components))

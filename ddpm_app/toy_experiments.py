@@ -16,13 +16,16 @@ from torch import Tensor
 from . import toy_metrics as metrics
 from .denoiser import Denoiser
 from .guidance import cfg, classifier_guided, conditioned, of_class
-from .samplers import SAMPLERS
+from .samplers import SAMPLERS, last
 from .schedules import GRIDS, Schedule, sigma_grid
 from .toy import ExactDenoiser
-from .toy_classifier import denoising_classifier, train_classifier
+from .toy_classifier import decision_grid, denoising_classifier, train_classifier
 from .toy_data import ToyData, ToyDataError, split
-from .toy_sweeps import STANDARD, Progress, Scale, draw, schedules, steps
+from .toy_sweeps import STANDARD, Progress, Scale, draw, floor, normal, schedules, steps
 from .toy_training import ToyTrainConfig, train_one
+
+SHOWN = 400  # points of a picture
+SIDE = 48  # of a grid of decisions
 
 
 def fitted_order(evaluations: Sequence[float], errors: Sequence[float], least: float = 1e-9) -> float | None:
@@ -61,17 +64,23 @@ def solvers(
     names = list(names)
     denoise, total = conditioned(doubled(denoiser), None), len(names) * len(evaluations)
     _, test = split(data, emd_points, seed)
+    base = floor(data, test, Scale(points=emd_points, seed=seed))
 
-    def run(name: str, steps: int, n: int) -> Tensor:
-        return data.from_model(draw(denoise, sigma_grid(schedule, steps, grid), n, data.dim, seed, name, torch.float64))
+    start = normal(seed)(torch.empty(emd_points, data.dim, dtype=torch.float64))  # drawn once: fewer numbers would not be its first ones
 
-    reference = run("heun", 1000, min(points, emd_points))
+    def run(name: str, steps: int, z: Tensor) -> Tensor:
+        sigmas, method, noise = sigma_grid(schedule, steps, grid), SAMPLERS[name], normal(seed + 1)
+        x = z * float((1 + sigmas[0] ** 2).sqrt())
+        with torch.no_grad():
+            return data.from_model(last(method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)))
+
+    reference = run("heun", 1000, start[:points])
     yield Progress(0.1, "1000-step reference")
     done = 0
     for name in names:
         rows = []
         for count in sorted({SAMPLERS[name].steps_for(n) for n in evaluations}):
-            x = run(name, count, emd_points)
+            x = run(name, count, start)
             error = float((x[: len(reference)] - reference).square().sum(1).mean().sqrt())
             rows.append(
                 {
@@ -81,6 +90,7 @@ def solvers(
                     "evaluations": SAMPLERS[name].cost(count),
                     "error": None if SAMPLERS[name].stochastic or not math.isfinite(error) else error,
                     "emd": metrics.emd(x, test.x) if bool(x.isfinite().all()) else None,
+                    "emd floor": base,
                 }
             )
             done += 1
@@ -102,8 +112,10 @@ def classes(
     **training,
 ) -> Iterator[Progress]:
     """Three ways to a class: EMD to the class's own data, NLL under its true density and accuracy (Bayes' or, without a known truth,
-    a trained classifier's), for conditional sampling, classifier guidance and classifier-free guidance."""
-    yield from _need_classes(data, label)
+    a trained classifier's), for conditional sampling, classifier guidance and classifier-free guidance.
+
+    The picture: {"way", "scale", "points" (SHOWN, d) of the samples}, and first {"way": "data"} with the class's own points."""
+    _need_classes(data, denoiser, label)
     train_data, test = split(data, 4 * points * len(data.classes) // 2, seed)
     own = test.of_class(label)
     if denoiser is None:
@@ -116,6 +128,9 @@ def classes(
     sigmas, labels = sigma_grid(schedule, evaluations), torch.full((points,), label)
     truth = data.truth.of_class(label) if data.truth is not None else None
     plain = conditioned(denoiser, None)
+    base = floor(own, own, Scale(points=points, seed=seed))
+    entropy = float(-truth.log_prob(own.x).mean()) if truth is not None else None
+    yield Progress(0.3, "the class's own points", picture={"way": "data", "scale": 1.0, "points": own.x[:SHOWN]})
     ways = [("conditional", 1.0, conditioned(denoiser, labels))]
     ways += [("classifier", s, classifier_guided(plain, of_class(noisy, labels), s)) for s in scales]
     ways += [("classifier-free", s, cfg(denoiser, labels, s)) for s in scales]
@@ -132,29 +147,37 @@ def classes(
             "nll": nll and nll.mean,
             "nll error": nll and nll.error,
             "accuracy": float((seen.argmax(1) == label).double().mean()),
+            "nll true": entropy,
+            "emd floor": base,
         }
-        yield Progress(0.3 + 0.7 * (k + 1) / len(ways), f"{way}, scale {s:g}", (row,))
+        picture = {"way": way, "scale": s, "points": x[:SHOWN]}
+        yield Progress(0.3 + 0.7 * (k + 1) / len(ways), f"{way}, scale {s:g}", (row,), picture)
 
 
-def _need_classes(data: ToyData, label: int = 0) -> Iterator[Progress]:
+def _need_classes(data: ToyData, denoiser: Denoiser | None, label: int = 0) -> None:
     if len(data.classes) < 2:
         raise ToyDataError(f"{data.name} has no classes; choose data with labels")
     if not 0 <= label < len(data.classes):
-        raise ToyDataError(f"{data.name} has no class number {label}; it has {len(data.classes)}")
-    return iter(())
+        raise ToyDataError(f"{data.name} has no class number {label}; it has {len(data.classes)}, counted from 0")
+    known = denoiser.network.config.num_classes if denoiser is not None else len(data.classes)
+    if known != len(data.classes):
+        raise ToyDataError(f"this needs a model of {data.name}'s {len(data.classes)} classes; the one given knows {known}")
 
 
 def classifier(
     data: ToyData,
     denoiser: Denoiser | None = None,
-    draws: int = 64,
+    draws: int = 128,
     t: int | None = None,
     test_points: int = 4000,
     seed: int = 0,
     **training,
 ) -> Iterator[Progress]:
-    """The training-free classifier against a trained one on the same split, and Bayes' where the truth is known."""
-    yield from _need_classes(data)
+    """The training-free classifier against a trained one on the same split, and Bayes' where the truth is known.
+
+    The picture, for points of two numbers: {"name", "grid" (SIDE, SIDE) classes, rows from the lowest y up, "box" (x0, y0, x1, y1),
+    "points" (SHOWN, 2), "label"}."""
+    _need_classes(data, denoiser)
     train_data, test = split(data, test_points, seed)
     x = data.to_model(test.x)
 
@@ -164,16 +187,35 @@ def classifier(
         rest = {"error": error, "evaluations a point": cost, "n": len(right)}
         return {"data": data.name, "classifier": name, "accuracy": float(right.mean()), **rest}
 
+    low, high = test.x.min(0).values, test.x.max(0).values
+    edge = 0.05 * (high - low)
+    box = (*(low - edge).tolist(), *(high + edge).tolist())
+
+    def picture(name: str, classify) -> dict | None:
+        if data.dim != 2:
+            return None
+        grid = decision_grid(classify, torch.tensor(box[:2]), torch.tensor(box[2:]), SIDE).tolist()
+        return {"name": name, "grid": grid, "box": box, "points": test.x[:SHOWN].tolist(), "label": test.label[:SHOWN].tolist()}
+
+    def bayes(points: Tensor) -> Tensor:
+        return data.truth.class_posterior(points).argmax(1)
+
+    def by_denoising(points: Tensor) -> Tensor:
+        with torch.no_grad():
+            return denoising_classifier(denoiser, data.to_model(points), denoiser.schedule, draws, seed, t)[0]
+
     if data.truth is not None:
-        yield Progress(0.05, "Bayes", (row("bayes", data.truth.class_posterior(test.x).argmax(1), 0),))
+        yield Progress(0.05, "Bayes", (row("bayes", bayes(test.x), 0),), picture("bayes", bayes))
     if denoiser is None:
         denoiser = train_one(ToyTrainConfig(seed=seed, **{"steps": 4000, **training}), train_data)
     yield Progress(0.5, "conditional network ready")
     trained = train_classifier(train_data, denoiser.schedule, noisy=False, seed=seed)
-    yield Progress(0.7, "classifier trained", (row("trained", trained(x, 0.0).argmax(1), 1),))
-    with torch.no_grad():
-        found, cost = denoising_classifier(denoiser, x, denoiser.schedule, draws, seed, t)
-    yield Progress(1.0, "classified by the denoiser", (row("training-free" if t is None else f"training-free, t = {t}", found, cost),))
+    shown = picture("trained", lambda points: trained(data.to_model(points), 0.0).argmax(1))
+    yield Progress(0.6, "classifier trained", (row("trained", trained(x, 0.0).argmax(1), 1),), shown)
+    name = "training-free" if t is None else f"training-free, t = {t}"
+    result = row(name, by_denoising(test.x), draws * len(data.classes))
+    yield Progress(0.8, "classified by the denoiser", (result,))
+    yield Progress(1.0, "its decision boundary", picture=picture(name, by_denoising))
 
 
 def likelihood(

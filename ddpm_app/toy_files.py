@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,11 +64,8 @@ def from_points(x: np.ndarray, name: str, labels: list[str] | None = None, notes
     return ToyData(name, torch.from_numpy(x).float(), label, classes, None, torch.from_numpy(x.mean(0)), scale, tuple(notes))
 
 
-def _subsample(n: int, seed: int) -> tuple[np.ndarray | None, list[str]]:
-    if n <= MAX_POINTS:
-        return None, []
-    chosen = np.sort(np.random.default_rng(seed).choice(n, MAX_POINTS, replace=False))
-    return chosen, [f"{n} points: a random {MAX_POINTS} of them are used"]
+def _subsampled(n: int) -> str:
+    return f"{n} points: a random {MAX_POINTS} of them are used"
 
 
 def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
@@ -81,32 +79,44 @@ def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
         raise ToyDataError(f"{path.name} holds {getattr(array, 'dtype', 'an archive')}; accepted are real numbers of shape (N, d)")
     if array.ndim not in (1, 2):
         raise ToyDataError(f"{path.name} has shape {array.shape}; points are a table (N, d), one row a point")
-    chosen, notes = _subsample(len(array), seed)
-    return np.array(array if chosen is None else array[chosen]), None, notes
+    if len(array) <= MAX_POINTS:
+        return np.array(array), None, []
+    chosen = np.sort(np.random.default_rng(seed).choice(len(array), MAX_POINTS, replace=False))
+    return np.array(array[chosen]), None, [_subsampled(len(array))]
 
 
 def _read_csv(path: Path, seed: int) -> tuple[np.ndarray, list[str] | None, list[str]]:
+    header, rows, count, width = None, [], 0, 0
+    pick = random.Random(seed)
     try:
         with path.open(newline="", encoding="utf-8-sig") as f:
-            rows = [(k, row) for k, row in enumerate(csv.reader(f), 1) if any(cell.strip() for cell in row)]
+            for line, row in enumerate(csv.reader(f), 1):
+                if not any(cell.strip() for cell in row):
+                    continue
+                if not width:
+                    width = len(row)
+                    if not any(_is_number(cell) for cell in row):
+                        header = (line, row)
+                        continue
+                if len(row) != width:
+                    raise ToyDataError(f"line {line} of {path.name} has {len(row)} columns, the first has {width}")
+                count += 1  # every row has the same chance to be among those that are kept, however many follow
+                if len(rows) < MAX_POINTS:
+                    rows.append((line, row))
+                elif (at := pick.randrange(count)) < MAX_POINTS:
+                    rows[at] = (line, row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ToyDataError(f"{path.name} is not a text table with commas") from error
-    if not rows:
+    if not rows and header is None:
         raise ToyDataError(f"{path.name} is empty")
-    header = None
-    if len(rows) > 1 and not any(_is_number(cell) for cell in rows[0][1]):
-        header, rows = [cell.strip().lower() for cell in rows[0][1]], rows[1:]
-    chosen, notes = _subsample(len(rows), seed)
-    rows = rows if chosen is None else [rows[k] for k in chosen]
-    labels = None
-    width = len(rows[0][1])
-    if header and header[-1] in ("label", "class") and width > 1:
-        labels = [row[-1].strip() for _, row in rows if len(row) == width]
-    used = width - (labels is not None)
+    if not rows:  # one line alone is points, or is wrong as such
+        header, rows = None, [header]
+    notes = [] if count <= MAX_POINTS else [_subsampled(count)]
+    labels, used = None, width
+    if header and header[1][-1].strip().lower() in ("label", "class") and width > 1:
+        labels, used = [row[-1].strip() for _, row in rows], width - 1
     table = np.empty((len(rows), used))
     for i, (line, row) in enumerate(rows):
-        if len(row) != width:
-            raise ToyDataError(f"line {line} of {path.name} has {len(row)} columns, the first has {width}")
         for j in range(used):
             try:
                 table[i, j] = float(row[j])

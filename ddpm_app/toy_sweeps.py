@@ -5,7 +5,9 @@ Everything measured is in the data's own units; every row carries what was set. 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +31,13 @@ SWEEP = dict(width=128, time_width=32, batch=64, steps=3000, lr=5e-3)  # small e
 
 @dataclass(frozen=True)
 class Progress:
-    """fraction of the work done, what is being done, the rows finished since the last one."""
+    """fraction of the work done, what is being done, the rows finished since the last one, and what is drawn beside them, if
+    anything: each experiment says what its picture holds."""
 
     fraction: float
     text: str
     rows: tuple[dict, ...] = ()
+    picture: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -96,29 +100,53 @@ def floor(data: ToyData, test: ToyData, scale: Scale) -> float | None:
 # -- sweeps: every setting and seed trained as one computation ------------------------------------------------------------
 
 
-def _sweep(data: ToyData, settings: list[tuple[dict, dict]], seeds: Sequence[int], scale: Scale, **training) -> Iterator[Progress]:
-    """settings: (columns of the row, arguments of ToyTrainConfig). A row for every setting and seed."""
+def _sweep(
+    data: ToyData, settings: list[tuple[dict, dict]], seeds: Sequence[int], scale: Scale, loop: bool = False, **training
+) -> Iterator[Progress]:
+    """settings: (columns of the row, arguments of ToyTrainConfig). A row for every setting and seed. loop: train and measure the
+    networks one after the other instead, the plain way, to compare its time."""
     if not seeds or not settings:
         raise ValueError("a sweep needs at least one setting and one seed")
     shared = {**SWEEP, "label_dropout": 1.0, **training}
     train_data, test = split(data, max(scale.points, scale.nll_points, scale.bound_points), scale.seed)
     configs = [ToyTrainConfig(**shared, **arguments, seed=seed) for _, arguments in settings for seed in seeds]
-    trainer = ToyTrainer(configs, train_data)
-    for event in train_toys(trainer, every=max(configs[0].steps // 40, 1)):
-        yield Progress(0.5 * event.step / event.steps, f"training {len(configs)} networks at once: step {event.step} of {event.steps}")
-    base = floor(data, test, scale)
-    networks, costs = trainer.networks(), [trainer.schedules[i * len(seeds)].T + 400 for i in range(len(settings))]
-    for i, (columns, _) in enumerate(settings):
-        group = slice(i * len(seeds), (i + 1) * len(seeds))
-        stack = ToyStack(networks[group]).requires_grad_(False)
-        rows = _measure(Denoiser(stack, trainer.schedules[group.start], configs[0].row), data, test, scale, len(seeds))
-        rows = [{"data": data.name, **columns, "seed": s, **row, "emd floor": base} for s, row in zip(seeds, rows)]
-        text = ", ".join(f"{k} {v}" for k, v in columns.items())
-        yield Progress(0.5 + 0.5 * sum(costs[: i + 1]) / sum(costs), f"measured {text}", tuple(rows))
+    trainers = [ToyTrainer([c], train_data) for c in configs] if loop else [ToyTrainer(configs, train_data)]
+    for k, trainer in enumerate(trainers):
+        what = f"network {k + 1} of {len(trainers)}" if loop else f"{len(configs)} networks at once"
+        for event in train_toys(trainer, every=max(configs[0].steps // 40, 1)):
+            yield Progress(0.5 * (k + event.step / event.steps) / len(trainers), f"training {what}: step {event.step} of {event.steps}")
+    truth = None if data.truth is None else float(-data.truth.log_prob(test.x[: scale.nll_points]).mean())
+    networks, costs = [n for t in trainers for n in t.networks()], [c.T + 400 for c in configs]
+    size, waiting = 1 if loop else len(seeds), deque()
+    pool = ThreadPoolExecutor(1 if loop else torch.get_num_threads())  # transport runs outside Python's lock, beside the sampling
+
+    def finished() -> Progress:
+        end, rows, distances = waiting.popleft()
+        rows = [{**row, "emd": d and d.result(), "nll true": truth, "emd floor": base.result()} for row, d in zip(rows, distances)]
+        text = ", ".join(f"{k} {v}" for k, v in settings[(end - 1) // len(seeds)][0].items())
+        return Progress(0.5 + 0.5 * sum(costs[:end]) / sum(costs), f"measured {text}", tuple(rows))
+
+    try:
+        base = pool.submit(floor, data, test, scale)
+        for i in range(0, len(configs), size):
+            columns = settings[i // len(seeds)][0]
+            network = networks[i] if size == 1 else ToyStack(networks[i : i + size])
+            denoiser = Denoiser(network.requires_grad_(False), configs[i].make_schedule(), configs[0].row)
+            rows, distances = [], []
+            for config, (row, sample) in zip(configs[i : i + size], _measure(denoiser, data, test, scale, size)):
+                rows.append({"data": data.name, **columns, "seed": config.seed, **row})
+                distances.append(pool.submit(metrics.emd, sample, test.x[: scale.points]) if bool(sample.isfinite().all()) else None)
+            waiting.append((i + size, rows, distances))
+            while waiting and (loop or all(d is None or d.done() for d in waiting[0][2])):
+                yield finished()
+        while waiting:
+            yield finished()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, size: int) -> list[dict]:
-    """EMD, bound and ODE likelihood of the `size` networks of a stack, each against the same test points and the same noise."""
+def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, size: int) -> list[tuple[dict, Tensor]]:
+    """Likelihoods and quick distances of the `size` networks of a stack, all with the same test points and noise, and their samples."""
     schedule, denoise = denoiser.schedule, conditioned(denoiser, None)
     full = schedule.sigma[schedule.sigma <= SIGMA_CAP].flip(0)
     full = torch.cat([full, full.new_zeros(1)])
@@ -136,24 +164,17 @@ def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, siz
     points = data.to_model(test.x[: scale.nll_points])
     high = float(full[0])
     ode = -metrics.ode_log_likelihood(denoise, points.repeat(size, 1), float(schedule.sigma[0]), high, scale.ode_steps)
-    rows = []
+    found = []
     for i in range(size):
         bound = metrics.nats(sum(terms.values())[i * n_bound : (i + 1) * n_bound])
         exact = metrics.nats(ode[i * len(points) : (i + 1) * len(points)])
         bound, exact = (metrics.shift_units(v, data.dim, data.scale) for v in (bound, exact))
         finite = bool(samples[i].isfinite().all())
-        rows.append(
-            {
-                "nll ode": exact.mean,
-                "nll ode error": exact.error,
-                "nll bound": bound.mean,
-                "nll bound error": bound.error,
-                "emd": metrics.emd(samples[i], test.x[: scale.points]) if finite else None,
-                "sliced w2": metrics.sliced_wasserstein(samples[i], test.x[: scale.points]) if finite else None,
-                "mmd2": metrics.mmd(samples[i][:1000], test.x[:1000]) if finite else None,
-            }
-        )
-    return rows
+        row = {"nll ode": exact.mean, "nll ode error": exact.error, "nll bound": bound.mean, "nll bound error": bound.error}
+        row["sliced w2"] = metrics.sliced_wasserstein(samples[i], test.x[: scale.points]) if finite else None
+        row["mmd2"] = metrics.mmd(samples[i][:1000], test.x[:1000]) if finite else None
+        found.append((row, samples[i]))
+    return found
 
 
 def steps(

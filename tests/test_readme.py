@@ -44,7 +44,7 @@ def test_flags_in_readme_exist():
 
     for line in re.findall(r"^    (?:python) ((?:-m ddpm_app \w+|train/\w+\.py) .*)$", README, re.M):
         words = line.partition("#")[0].split()
-        command = words[:3] if words[0] == "-m" else words[:1]
+        command = words[: 4 if words[2] == "toy" else 3] if words[0] == "-m" else words[:1]
         text = helped(*command)
         assert [w for w in words if w.startswith("--") and w not in text] == [], line
 

@@ -263,6 +263,36 @@ def test_npy_of_every_kind(tmp_path):
         toy_files.load("moon")
 
 
+def test_a_long_csv_is_subsampled_evenly_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_files, "MAX_POINTS", 1000)
+    lines = "".join(f"{k},{k % 7},{'first' if k < 20_000 else 'second'}\n" for k in range(40_000))
+    data = toy_files.load_points(write(tmp_path / "a.csv", "x,y,class\n" + lines))
+    assert len(data) == 1000 and data.notes == ("40000 points: a random 1000 of them are used",)
+    assert len(data.x[:, 0].unique()) == 1000 and abs(float(data.x[:, 0].mean()) - 20_000) < 5 * 40_000 / math.sqrt(12_000)
+    assert torch.equal(data.label, (data.x[:, 0] >= 20_000).long())
+
+
+def test_some_of_the_points_come_from_everywhere():
+    data = toy_files.from_points(np.arange(2000.0), "sorted", ["a"] * 1000 + ["b"] * 1000)
+    few = data.some(100)
+    assert len(few) == 100 and 30 < int(few.label.sum()) < 70 and torch.equal(few.label, (few.x[:, 0] >= 1000).long())
+    assert data.some(5000) is data
+
+
+def test_a_mixture_follows_its_sliders():
+    narrow, wide = (make_data("mixture", components=5, spread=s, layout=3) for s in (1.0, 2.0))
+    assert len(narrow.classes) == 5 and torch.allclose(wide.truth.means, 2 * narrow.truth.means)
+    assert not torch.allclose(make_data("mixture", components=5, layout=4).truth.means, narrow.truth.means)
+    assert float(make_data("mixture", noise=0.3).truth.sds[0]) == pytest.approx(0.3) and make_data("mixture", components=1).classes == ()
+    for options, sentence in (
+        ({"components": 0}, "1 to 50 components"),
+        ({"spread": -1.0}, "spread above 0"),
+        ({"layout": -1}, "layout is -1"),
+    ):
+        with pytest.raises(ToyDataError, match=sentence):
+            make_data("mixture", **options)
+
+
 def test_a_drawing_becomes_a_density():
     data = toy_data.drawn([[(-0.5, 0), (0.5, 0)], [(0, 0.8)]], width=0.02)
     assert float(data.x[:, 0].min()) < -0.45 and abs(float(data.truth.log_prob(torch.tensor([[0.0, 0.0]])).exp())) > 5

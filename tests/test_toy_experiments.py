@@ -2,21 +2,22 @@
 
 import csv
 import math
-import time
+import xml.etree.ElementTree
 
-import numpy as np
 import pytest
 import torch
 
 from ddpm_app import toy_cli
 from ddpm_app import toy_experiments as experiments
+from ddpm_app.denoiser import Denoiser
 from ddpm_app.guidance import classifier_guided, conditioned, of_class
 from ddpm_app.samplers import SAMPLERS, last
 from ddpm_app.schedules import make_schedule, sigma_grid
+from ddpm_app.toy import ExactDenoiser, Mixture, ToyConfig, ToyMLP
 from ddpm_app.toy_classifier import decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy_data import ToyDataError, make_data
-from ddpm_app.toy_sweeps import SWEEP, Scale, draw, summary
-from ddpm_app.toy_training import ToyTrainConfig, ToyTrainer, load_toy, train_one
+from ddpm_app.toy_sweeps import Scale, draw, summary
+from ddpm_app.toy_training import ToyTrainConfig, train_one
 
 SMALL = dict(width=16, steps=30, batch=32)
 TINY = Scale(points=60, nll_points=20, bound_points=40, ode_steps=4)
@@ -51,6 +52,32 @@ def test_measured_order_of_every_solver_on_the_exact_denoiser(name, order, grid)
     assert SAMPLERS[name].order == order or name == "ipndm"
 
 
+@pytest.mark.parametrize("name", ["ddpm", "ddpm-large"])
+def test_measured_weak_order_of_the_stochastic_solvers_on_the_exact_denoiser(name):
+    """For one Gaussian N(0, v I) the exact denoiser is linear and so is a step: the variance of what is drawn follows, without
+    sampling, from the answer to the start alone and to each step's noise alone. Its error falls as 1 / n."""
+    v, high, low = 0.6, 2.0, 0.1
+    denoise = conditioned(ExactDenoiser(Mixture.of(torch.zeros(1, 1), math.sqrt(v))), None)
+
+    def variance(n):
+        levels = high * (low / high) ** torch.linspace(0, 1, n + 1, dtype=torch.float64)
+        x, step = torch.zeros(n + 1, 1, dtype=torch.float64), iter(range(1, n + 1))
+        x[0] = 1.0  # row 0: the start; row k: the noise of step k
+
+        def impulse(like):
+            out = torch.zeros_like(like)
+            if (k := next(step, None)) is not None:
+                out[k] = 1.0
+            return out
+
+        response = last(SAMPLERS[name].run(denoise, x, levels, impulse))[:, 0]
+        return float(response[0] ** 2 * (v + high**2) + response[1:].square().sum())
+
+    counts = [64, 128, 256, 512]
+    errors = [abs(variance(n) - (v + low**2)) for n in counts]
+    assert abs(experiments.fitted_order(counts, errors, 1e-12) - SAMPLERS[name].order) < 0.2, errors
+
+
 def test_fitted_order_of_a_known_power():
     counts = [2, 4, 8, 16, 32]
     assert abs(experiments.fitted_order(counts, [5 * n**-2.5 for n in counts]) - 2.5) < 1e-9
@@ -61,13 +88,13 @@ def test_fitted_order_of_a_known_power():
 def test_solver_microscope():
     data = make_data("moons", n=500)
     rows = rows_of(
-        experiments.solvers(data.exact(), make_schedule("linear"), data, (4, 16, 64), ("ddim", "heun", "ddpm"), points=40, emd_points=100)
+        experiments.solvers(data.exact(), make_schedule("linear"), data, (4, 16, 64), ("ddim", "heun", "ddpm"), points=37, emd_points=100)
     )
     assert [r["sampler"] for r in rows] == ["ddim"] * 3 + ["heun"] * 3 + ["ddpm"] * 3
     ddim = [r["error"] for r in rows[:3]]
     assert ddim[0] > ddim[1] > ddim[2] > 0 and rows[6]["error"] is None and rows[6]["fitted order"] is None
     assert [r["evaluations"] for r in rows[3:6]] == [3, 15, 63]
-    assert rows[5]["error"] < rows[2]["error"] and all(r["emd"] > 0 for r in rows)
+    assert rows[5]["error"] < 0.02 and rows[5]["error"] < rows[2]["error"] and all(r["emd"] > 0 for r in rows)
     with pytest.raises(ValueError, match="unknown sampler"):
         rows_of(experiments.solvers(data.exact(), make_schedule("linear"), data, names=("euler",)))
 
@@ -126,22 +153,34 @@ def test_trained_classifier_comes_within_a_point_of_bayes():
 def test_class_experiments():
     data = make_data("moons", n=600)
     denoiser = train_one(ToyTrainConfig(**SMALL), data)
-    rows = rows_of(experiments.classes(data, denoiser, (1, 3), points=50, evaluations=5))
-    assert [(r["way"], r["scale"]) for r in rows] == [
-        ("conditional", 1),
-        ("classifier", 1),
-        ("classifier", 3),
-        ("classifier-free", 1),
-        ("classifier-free", 3),
-    ]
+    events = list(experiments.classes(data, denoiser, (1, 3), points=50, evaluations=5))
+    rows = rows_of(events)
+    ways = [("conditional", 1), ("classifier", 1), ("classifier", 3), ("classifier-free", 1), ("classifier-free", 3)]
+    assert [(r["way"], r["scale"]) for r in rows] == ways
     assert rows[0]["emd"] == rows[3]["emd"]  # s = 1 is off
-    rows = rows_of(experiments.classifier(data, denoiser, draws=4, test_points=200))
+    found = [e.picture for e in events if e.picture]
+    assert [(p["way"], p["scale"]) for p in found] == [("data", 1), *ways]
+    assert [p["points"].shape for p in found[1:]] == [(50, 2)] * 5 and found[0]["points"].shape[1] == 2
+    events = list(experiments.classifier(data, denoiser, draws=4, test_points=200))
+    rows = rows_of(events)
     assert [r["classifier"] for r in rows] == ["bayes", "trained", "training-free"] and rows[2]["evaluations a point"] == 8
+    found = {p["name"]: p for e in events if (p := e.picture)}
+    assert list(found) == ["bayes", "trained", "training-free"]
+    grid, side = found["bayes"]["grid"], experiments.SIDE
+    assert len(grid) == len(grid[0]) == side and grid[-1][side // 3] == 0 and grid[0][2 * side // 3] == 1  # the upper moon above
+    assert found["trained"]["points"] == found["bayes"]["points"] and len(found["bayes"]["label"]) == 200
+
+
+def test_class_experiments_refuse_what_has_no_such_classes():
+    data = make_data("moons", n=100)
+    plain = Denoiser(ToyMLP(ToyConfig(width=16)), make_schedule("linear"), "v")  # knows no classes: its samples would pass for a class's
     for make in (experiments.classes, experiments.classifier):
         with pytest.raises(ToyDataError, match="has no classes"):
             rows_of(make(make_data("checkerboard", n=100)))
+        with pytest.raises(ToyDataError, match="2 classes; the one given knows 0"):
+            rows_of(make(data, plain))
     with pytest.raises(ToyDataError, match="no class number 5"):
-        rows_of(experiments.classes(data, denoiser, label=5))
+        rows_of(experiments.classes(data, plain, label=5))
 
 
 def test_likelihood_side_by_side():
@@ -168,46 +207,6 @@ def command(*argv, code=0):
     assert toy_cli.main([str(a) for a in argv]) == code
 
 
-def test_sample_is_the_same_bit_for_bit(tmp_path):
-    """The classic exercise: priors of 64 numbers, T = 200, linear 1e-4..0.02, no noise on the way."""
-    rng = np.random.default_rng(0)
-    np.save(tmp_path / "points.npy", rng.normal(size=(200, 64)).astype(np.float32))
-    np.save(tmp_path / "prior.npy", rng.normal(size=(1500, 64)))
-    network = ("--width", 16, "--steps", 10, "--batch", 32)
-    command("train", "--data", tmp_path / "points.npy", "--schedule", "linear", "--T", 200, *network, "--out", tmp_path / "model")
-    what = ("sample", "--checkpoint", tmp_path / "model", "--prior", tmp_path / "prior.npy", "--sampler", "ddpm", "--no-noise")
-    for k, threads in enumerate((1, 2)):
-        torch.set_num_threads(threads)
-        command(*what, "--out", tmp_path / f"{k}.npy")
-        assert torch.get_num_threads() == threads
-    torch.set_num_threads(1)
-    files = [(tmp_path / f"{k}.npy").read_bytes() for k in range(2)]
-    out = np.load(tmp_path / "0.npy")
-    assert files[0] == files[1] and out.shape == (1500, 64) and out.dtype == np.float32 and np.isfinite(out).all()
-    np.save(tmp_path / "some.npy", np.load(tmp_path / "prior.npy")[1000:1200])  # a sample does not depend on its company
-    command(*what[:4], tmp_path / "some.npy", *what[5:], "--out", tmp_path / "some-out.npy")
-    assert np.array_equal(np.load(tmp_path / "some-out.npy"), out[1000:1200])
-    command(*what, "--out", tmp_path / "a.csv")
-    assert np.allclose(np.loadtxt(tmp_path / "a.csv", delimiter=","), out, atol=1e-6)
-
-
-def test_no_noise_walks_the_means_of_the_papers_algorithm(tmp_path):
-    """Ho et al. 2020, algorithm 2 in its own symbols with z = 0, against the command."""
-    betas = ("--schedule", "linear", "--row", "eps", "--T", 20, "--beta-end", 0.3)
-    command("train", "--n", 200, *betas, "--width", 16, "--steps", 30, "--unconditional", "--out", tmp_path / "m")
-    prior = np.random.default_rng(1).normal(size=(7, 2))
-    np.save(tmp_path / "prior.npy", prior)
-    command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "prior.npy", "--no-noise", "--out", tmp_path / "x.npy")
-    model = load_toy(tmp_path / "m", torch.float64)
-    beta = torch.linspace(1e-4, 0.3, 20, dtype=torch.float64)
-    bar = (1 - beta).cumprod(0)
-    x = torch.from_numpy(prior)
-    for t in range(19, -1, -1):
-        eps = model.denoiser.network(x, torch.full((7,), float(t)), None)
-        x = (x - beta[t] / (1 - bar[t]).sqrt() * eps) / (1 - beta[t]).sqrt()
-    assert np.allclose(np.load(tmp_path / "x.npy"), model.from_model(x).numpy(), atol=1e-5)
-
-
 def test_experiments_write_csv(tmp_path, capsys):
     network = ("--width", 16, "--steps", 20, "--batch", 32, "--n", 300)
     sizes = ("--points", 50, "--nll-points", 20, "--bound-points", 20)
@@ -216,7 +215,7 @@ def test_experiments_write_csv(tmp_path, capsys):
         "schedules": (*network, *sizes, "--T", 10, "--pairs", "1e-4:0.02,1e-3:0.1", "--seeds", 1),
         "solvers": ("--n", 300, "--exact", "--samplers", "ddim", "--evaluations", "2,4,8", "--points", 50),
         "classes": (*network, "--scales", "1,2", "--points", 50, "--evaluations", 4),
-        "classifier": (*network, "--draws", 2),
+        "classifier": (*network, "--draws", 2, "--plot", tmp_path / "plot.svg"),
         "likelihood": (*network, *sizes),
     }
     assert calls.keys() == experiments.EXPERIMENTS.keys()
@@ -224,6 +223,9 @@ def test_experiments_write_csv(tmp_path, capsys):
         command(name, *extra, "--csv", tmp_path / "rows.csv")
         rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
         assert rows and rows[0]["data"] == "moons" and "data" in capsys.readouterr().out or name in ("steps", "schedules")
+        if name == "classifier":
+            drawn = xml.etree.ElementTree.parse(tmp_path / "plot.svg").getroot()
+            assert len([e for e in drawn.iter() if "decision boundary" in e.get("aria-label", "")]) == 3
         if name == "steps":
             first = (tmp_path / "rows.csv").read_bytes()
             command(name, *extra, "--csv", tmp_path / "rows.csv")
@@ -255,6 +257,9 @@ def test_experiments_write_csv(tmp_path, capsys):
         (("classes", "--data", "checkerboard"), "checkerboard has no classes"),
         (("likelihood", "--data", "nothing"), "unknown data 'nothing'"),
         (("classifier", "--noise", "nan"), "accepted is 0.001 to 5"),
+        (("likelihood", "--data", "mixture", "--components", "99"), "a mixture takes 1 to 50 components (not 99)"),
+        (("likelihood", "--spread", "2"), "moons does not take these options: spread"),
+        (("likelihood", "--plot", "x.png"), "x.png must end in .svg"),
         (("solvers", "--samplers", "euler", "--exact"), "unknown sampler 'euler'"),
         (("solvers", "--checkpoint", "/nowhere"), "is not a checkpoint"),
         (("sample", "--checkpoint", "/nowhere.pt", "--out", "x.npy"), "is a pickle"),
@@ -271,35 +276,3 @@ def test_what_is_no_number_is_refused_by_its_flag(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         toy_cli.main(argv)
     assert f"argument {argv[1]}: " in (error := capsys.readouterr().err) and "lambda" not in error
-
-
-def test_bad_priors_get_one_sentence(tmp_path, capsys):
-    command("train", "--n", 100, "--width", 16, "--steps", 5, "--out", tmp_path / "m")
-    for array, sentence in [
-        (np.zeros((3, 3)), "has 3 columns; this model's points have 2"),
-        (np.zeros(3), "shape (N, d)"),
-        (np.full((3, 2), np.inf), "not finite"),
-        (np.array([[None, 1]], dtype=object), "not a .npy file of plain numbers"),
-    ]:
-        np.save(tmp_path / "p.npy", array, allow_pickle=True)
-        command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "p.npy", "--out", tmp_path / "x.npy", code=2)
-        assert sentence in capsys.readouterr().err
-    command("sample", "--checkpoint", tmp_path / "m", "--label", 7, "--out", tmp_path / "x.npy", code=2)
-    assert "there is no number 7" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_sweep_in_one_computation_is_three_times_as_fast_as_the_loop():
-    data = make_data("moons")
-    shared = {**SWEEP, "steps": 100, "label_dropout": 1.0}
-    configs = [ToyTrainConfig(T=T, seed=s, **shared) for T in (10, 50, 100, 150, 200, 500, 1000) for s in range(3)]
-    together, alone = ToyTrainer(configs, data), [ToyTrainer([c], data) for c in configs]
-    clock = {"together": 0.0, "loop": 0.0}
-    for k in range(5):  # in turns, so that other work on the machine meets both
-        for name, trainers in (("together", [together]), ("loop", alone)):
-            started = time.perf_counter()
-            for trainer in trainers:
-                for _ in range(10):
-                    trainer.train_step()
-            clock[name] += (time.perf_counter() - started) * (k > 0)
-    assert clock["loop"] > 3 * clock["together"], clock

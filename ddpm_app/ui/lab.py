@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import inspect
 import secrets
+import time
 from types import SimpleNamespace
 
 import gradio as gr
@@ -12,19 +13,17 @@ import gradio as gr
 from .. import lab as use_cases
 from ..samplers import SAMPLERS
 from ..schedules import SCHEDULES
-from ..toy_cli import to_csv
 from ..toy_data import SHAPES
-from ..toy_experiments import EXPERIMENTS
-from ..toy_sweeps import Scale
 from ..toy_training import ToyTrainConfig
+from . import lab_experiments
 from .components import b64
-from .handlers import Pace, guarded, idle, running, wire_run
-from .lab_plot import plot, table
+from .handlers import Pace, guarded, idle, running
 from .theme import asset
 
 LAB = use_cases.Lab()
 DENOISERS = [("learned network", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points (1,000)", "points")]
-FIELDS = [("none", "none"), ("learned", "learned"), ("exact", "exact"), ("difference of the two", "difference")]
+FIELDS = [("none", "none"), ("learned", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points", "points")]
+FIELDS += [("difference of learned and exact", "difference")]
 
 
 class LabPlane(gr.HTML):
@@ -70,12 +69,15 @@ def build(tab: gr.Tab) -> None:
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
             with gr.Row(elem_classes="run-row"):
                 start = gr.Button("Run", variant="primary", elem_id="lab-start", min_width=90)
-                train = gr.Button("Train", elem_id="lab-train", min_width=80)
+                train = gr.Button("Train", elem_id="lab-train", min_width=80, elem_classes="framed")
                 stop = gr.Button("Stop", interactive=False, elem_id="lab-stop", min_width=70)
             with gr.Group(elem_classes="tight"):
                 data = gr.Dropdown(list(SHAPES), value="moons", label="Data", elem_id="lab-data")
                 noise = gr.Slider(0, 0.5, value=0, step=0.01, label="Noise", info="Width of the shape; 0 keeps its own.")
-                upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload")
+                components = gr.Slider(1, 12, value=3, step=1, label="Components", visible=False, elem_id="lab-components")
+                spread = gr.Slider(0.2, 4, value=1, step=0.1, label="Spread", visible=False, info="How far apart they lie.")
+                layout = gr.Slider(0, 50, value=0, step=1, label="Layout", visible=False, info="Seed of where they lie.")
+                upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload", elem_classes="framed")
             with gr.Group(elem_classes="tight"):
                 which = gr.Dropdown(DENOISERS, value="learned", label="Denoiser", elem_id="lab-which")
                 label = gr.Dropdown(_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
@@ -89,6 +91,7 @@ def build(tab: gr.Tab) -> None:
                 steps = gr.Slider(100, 20_000, value=2000, step=100, label="Steps")
                 width = gr.Slider(16, 512, value=256, step=16, label="Width")
                 depth = gr.Slider(1, 6, value=2, step=1, label="Hidden layers")
+                with_classes = gr.Checkbox(True, label="Learn the classes", info="An embedding of the class, and a null class for any.")
                 schedule = gr.Dropdown(list(SCHEDULES), value="cosine", label="Schedule")
                 T = gr.Number(1000, label="T", precision=0, info="Steps of the schedule, 2 or more.")
                 betas = gr.Textbox("", label="Betas", placeholder="0.0001, 0.02", info="First and last, for linear and quadratic.")
@@ -98,14 +101,18 @@ def build(tab: gr.Tab) -> None:
             with gr.Row(elem_classes="plain-row"):
                 kind = gr.Dropdown(FIELDS, value="none", label="Vector field", elem_id="lab-field", min_width=150)
                 level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
-                contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
-    c = SimpleNamespace(own=own, data=data, noise=noise, seed=seed)
-    plane_inputs = {own, busy, data, noise, which, label, scale, sampler, evaluations, points, seed, kind, level}
-    training_inputs = plane_inputs | {steps, width, depth, schedule, T, betas}
+                contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150, elem_classes="framed")
+    mixture = {"components": components, "spread": spread, "layout": layout}
+    c = SimpleNamespace(inputs={own, data, noise, *mixture.values()}, seed=seed, label=label)
+    plane_inputs = c.inputs | {busy, which, label, scale, sampler, evaluations, points, seed, kind, level}
+    training_inputs = plane_inputs | {steps, width, depth, schedule, T, betas, with_classes}
 
     def setup_of(values: dict) -> use_cases.Setup:
-        kept = LAB.get(values[own])
-        return kept or LAB.setup(str(values[data]), float(values[noise] or 0) or None)
+        return LAB.get(values[own]) or named(values)
+
+    def named(values: dict) -> use_cases.Setup:
+        options = {"components": int(values[components]), "spread": float(values[spread]), "layout": int(values[layout])}
+        return LAB.setup(str(values[data]), float(values[noise] or 0) or None, **(options if values[data] == "mixture" else {}))
 
     def request_of(values: dict, **changes) -> use_cases.PlaneRequest:
         number = -1 if values[label] is None else int(values[label])
@@ -126,21 +133,24 @@ def build(tab: gr.Tab) -> None:
             return {}
         return {"field": use_cases.field(setup, str(values[kind]), 10 ** float(values[level]), request.label)}
 
+    closed = (train, data, noise, *mixture.values(), upload)
+
     def at_work() -> dict:
         """Only Stop can be pressed, and the data stay what they are: nothing that arrives later replaces a choice made meanwhile."""
-        others = {k: k.__class__(interactive=False) for k in (train, data, noise, upload)}
-        return {busy: True, view: LOCK, **others, **running(start, stop)}
+        return {busy: True, view: LOCK, **{k: k.__class__(interactive=False) for k in closed}, **running(start, stop)}
 
     def at_rest() -> dict:
-        return {busy: False, **{k: k.__class__(interactive=True) for k in (train, data, noise, upload)}, **idle(start, stop)}
+        return {busy: False, **{k: k.__class__(interactive=True) for k in closed}, **idle(start, stop)}
 
     def sample(values: dict) -> dict:
         setup = setup_of(values)
-        request = request_of(values, **({} if setup.denoiser or values[which] != "learned" else {"which": "exact"}))
+        use = "exact" if values[which] == "learned" and setup.denoiser is None else str(values[which])
+        use = "points" if use == "exact" and setup.data.truth is None else use
+        request = request_of(values, which=use)
         hint = f"{setup.data.name}: {dict((v, k) for k, v in DENOISERS)[request.which]}, {request.sampler}"
         move = _move(setup, request)
         text = f"{request.n} particles, {move['evaluations']} evaluations each."
-        if request.which != values[which]:
+        if values[which] == "learned" != use:
             text = "No network is trained on this data yet: these follow the exact denoiser. " + text
         return {view: _value(setup, hint, move=move, **parts_of(values, setup, request)), note: text}
 
@@ -162,17 +172,21 @@ def build(tab: gr.Tab) -> None:
             steps=int(values[steps]),
             width=int(values[width]),
             depth=int(values[depth]),
+            label_dropout=ToyTrainConfig.label_dropout if values[with_classes] else 1.0,
             seed=int(values[seed] or 0) % 2**31,
         )
-        request_of(values)
+        shown_class = {} if values[with_classes] else {"label": None}
+        request_of(values, **shown_class)
+        began = time.monotonic()
         events, trained = LAB.train(setup, config), setup  # whatever is wrong with the settings is said before anything changes
         yield {note: "Training", **at_work()}
         for event, trained in events:
-            text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {event.seconds:.1f} s"
+            text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {time.monotonic() - began:.1f} s"
             if pace.due() and event.step < event.steps:
-                live = _move(trained, request_of(values, which="learned", evaluations=12, n=1000, sampler="dpmpp-2m"), only_last=True)
+                quick = {"which": "learned", "evaluations": 12, "n": 1000, "sampler": "dpmpp-2m", **shown_class}
+                live = _move(trained, request_of(values, **quick), only_last=True)
                 yield {view: _value(trained, "learning", move=live, locked=True), note: text}
-        request = request_of(values, which="learned")
+        request = request_of(values, which="learned", **shown_class)
         shown = _value(trained, f"{setup.data.name}: the network just trained", move=_move(trained, request))
         yield {own: LAB.keep(trained), view: shown, note: text, **at_rest()}
 
@@ -196,10 +210,11 @@ def build(tab: gr.Tab) -> None:
 
     def fresh(values: dict):
         free(values[busy])
-        setup = LAB.setup(str(values[data]), float(values[noise] or 0) or None)
+        setup = named(values)
         known = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
         shown = _value(setup, setup.data.name)
-        return {own: None, view: shown, note: f"{len(setup.data)} points.{known}", label: classes_of(setup)}
+        sliders = {k: k.__class__(visible=values[data] == "mixture") for k in mixture.values()}
+        return {own: None, view: shown, note: f"{len(setup.data)} points.{known}", label: classes_of(setup), **sliders}
 
     def free(is_busy: object) -> None:
         if is_busy:
@@ -225,22 +240,22 @@ def build(tab: gr.Tab) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # as handlers.wire_run, for two runs that share a Stop and change more than two buttons: all of it comes back
-    changed, runs = [view, note, busy, start, train, stop, data, noise, upload], []
+    changed, runs = [view, note, busy, start, stop, *closed], []
     shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "once", **quiet}
     for button, handler, inputs in ((start, go, plane_inputs), (train, learn, training_inputs)):
         runs.append(button.click(guarded(handler), inputs, [own, *changed], **shared))
         runs[-1].failure(lambda: {view: UNLOCK, note: "", **at_rest()}, None, changed, queue=False, **quiet)
     halted = stop.click(None, None, None, cancels=runs, api_visibility="private")
     halted.then(lambda: {view: UNLOCK, note: "Stopped.", **at_rest()}, None, changed, queue=False, **quiet)
-    for component in (data, noise):
-        component.change(guarded(fresh), plane_inputs, [own, view, note, label], trigger_mode="always_last", **quiet)
+    for component in (data, noise, *mixture.values()):
+        component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **quiet)
     tab.select(guarded(opened), plane_inputs, [view, note], **quiet)
     for component in (kind, level):
         component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **quiet)
     contour.click(guarded(show_contours), plane_inputs, [view, note], **quiet)
     upload.upload(guarded(uploaded), [upload, busy], [own, view, note, label], **quiet)
     view.sketch(guarded(sketched), [busy], [own, view, note, label], **quiet)
-    _experiments(c, setup_of)
+    lab_experiments.build(c, setup_of)
 
 
 def _betas(text: object, schedule: str = "linear") -> dict:
@@ -255,60 +270,3 @@ def _betas(text: object, schedule: str = "linear") -> dict:
     if "beta_start" not in inspect.signature(SCHEDULES[schedule]).parameters:
         raise ValueError(f"the {schedule} schedule has no betas to set: choose linear or quadratic, or leave Betas empty")
     return {"beta_start": low, "beta_end": high}
-
-
-def _experiments(c: SimpleNamespace, setup_of) -> None:
-    with gr.Accordion("Experiments", open=False, elem_id="lab-experiments"):
-        with gr.Row():
-            name = gr.Dropdown(list(EXPERIMENTS), value="solvers", label="Experiment", info=_about("solvers"), scale=3)
-            begin = gr.Button("Run experiment", elem_id="lab-experiment", min_width=140)
-            halt = gr.Button("Stop", interactive=False, min_width=80)
-        bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False)
-        curve = gr.HTML("", elem_id="lab-curve", apply_default_css=False, css_template=CURVE_CSS)
-        rows_view = gr.HTML("", elem_id="lab-rows", apply_default_css=False, css_template=ROWS_CSS)
-
-    def run_experiment(values: dict):
-        setup, what, pace = setup_of(values), str(values[name]), Pace(4)
-        chosen = int(values[c.seed] or 0)
-        if what == "solvers":
-            denoiser = setup.choose("learned" if setup.denoiser else "exact")
-            counts = (2, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)
-            events = EXPERIMENTS[what][0](denoiser, setup.schedule, setup.data, counts, points=500, seed=chosen)
-        elif what in ("steps", "schedules"):
-            events = EXPERIMENTS[what][0](setup.data, seeds=[chosen, chosen + 1, chosen + 2], scale=Scale(seed=chosen))
-        else:
-            knows = setup.denoiser is not None and setup.denoiser.network.config.num_classes > 1
-            events = EXPERIMENTS[what][0](setup.data, setup.denoiser if knows or what == "likelihood" else None, seed=chosen)
-        rows = []
-        yield {bar: _bar(0, "starting"), **running(begin, halt)}
-        for event in events:
-            rows += event.rows
-            if event.rows or pace.due():
-                message = {bar: _bar(event.fraction, event.text)}
-                if event.rows:
-                    message |= {curve: plot(rows, what), rows_view: table(rows, to_csv(rows), f"{what}-{setup.data.name}")}
-                yield message
-        yield {bar: _bar(1, "done"), **idle(begin, halt)}
-
-    event = wire_run(begin, halt, run_experiment, {c.own, c.data, c.noise, c.seed, name}, [bar, curve, rows_view], "lab-experiments")
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    event.failure(lambda: "", None, bar, **quiet)
-    name.change(lambda chosen: gr.Dropdown(info=_about(chosen)), name, name, **quiet)
-
-
-def _about(experiment: str) -> str:
-    text = EXPERIMENTS[experiment][1]
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _bar(fraction: float, text: str) -> str:
-    return f"<progress max='1' value='{fraction:.3f}' aria-label='Experiment'></progress> {fraction:.0%} {html.escape(text)}"
-
-
-CURVE_CSS = """.lines { width: 100%; max-width: 720px; } .lines line { stroke: var(--border-color-primary); }
-.lines text { fill: var(--body-text-color-subdued); font-size: 11px; font-variant-numeric: tabular-nums; }"""
-ROWS_CSS = """.rows { overflow: auto; max-height: 380px; }
-table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; }
-th { position: sticky; top: 0; background: var(--background-fill-primary); }
-.csv { display: inline-block; margin-top: 8px; color: var(--link-text-color); }"""
