@@ -62,6 +62,8 @@ def run_sample(args: argparse.Namespace) -> int:
     tty = sys.stderr.isatty()
     found = studio.ranked(request, (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if tty else None)
     write_samples(out, found, request, studio.checkpoint(request.checkpoint).config.classes)
+    if words := studio.steering.unread(request, studio.checkpoint(request.checkpoint).config):
+        print(f"the CLIP that ships has never read: {', '.join(words)}", file=sys.stderr)
     ranked = f"; {request.rank_by} of the best {found.scores.max(0).mean():.4f}, of all {found.scores.mean():.4f}"
     print(
         f"{out}: {len(found.images)} image{'s' if len(found.images) != 1 else ''}, {request.true_evaluations} evaluations each"

@@ -77,6 +77,11 @@ class Steering:
 
         return load_clip("shipped", self.device)
 
+    def unread(self, request: Request, config: CheckpointConfig) -> list[str]:
+        """Words of the request's text that the CLIP steering or ranking by it has never read, so that they mean nothing to it."""
+        used = request.text and (request.text_scale or request.candidates > 1 and request.rank_by == "clip")
+        return self._clip(config).unknown_words(request.text) if used else []
+
     def classes(self, request: Request, config: CheckpointConfig) -> tuple[str, ...]:
         """The classes a request may name: the network's; an unconditional one's come from the classifier that guides it or ranks for it."""
         if config.network.num_classes:

@@ -106,7 +106,7 @@ def test_steer_toward_a_class_and_keep_the_best(page, app, tmp_path):
     page.wait_for_selector("#generate-grid .rejected:not([hidden])")
     generated(page)
     assert page.locator("#generate-grid .stage .cell").count() == 3 and page.locator("#generate-grid .rejected .cell").count() == 9
-    scores = [float(t.split()[-1]) for t in page.locator("#generate-grid .rejected .cell span").all_text_contents()]
+    scores = [float(t.split()[0]) for t in page.locator("#generate-grid .rejected .cell span").all_text_contents()]
     assert scores == sorted(scores, reverse=True) and "all 12 candidates" in page.inner_text("#generate-grid .status")
     page.click("#generate-grid .stage .cell >> nth=1")
     with page.expect_download() as download:

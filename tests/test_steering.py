@@ -31,6 +31,9 @@ class Brightness:
         angle = (1 - x.mean((1, 2, 3))) * torch.pi / 4
         return torch.stack([angle.cos(), angle.sin()], 1)
 
+    def unknown_words(self, prompt):
+        return [w for w in prompt.split() if w.startswith("z")]
+
     def images(self, images):
         return self.encode(to_model(images))
 
@@ -102,6 +105,14 @@ def test_an_unconditional_model_gets_classes_from_its_classifier(studio):
     assert not same(frame.x, other.x)
     with pytest.raises(ValueError, match="no classes"):
         final(studio, dataclasses.replace(request, classifier_scale=0.0))
+
+
+def test_words_that_clip_has_never_read_are_named(studio):
+    config = studio.checkpoint("cifar10-random").config
+    assert studio.steering.unread(ask(text="light zyx"), config) == ["zyx"]
+    for silent in ({"text": "light zyx", "text_scale": 0.0}, {"text": ""}, {"text": "zyx", "text_scale": 0.0, "candidates": 2}):
+        assert studio.steering.unread(ask(**silent), config) == []
+    assert studio.steering.unread(ask(text="zyx", text_scale=0.0, candidates=2, rank_by="clip"), config) == ["zyx"]
 
 
 def test_the_best_candidate_of_each_place():

@@ -25,11 +25,11 @@ function build(v) {
 }
 function showRanked(r) { // the kept ones in their places, the rejected ones below, each with its score
   S.scores = r.scores;
-  r.scores.forEach((s, i) => { S.cells[i].querySelector('span').textContent = r.layout.rows ? s : `${S.labels[i]} ${s}`;
+  r.scores.forEach((s, i) => { S.cells[i].querySelector('span').textContent = r.layout.rows ? s : `${s} ${S.labels[i]}`;
     S.cells[i].setAttribute('aria-label', `Image ${i + 1}: ${S.labels[i]}, ${r.score_name} ${s}`); });
   arrange($('.stage .cells'), r.layout.order, r.layout.columns, r.layout.rows);
   arrange($('.rejected .cells'), r.rejected, 0, null);
-  r.rejected.forEach(i => S.cells[i].querySelector('span').textContent = `${S.labels[i]} ${r.scores[i]}`);
+  r.rejected.forEach(i => S.cells[i].querySelector('span').textContent = `${r.scores[i]} ${S.labels[i]}`);
   $('.rejected').hidden = false; $('.rejected').open = true; $('.rejected summary').textContent = `Rejected: ${r.rejected.length}, by ${r.score_name}, the best first`;
 }
 async function preview(b, columns, tag) { // one picture holding all cells, cut up here
