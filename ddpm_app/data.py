@@ -160,8 +160,8 @@ def local_place(source: str, part: str = "test") -> Path | None:
     if source not in KNOWN:
         return None
     cache = Path(os.environ.get("DDPM_DATA") or Path.home() / ".cache" / "ddpm-studio")
-    downloaded = {"mnist": cache / "MNIST" / "raw", "cifar10": cache / "cifar-10-batches-py"}[source]
-    return next((p for p in [*(root / f"{source}-{part}.npz" for root in data_roots()), downloaded] if p.exists()), None)
+    downloaded = {"mnist": [cache / "MNIST" / "raw"], "cifar10": [cache / "cifar-10-batches-py"]}.get(source, [])
+    return next((p for p in [*(root / f"{source}-{part}.npz" for root in data_roots()), *downloaded] if p.exists()), None)
 
 
 def local_data(source: str, part: str = "test") -> ImageData | None:

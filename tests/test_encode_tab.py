@@ -129,6 +129,8 @@ def test_it_fits_the_page(browser, app, width):
 
 def test_test_images_are_offered_only_where_they_lie(tmp_path, monkeypatch):
     checkpoint = checkpoints.open_checkpoint(PROJECT / "checkpoints" / "mnist")
+    for name in data.KNOWN:  # whatever is known may be asked for
+        assert data.local_place(name) is None or len(data.local_data(name)) > 0
     monkeypatch.setattr(data, "data_roots", lambda: [tmp_path])
     monkeypatch.setenv("DDPM_DATA", str(tmp_path))
     assert sources.source_choices(checkpoint) == [sources.FILE, sources.SAMPLE] and data.local_data("mnist") is None
