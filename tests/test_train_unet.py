@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ddpm_app import checkpoints
+from ddpm_app import checkpoints, posthoc
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train" / "train_unet.py"
 
@@ -108,3 +110,56 @@ def test_the_script_names_what_is_wrong(tmp_path, npz, script, capsys, flags, wo
         code = error.code
     said = capsys.readouterr().err
     assert code == 2 and word in said.splitlines()[-1] and "Traceback" not in said
+
+
+def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsys):
+    """Ten snapshots and early ones by the script itself; begun anew, the old ones go to the trash; the log says what marks took."""
+    out = tmp_path / "runs" / "run"
+    flags = ["--data", npz, *FLAGS, "--images", "160", "--every", "1", "--marks", "2", "--snapshots", "10", "--out", str(out), "--now"]
+    assert script(flags) == 0 and "went into marks" in capsys.readouterr().out
+    places = posthoc.stored(out)
+    assert {p.length for p in places} == {posthoc.RAW, 0.05, 0.1} and [p.step for p in places[::3]] == [
+        1,
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+        14,
+        16,
+        18,
+        20,
+    ]
+    assert [p.step for p in places if p.images == 160] == [20, 20, 20]
+    weights, average = posthoc.reconstruct(out, 0.07)
+    assert average.used == 22 and average.error < 0.02 and all(v.isfinite().all() for v in weights.values())
+    final, own = load_file(out / "state.safetensors"), posthoc.reconstruct(out, 0.05)[0]
+    names = [n for n, _ in checkpoints.open_checkpoint(out).denoiser().network.named_parameters()]
+    assert posthoc.deviation(own, {n: final[f"ema.{k}"] for k, n in enumerate(names)}) < 1e-5
+    assert posthoc.deviation(posthoc.reconstruct(out, posthoc.RAW)[0], {n: final[f"raw.{k}"] for k, n in enumerate(names)}) < 1e-5
+    assert sum(r.get("overhead_seconds", 0) for r in checkpoints.open_checkpoint(out).log()) > 0
+    flags[flags.index("160")] = "8"
+    assert script(flags) == 0  # no --resume: another run in the same folder
+    assert len(posthoc.stored(out)) == 3 and len(list(out.parent.glob(".trash/run-*/snapshots/*"))) == 11
+
+
+def test_states_from_before_averages_resume(tmp_path, npz, script):
+    """A run without them is what an older program wrote, but for the setting itself."""
+    out = tmp_path / "old"
+    flags = ["--data", npz, *FLAGS, "--out", str(out), "--now", "--every", "1", "--marks", "0", "--snapshots", "1"]
+    assert script([*flags, "--images", "16", "--averages", "none"]) == 0
+    state = out / "state.safetensors"
+    with safe_open(state, "pt") as f:
+        meta = json.loads(f.metadata()["ddpm-studio"])
+        tensors = {k: f.get_tensor(k) for k in f.keys()}
+    assert not [k for k in tensors if k.startswith("ema-")]
+    del meta["config"]["averages"]
+    checkpoints.save_tensors(state, tensors, {"ddpm-studio": json.dumps(meta)})
+    config = json.loads((out / "config.json").read_text())
+    del config["training"]["averages"]
+    (out / "config.json").write_text(json.dumps(config))
+    assert script([*flags, "--images", "24", "--resume", "auto"]) == 0
+    assert checkpoints.open_checkpoint(out).config.images_seen == 24
+    with pytest.raises(ValueError, match="no stored averages"):
+        posthoc.reconstruct(out, 0.08)
