@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([plain(asdict(m)) for m in measured], indent=1))
     elif measured:
         print(json.dumps(plain(measured[0].protocol)))
+    if plan.pictures and not plan.images:
+        print(f"sampling {clock.sampling:.1f} s, everything else {clock.rest:.1f} s", file=sys.stderr)
     if args.write and measured:
         print(f"stored in {studio.checkpoint(args.checkpoint).path / 'metrics.json'}", file=sys.stderr)
     return 2 if refusals and not measured else 0
@@ -143,13 +145,22 @@ def line(m: Measurement) -> str:
 
 
 class Clock:
-    """Progress and the time left, on stderr, rewritten in place on a terminal; silent elsewhere."""
+    """Progress and the time left, on stderr, rewritten in place on a terminal; silent elsewhere. sampling: seconds it took so far."""
 
     def __init__(self):
         self.tty, self.what, self.begun, self.first = sys.stderr.isatty(), "", 0.0, 0
+        self.start = self.last = time.monotonic()
+        self.sampling = 0.0
+
+    @property
+    def rest(self) -> float:
+        """Seconds since the start that were not spent sampling."""
+        return time.monotonic() - self.start - self.sampling
 
     def show(self, p: Progress) -> None:
         now = time.monotonic()
+        self.sampling += now - self.last if p.what.startswith("sampling") else 0.0
+        self.last = now
         if p.what != self.what:
             self.what, self.begun, self.first = p.what, now, p.done
         if self.tty:

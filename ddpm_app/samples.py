@@ -35,12 +35,22 @@ def weights_digest(checkpoint: Checkpoint) -> str:
     return h.hexdigest()
 
 
+def batch_of(studio: Studio) -> int:
+    """Images denoised at once: on CUDA more than what is shown, or launching kernels would cost more than running them."""
+    return 8 * MAX_BATCH if studio.device.type == "cuda" else MAX_BATCH
+
+
 def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: np.ndarray | None = None) -> Path:
     """Where the samples of a request lie; n is no part of it, because image i does not depend on it. labels: see sampled."""
     settings = {k: v for k, v in dataclasses.asdict(request).items() if k not in ("n", "checkpoint")}
     if labels is not None:
         settings["label"] = hashlib.sha256(labels.tobytes()).hexdigest()
-    settings |= {"weights": weights_digest(checkpoint), "precision": str(studio.dtype), "device": studio.device.type, "batch": MAX_BATCH}
+    settings |= {
+        "weights": weights_digest(checkpoint),
+        "precision": str(studio.dtype),
+        "device": studio.device.type,
+        "batch": batch_of(studio),
+    }
     return cache_root() / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -56,20 +66,20 @@ def sampled(
     folder = folder_of(studio, request, checkpoint, labels)
     labels = studio.labels(request, config.classes if config.network.num_classes else ()) if labels is None else labels
     shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
-    size = int(np.prod(shape))
+    size, batch = int(np.prod(shape)), batch_of(studio)
     make_room(folder)
-    for at in range(0, request.n, MAX_BATCH):
-        count = min(MAX_BATCH, request.n - at)
+    for at in range(0, request.n, batch):
+        count = min(batch, request.n - at)
         file = _file(folder, at, count)
-        if at // MAX_BATCH % share[1] == share[0] and not _whole(file, count * size):
+        if at // batch % share[1] == share[0] and not _whole(file, count * size):
             part = dataclasses.replace(request, n=count, seed=request.seed + at)
             frame = None
-            for frame in studio.sample(part, labels=labels[at : at + count]):
+            for frame in studio.sample(part, labels=labels[at : at + count], most=batch):
                 if not frame.done:
                     yield Progress(what, at, request.n)
             write_atomically(file, frame.x.tobytes())
         yield Progress(what, at + count, request.n)
-    return stored(folder, request.n, shape), torch.from_numpy(labels)
+    return stored(folder, request.n, shape, batch), torch.from_numpy(labels)
 
 
 def _file(folder: Path, at: int, count: int) -> Path:
@@ -83,13 +93,13 @@ def _whole(file: Path, size: int) -> bool:
         return False
 
 
-def stored(folder: Path, n: int, shape: tuple[int, int, int]) -> Images:
-    """The n first samples of a folder, read batch by batch when asked for."""
+def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_BATCH) -> Images:
+    """The n first samples of a folder, kept `batch` a file, read when asked for."""
 
     def part(a: int, b: int) -> Tensor:
         pieces = []
-        for at in range(a // MAX_BATCH * MAX_BATCH, b, MAX_BATCH):
-            count = min(MAX_BATCH, n - at)
+        for at in range(a // batch * batch, b, batch):
+            count = min(batch, n - at)
             pixels = torch.from_numpy(np.fromfile(_file(folder, at, count), np.uint8)).view(count, *shape)
             pieces.append(pixels[max(a - at, 0) : b - at])
         return torch.cat(pieces)
@@ -102,7 +112,7 @@ def samples_of(studio: Studio, request: Request) -> Images:
     checkpoint = studio.checkpoint(request.checkpoint)
     network = checkpoint.config.network
     shape = (network.in_channels, network.image_size, network.image_size)
-    return stored(folder_of(studio, request, checkpoint), request.n, shape)
+    return stored(folder_of(studio, request, checkpoint), request.n, shape, batch_of(studio))
 
 
 def make_room(keep: Path, most: int = MOST_BYTES) -> None:

@@ -162,17 +162,22 @@ class Studio:
         raise ValueError(f"class {label} is out of range; this checkpoint has {k} classes")
 
     def sample(
-        self, request: Request, picture: np.ndarray | None = None, start: float | None = None, labels: np.ndarray | None = None
+        self,
+        request: Request,
+        picture: np.ndarray | None = None,
+        start: float | None = None,
+        labels: np.ndarray | None = None,
+        most: int = MAX_BATCH,
     ) -> Iterator[Frame]:
-        """Denoise n <= MAX_BATCH images, or all candidates for them, yielding the start and every move.
+        """Denoise n <= most images, or all candidates for them, yielding the start and every move.
 
         picture, start: SDEdit (Meng et al. 2022): begin at sigma `start` from this image, uint8 (C, H, W), with each seed's noise.
         labels: (n,) int64 in place of what request.label says (-1: none), for one batch of a larger request.
         Closing the iterator stops at the next step.
         """
-        if (total := request.n * request.candidates) > MAX_BATCH:
+        if (total := request.n * request.candidates) > most:
             what = f"n is {total}" if request.candidates == 1 else f"{request.n} images of {request.candidates} candidates are {total}"
-            raise ValueError(f"{what}; at most {MAX_BATCH} images are shown at once (the command line takes more)")
+            raise ValueError(f"{what}; at most {most} images are shown at once (the command line takes more)")
         checkpoint = self.checkpoint(request.checkpoint)
         config = checkpoint.config
         if labels is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -182,6 +183,24 @@ def test_stopped_at_a_batch_and_gone_on_with(studio, judge, model, cache, monkey
     assert asked == [(64, 64)] and mended["FD-classifier"].value == rows["FD-classifier"].value
 
 
+def test_larger_batches_give_the_same_pictures(studio, model, monkeypatch):
+    """As on CUDA: 512 at once, and a folder of its own."""
+
+    def pictures(n):
+        events = samples.sampled(studio, Request(MODEL, "all", n, 1.0, "ddim", 2))
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                return end.value[0]
+
+    small = pictures(150)
+    monkeypatch.setattr(samples, "batch_of", lambda studio: 100)
+    large = pictures(150)
+    assert (small.all().int() - large.all().int()).abs().max() <= 1
+    assert torch.equal(large.part(90, 110), large.all()[90:110]) and torch.equal(small.part(60, 130), small.all()[60:130])
+
+
 def test_other_weights_are_other_samples(studio, model, tmp_path):
     request = Request(MODEL, n=4)
     a = samples.folder_of(studio, request, studio.checkpoint(MODEL))
@@ -295,6 +314,7 @@ def shell(roots, judge, model, monkeypatch, capsys):
 
 def test_the_command_line_prints_and_keeps(shell, studio, model):
     code, out, err = shell("--checkpoint", model, "--metrics", "fid,classifier", "--n", "60", "--features", "classifier", "--write")
+    assert re.search(r"sampling \d+\.\d s, everything else \d+\.\d s", err)
     assert code == 0 and out.startswith("FD-classifier ") and "comparable to the literature: no: " in out and "agreement" in out
     rows = json.loads((studio.checkpoint(model).path / "metrics.json").read_text())
     assert [r["name"] for r in rows][:2] == ["FD-classifier", "FD-classifier-infinity"] and rows[0]["error"] is None
