@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
 from ddpm_app.training import TrainConfig
@@ -48,8 +49,13 @@ def test_a_study_of_seconds(tmp_path, flags, capsys):
     said = capsys.readouterr().out
     one, two = (json.loads((tmp_path / "runs" / f"{name}.json").read_text()) for name in ("v-cosine", "ema-0.2"))
     assert one["images"] == two["images"] > 0 and 0 <= one["agreement"] <= 1
-    networks = [recipes.denoiser_of(tmp_path / "runs" / "v-cosine", ema, torch.device("cpu")).network for ema in (0.05, 0.2)]
-    assert any(not torch.equal(a, b) for a, b in zip(*(n.parameters() for n in networks)))
+    run = tmp_path / "runs" / "v-cosine"
+    state = {k: v + 1 if k.startswith("ema-0.2.") else v for k, v in load_file(run / "state.safetensors").items()}
+    save_file(state, run / "state.safetensors")  # one step, where the machine is slow, leaves all averages the same
+    for ema, kind in ((0.05, "ema"), (0.2, "ema-0.2")):
+        network = recipes.denoiser_of(run, ema, torch.device("cpu")).network.float()
+        for k, p in enumerate(network.parameters()):
+            torch.testing.assert_close(p, state[f"{kind}.{k}"], rtol=1e-2, atol=1e-3)  # bf16 where the CPU multiplies it
     assert one["protocol"]["n"] == 8 and one["protocol"]["minutes"] == pytest.approx(1.5 / 60)
     text = (tmp_path / "RECIPES.md").read_text()
     assert "| `v-cosine` | nothing: the default |" in text and "| `ema-0.2` | ema 0.2 |" in text and "FD-classifier, n = 8" in text

@@ -33,7 +33,7 @@ from ddpm_app.classifier import load_classifier  # noqa: E402
 from ddpm_app.data import load_data, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
-from ddpm_app.distances import statistics  # noqa: E402
+from ddpm_app.distances import Stats, statistics  # noqa: E402
 from ddpm_app.guidance import cfg, clipped  # noqa: E402
 from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
 from ddpm_app.schedules import make_schedule, sigma_grid  # noqa: E402
@@ -135,14 +135,13 @@ def protocol(args: argparse.Namespace) -> dict:
     return kept | fixed | {"machine": describe(args.where)}
 
 
-def judge_line(args: argparse.Namespace, line: Line, test) -> dict:
+def judge_line(args: argparse.Namespace, line: Line, reference: Stats) -> dict:
     """Samples of a trained line and their figures."""
     folder = args.out / line.trained
     config = checkpoints.open_checkpoint(folder).config
     labels = torch.arange(len(config.classes)).repeat_interleave(args.n // len(config.classes))
     images = sample(denoiser_of(folder, line.ema, args.where), labels, args)
-    reference, _ = judge.real_parts(test, args.n // len(config.classes), 5000)
-    figures = judge.judged(args.classifier, images, labels, statistics(args.classifier.features(reference)))
+    figures = judge.judged(args.classifier, images, labels, reference)
     log = [r for r in checkpoints.open_checkpoint(folder).log() if "validation_loss" in r]
     return {
         "name": line.name,
@@ -252,8 +251,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     test, missing = load_data(args.data, "test"), []
-    reference, others = judge.real_parts(test, args.n // len(args.classifier.config.classes), 5000)
-    figures = judge.judged(args.classifier, others.images, others.labels, statistics(args.classifier.features(reference)))
+    pictures, others = judge.real_parts(test, args.n // len(args.classifier.config.classes), 5000)
+    reference = statistics(args.classifier.features(pictures))
+    figures = judge.judged(args.classifier, others.images, others.labels, reference)
     real = {"fd": figures["FD-classifier"], "agreement": figures["agreement"]}
     by_name = {line.name: line for line in lines(args.default)}
     for line in chosen:
@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         begun = time.perf_counter()
         try:
             train_line(args, by_name[line.trained], args.out / line.trained)
-            stored[line.name] = judge_line(args, line, test)
+            stored[line.name] = judge_line(args, line, reference)
         except ValueError as error:  # a recipe that diverges is a result, too
             missing.append(f"{line.name} ({error})")
             print(f"{line.name}: {error}", file=sys.stderr, flush=True)
