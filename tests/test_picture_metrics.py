@@ -1,0 +1,35 @@
+"""Metrics that look at pictures, where test_evaluation.py does not reach: the order of work, the CLIP that ships."""
+
+import pytest
+import torch
+from test_evaluation import MODEL, cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
+
+from ddpm_app.data import CIFAR10_CLASSES
+from ddpm_app.picture_metrics import wanted
+from ddpm_app.studio import Request
+
+
+def test_network_by_network():
+    pairs = wanted(("fid", "is", "clip", "neighbours"), ("classifier", "inception"))
+    assert pairs == [
+        ("neighbours", None), ("fid", "classifier"), ("is", "classifier"), ("neighbours", "classifier"),
+        ("fid", "inception"), ("is", "inception"), ("clip", "clip"),
+    ]  # fmt: skip
+
+
+def test_the_clip_that_ships_reads_too(studio, judge, model):  # noqa: F811
+    from ddpm_app.clip_labels import load_clip
+    from ddpm_app.clip_scores import class_prompts, score
+
+    rows, refused, _ = done(studio, plan(judge, n=20, metrics=("clip", "kid"), features=("clip",)))
+    assert refused == {} and set(rows) == {"clip-top1", "clip-matching", "clip-intended", "KD-clip"}
+    pictures, labels = studio.images(Request(MODEL, "all", 20, 1.0, "ddim", 2))
+    clip = load_clip()
+    want = score(
+        clip.images(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy())),
+        clip.text(class_prompts(CIFAR10_CLASSES)),
+        torch.from_numpy(labels),
+    )
+    assert rows["clip-top1"].value == pytest.approx(want.average_top1, abs=1e-5)
+    assert (rows["clip-matching"].value, rows["clip-intended"].value) == pytest.approx((want.matching, want.intended), abs=1e-5)
+    assert rows["KD-clip"].protocol["features"]["network"] == "CLIP that ships" and "real test images" in rows["clip-top1"].detail
