@@ -72,13 +72,16 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
                     1, 5, value=3, step=1, label="Seeds", info="Networks for each setting of a sweep; the first is the seed above."
                 )
                 lengths = gr.Textbox(
-                    ", ".join(map(str, DEFAULT_T)), label="T", info="Chain lengths, 2 or more, trained for each.", elem_id="lab-T"
+                    ", ".join(map(str, DEFAULT_T)),
+                    label="Chain lengths",
+                    info="T, 2 or more, each trained for.",
+                    elem_id="lab-T",
                 )
             with gr.Row():
                 betas = gr.Textbox(
                     ", ".join(f"{a:g}:{b:g}" for a, b in DEFAULT_PAIRS),
-                    label="Betas of linear schedules",
-                    info="start:end, gradual to wide.",
+                    label="Linear schedules",
+                    info="start:end of beta, gradual to wide.",
                 )
                 t = gr.Number(None, label="t of the training-free classifier", precision=0, info="Empty: averaged over the whole schedule.")
         bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False, css_template=BAR_CSS)
@@ -147,7 +150,9 @@ def _bar(fraction: float, text: str) -> str:
     return f"<progress max='1' value='{fraction:.3f}' aria-label='Experiment'></progress> {fraction:.0%} {html.escape(text)}"
 
 
-BAR_CSS = "progress { width: min(220px, 40%); height: 8px; accent-color: var(--color-accent); }"
+BAR_CSS = """progress { width: min(220px, 40%); height: 8px; appearance: none; border: 0; border-radius: 4px; overflow: hidden; }
+progress::-webkit-progress-bar { background: var(--border-color-primary); }
+progress::-webkit-progress-value { background: var(--color-accent); } progress::-moz-progress-bar { background: var(--color-accent); }"""
 CURVE_CSS = """.panels { display: flex; flex-wrap: wrap; gap: 14px; } .lines { max-width: 100%; height: auto; }
 .lines line { stroke: var(--border-color-primary); } .lines .edge { stroke: var(--body-text-color); }
 .lines text { fill: var(--body-text-color-subdued); font-size: 11px; font-variant-numeric: tabular-nums; }"""
