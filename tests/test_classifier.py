@@ -203,7 +203,7 @@ def test_training_from_the_command_line(striped, tmp_path, capsys):
     assert main([*command[:2], "--epochs", "1", "--batch", "24", "--lr", "1e-9", "--init", str(out), "--out", str(tmp_path / "more")]) == 0
     more = load_classifier(tmp_path / "more").config
     assert more.images_seen == 4 * 216 and more.metrics[0]["value"] >= metric["value"] - 0.05  # it did not begin anew
-    assert "two cycles, the first of 648" in (tmp_path / "more" / "README.md").read_text()
+    assert "864 images in 2 cycles (648 after one of peak 0.05" in (tmp_path / "more" / "README.md").read_text()
     module.PHOTOS = dict(widths=(8, 12), blocks=(1, 1))
     assert main([*command[:2], "--epochs", "1", "--init", str(out), "--out", str(out)]) == 2 and "another shape" in capsys.readouterr().err
     assert main(["--data", "nothing", "--epochs", "1", "--out", str(out)]) == 2

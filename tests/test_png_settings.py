@@ -31,7 +31,7 @@ FULL = {
     "interval_low": 0.0,
     "interval_high": 1e6,
     "precision": "bf16",
-    "text": "a \"red\" car, ünïcode",
+    "text": 'a "red" car, ünïcode',
     "text_scale": 100.0,
     "text_through": "x0",
     "classifier_scale": 2.5,

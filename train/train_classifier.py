@@ -70,7 +70,7 @@ def fit(network: ResNet | NoisyResNet, data: ImageData, args: argparse.Namespace
     """Train in place over the whole budget. Returns images seen and seconds."""
     dtype = pick_dtype(device, args.precision)
     digits = data.images.shape[1] == 1
-    shift, flip, cutout = (2, False, 0) if digits else (4, True, 0 if args.noisy else 8)
+    shift, flip, cutout = (2, False, 0) if digits else (4, True, args.cutout)
     levels = training_levels(make_schedule(args.schedule)).to(device) if args.noisy else None
     images, labels = data.images.to(device), data.labels.to(device)
     # decay is for weights that multiply; pulling norms and biases to zero only costs accuracy
@@ -162,12 +162,12 @@ weight decay {t["weight_decay"]:g}, label smoothing {t["smoothing"]:g}. Weights 
 
 
 def further(t: dict) -> str:
-    """What a card says of a run that went on from an earlier one."""
-    first = t.get("begun_from")
-    if not first:
-        return ""
-    f = first["training"]
-    return f" in two cycles, the first of {first['images_seen']} (peak {f['lr']:g}, {f['seconds']:.0f} s, seed {f['seed']}); the second"
+    """What a card says of a run that went on from earlier ones."""
+    parts = []
+    while first := t.get("begun_from"):
+        t = first["training"]
+        parts.insert(0, f"{first['images_seen']} after one of peak {t['lr']:g}, {t['seconds']:.0f} s, seed {t['seed']}")
+    return f" in {len(parts) + 1} cycles ({'; '.join(parts)}); the last:" if parts else " in"
 
 
 def card(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
@@ -182,9 +182,9 @@ It judges generated pictures (`train/judge.py`); it is no diffusion model. Read 
 |---|---|---|
 | accuracy | **{metric["value"]:.2%}** (95 %: {metric["interval95"][0]:.2%} to {metric["interval95"][1]:.2%}) | {metric["protocol"]} |
 
-Trained on {metric["trained_on"]}: {config.images_seen} images{further(t)}, {t["seconds"]:.0f} s on {t["device"]}, seed {t["seed"]}.
+Trained on {metric["trained_on"]}: {config.images_seen} images{further(t)} {t["seconds"]:.0f} s on {t["device"]}, seed {t["seed"]}.
 Nesterov SGD, peak learning rate {t["lr"]:g} (one cycle), batch {t["batch"]}, weight decay {t["weight_decay"]:g},
-label smoothing {t["smoothing"]:g}.
+label smoothing {t["smoothing"]:g}{f", cutout of {t['cutout']} pixels" if t.get("cutout") else ""}.
 Weights fp16 (float32 norm statistics), judged in float32.
 
     {command}
@@ -210,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=0.1, help="peak learning rate (default 0.1)")
     parser.add_argument("--weight-decay", type=float, default=5e-4, help="of convolutions and the last layer (default 0.0005)")
     parser.add_argument("--smoothing", type=float, help="label smoothing, 0 to 1 (default 0.1; 0 with --noisy)")
+    parser.add_argument("--cutout", type=int, help="side of the grey square over photos, in pixels; 0: none (default 8; 0 with --noisy)")
     parser.add_argument("--init", help="begin from the weights of this classifier directory: a further cycle of the learning rate")
     parser.add_argument("--noisy", action="store_true", help="a noise-aware classifier for classifier guidance")
     parser.add_argument("--schedule", default="cosine", choices=tuple(SCHEDULES), help="whose levels --noisy trains at (default cosine)")
@@ -220,8 +221,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.smoothing is None:
         args.smoothing = 0.0 if args.noisy else 0.1  # a guide's probabilities are to be the true ones
-    if args.minutes <= 0 and args.epochs <= 0 or args.batch < 2 or not 0 < args.lr < 10 or not 0 <= args.smoothing < 1:
-        parser.error("out of range: minutes or epochs above 0, batch from 2, lr (0, 10), smoothing [0, 1)")
+    if args.cutout is None:
+        args.cutout = 0 if args.noisy else 8
+    if (
+        not 0 <= args.cutout <= 64
+        or args.minutes <= 0
+        and args.epochs <= 0
+        or args.batch < 2
+        or not 0 < args.lr < 10
+        or not 0 <= args.smoothing < 1
+    ):
+        parser.error("out of range: cutout 0..64, minutes or epochs above 0, batch from 2, lr (0, 10), smoothing [0, 1)")
     try:
         device = pick_device(args.device)
         whole = load_data(args.data)
