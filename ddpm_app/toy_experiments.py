@@ -178,6 +178,10 @@ def classifier(
     The picture, for points of two numbers: {"name", "grid" (SIDE, SIDE) classes, rows from the lowest y up, "box" (x0, y0, x1, y1),
     "points" (SHOWN, 2), "label"}."""
     _need_classes(data, denoiser)
+    config = ToyTrainConfig(seed=seed, **{"steps": 4000, **training})
+    T = (denoiser.schedule if denoiser is not None else config.make_schedule()).T
+    if t is not None and not 0 <= t < T:  # before minutes are spent on the others
+        raise ToyDataError(f"t is {t}; accepted is 0 to {T - 1}")
     train_data, test = split(data, test_points, seed)
     x = data.to_model(test.x)
 
@@ -207,7 +211,7 @@ def classifier(
     if data.truth is not None:
         yield Progress(0.05, "Bayes", (row("bayes", bayes(test.x), 0),), picture("bayes", bayes))
     if denoiser is None:
-        denoiser = train_one(ToyTrainConfig(seed=seed, **{"steps": 4000, **training}), train_data)
+        denoiser = train_one(config, train_data)
     yield Progress(0.5, "conditional network ready")
     trained = train_classifier(train_data, denoiser.schedule, noisy=False, seed=seed)
     shown = picture("trained", lambda points: trained(data.to_model(points), 0.0).argmax(1))

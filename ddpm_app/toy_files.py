@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +51,14 @@ def from_points(x: np.ndarray, name: str, labels: list[str] | None = None, notes
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         raise ToyDataError(f"{name} holds {len(bad)} values that are not finite numbers, first in row {bad[0][0] + 1}")
+    if np.abs(x).max() > 1e30:
+        raise ToyDataError(f"{name} holds a number of size {np.abs(x).max():.1g}; accepted are sizes up to 1e30")
     scale = float(np.sqrt(x.var(0).mean()))
     if not 1e-30 < scale < 1e30:
         raise ToyDataError(f"the points of {name} do not spread (standard deviation {scale:.1g}); there is nothing to learn")
+    if np.abs(x.mean(0)).max() > 1e5 * scale:  # float32, in which the points are kept, has seven digits
+        far = np.abs(x.mean(0)).max() / scale
+        raise ToyDataError(f"the points of {name} lie {far:.0e} standard deviations away from 0; subtract their mean first")
     if d == 1:
         notes.append("one column: shown along a line")
     classes = tuple(dict.fromkeys(sorted(labels))) if labels is not None else ()
@@ -69,9 +75,12 @@ def _subsampled(n: int) -> str:
 
 
 def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
+    with path.open("rb") as f:
+        if f.read(6) != b"\x93NUMPY":  # anything else NumPy takes for a pickle
+            raise ToyDataError(f"{path.name} is not a .npy file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except (ValueError, TypeError, OSError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
         if "object" in str(error).lower() or "pickle" in str(error).lower():
             raise ToyDataError(f"{path.name} holds Python objects, which are not opened; save plain numbers of shape (N, d)") from error
         raise ToyDataError(f"{path.name} is cut short or not a .npy file") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def _prior(path: Path, dim: int) -> Tensor:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path} is not there") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, TypeError, OSError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is not a .npy file of plain numbers") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or not len(array):
         raise ValueError(f"{path} must hold real numbers of shape (N, d)")

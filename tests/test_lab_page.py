@@ -94,6 +94,9 @@ def test_contours_field_and_drawing(page):
     page.locator("#lab-field input").click()
     page.get_by_role("option", name="difference of learned and exact").click()
     page.wait_for_function("() => lab().v.field && lab().v.field.kind === 'heat'")
+    for _ in range(2):  # who changes their mind has the plane back
+        page.click("#lab-plane .draw")
+    assert page.evaluate("() => lab().v.move.n === 2000 && lab().v.field.kind === 'heat'")
     page.click("#lab-plane .draw")
     page.locator("#lab-plane canvas").scroll_into_view_if_needed()
     box = page.locator("#lab-plane canvas").bounding_box()

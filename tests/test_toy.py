@@ -253,10 +253,15 @@ def test_npy_of_every_kind(tmp_path):
         assert sentence in str(refusal.value)
     with pytest.raises(ToyDataError, match="Python objects, which are not opened"):
         load(np.array([[object(), 1]] * 3, dtype=object), allow_pickle=True)
-    for content in (b"", b"\x93NUMPY\x01\x00", b"hello"):
+    np.save(file, np.zeros((500, 2)))
+    unclosed = file.read_bytes().replace(b"(500, 2), }", b"(5000, 2), ")
+    for content in (b"", b"\x93NUMPY\x01\x00", b"hello", unclosed):
         file.write_bytes(content)
-        with pytest.raises(ToyDataError):
+        with pytest.raises(ToyDataError, match="not a .npy file"):
             toy_files.load_points(file)
+    for array, sentence in ((np.eye(9) + 1e9, "subtract their mean first"), (1e300 * np.eye(9), "a number of size 1e\\+300")):
+        with pytest.raises(ToyDataError, match=sentence):
+            load(array)
     with pytest.raises(ToyDataError, match="neither"):
         toy_files.load_points(write(tmp_path / "a.pkl", "x"))
     with pytest.raises(ToyDataError, match="unknown data 'moon'; known: moons"):

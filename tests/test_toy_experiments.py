@@ -174,6 +174,8 @@ def test_class_experiments():
 def test_class_experiments_refuse_what_has_no_such_classes():
     data = make_data("moons", n=100)
     plain = Denoiser(ToyMLP(ToyConfig(width=16)), make_schedule("linear"), "v")  # knows no classes: its samples would pass for a class's
+    with pytest.raises(ToyDataError, match="t is 1000; accepted is 0 to 999"):
+        next(experiments.classifier(make_data("moons", n=100), t=1000))  # before anything is trained
     for make in (experiments.classes, experiments.classifier):
         with pytest.raises(ToyDataError, match="has no classes"):
             rows_of(make(make_data("checkerboard", n=100)))

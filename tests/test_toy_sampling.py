@@ -71,5 +71,9 @@ def test_bad_priors_get_one_sentence(tmp_path, capsys):
         np.save(tmp_path / "p.npy", array, allow_pickle=True)
         command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "p.npy", "--out", tmp_path / "x.npy", code=2)
         assert sentence in capsys.readouterr().err
+    np.save(tmp_path / "p.npy", np.zeros((500, 2)))
+    (tmp_path / "p.npy").write_bytes((tmp_path / "p.npy").read_bytes().replace(b"(500, 2), }", b"(5000, 2), "))
+    command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "p.npy", "--out", tmp_path / "x.npy", code=2)
+    assert "not a .npy file of plain numbers" in capsys.readouterr().err
     command("sample", "--checkpoint", tmp_path / "m", "--label", 7, "--out", tmp_path / "x.npy", code=2)
     assert "there is no number 7" in capsys.readouterr().err

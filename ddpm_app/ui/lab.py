@@ -225,7 +225,7 @@ def build(tab: gr.Tab) -> None:
 
     def take(setup: use_cases.Setup):
         notes = " ".join(n[0].upper() + n[1:] + "." for n in setup.data.notes)
-        text = f"{len(setup.data)} points of {setup.data.dim} numbers. {notes} Press Train to fit a network."
+        text = f"{len(setup.data)} points of {setup.data.dim} number{'s' * (setup.data.dim > 1)}. {notes} Press Train to fit a network."
         return LAB.keep(setup), _value(setup, setup.data.name), html.escape(text), classes_of(setup)
 
     def uploaded(path: str, is_busy: bool):

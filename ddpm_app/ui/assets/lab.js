@@ -122,7 +122,9 @@ function upd() {
   if (v.move && v.move !== (before && before.move) && S.at === 0) run(); draw();
 }
 const where = e => { const b = canvas.getBoundingClientRect(); return [Math.max(-1, Math.min(1, 2 * (e.clientX - b.left) / b.width - 1)), Math.max(-1, Math.min(1, 1 - 2 * (e.clientY - b.top) / b.height))]; };
-function leave() { S.stroke = null; $('.draw').setAttribute('aria-pressed', 'false'); $('.lab').classList.remove('drawing'); }
+function leave() { // the plane that was there before drawing began comes back
+  if (!S.v && S.before) { [S.v, S.run] = S.before; S.key = null; $('.lab').classList.add('has'); ui(); }
+  S.stroke = null; $('.draw').setAttribute('aria-pressed', 'false'); $('.lab').classList.remove('drawing'); }
 const drawing = () => $('.draw').getAttribute('aria-pressed') === 'true';
 canvas.addEventListener('pointerdown', e => { if (!drawing()) return; canvas.setPointerCapture(e.pointerId); S.stroke = [where(e)]; draw(); });
 canvas.addEventListener('pointermove', e => { if (!S.stroke || S.stroke.length > 400) return; S.stroke.push(where(e)); draw(); });
@@ -132,7 +134,7 @@ element.addEventListener('input', e => { if (e.target.matches('.scrub')) { halt(
 element.addEventListener('click', e => {
   const b = e.target.closest('button'); if (!b) return;
   if (b.matches('.play')) S.playing ? halt() : run();
-  else if (b.matches('.draw')) { const yes = !drawing(); b.setAttribute('aria-pressed', String(yes)); $('.lab').classList.toggle('drawing', yes); if (yes) { halt(); S.v = null; S.run = null; $('.lab').classList.remove('has'); } draw(); }
+  else if (b.matches('.draw')) { if (drawing()) leave(); else { b.setAttribute('aria-pressed', 'true'); $('.lab').classList.add('drawing'); S.before = S.v && [S.v, S.run]; S.v = S.run = null; halt(); $('.lab').classList.remove('has'); } draw(); }
   else if (b.matches('.clear')) { S.strokes = []; tools(); draw(); }
   else if (b.matches('.use')) { leave(); trigger('sketch', { strokes: S.strokes.map(s => s.map(p => p.map(c => Math.round(c * 1000) / 1000))) }); }
 });
