@@ -271,3 +271,17 @@ def test_experiments_draw_and_export(page, monkeypatch):
     page.click("#lab-steps")
     page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
     page.wait_for_selector("#lab-steps:not([disabled])")
+
+
+@pytest.mark.browser
+def test_an_untouched_t_averages_over_the_schedule(page):
+    """A number field without a value would send 0, the worst of all times."""
+    from ddpm_app.ui.lab_experiments import one_time
+
+    page.get_by_text("Experiments", exact=True).click()
+    page.get_by_text("What they do, and their settings").click()
+    assert one_time(page.locator("#lab-t textarea, #lab-t input").input_value()) is None
+    assert one_time("0") == 0 and one_time(" 30 ") == 30
+    for text in ("x", "1,2", "1.5"):
+        with pytest.raises(ValueError, match="^t: "):
+            one_time(text)

@@ -56,6 +56,12 @@ def listed(parse: Callable[[str], list], text: object, what: str, most: int = 12
     return found
 
 
+def one_time(text: object) -> int | None:
+    """The t of a field; None of an empty one. Raises ValueError in one sentence."""
+    found = listed(numbers(int), text, "t", most=1) if str(text or "").strip() else [None]
+    return found[0]
+
+
 def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
     """c: inputs (the components that setup_of reads), seed, label. setup_of: their values -> the data and its network."""
     with gr.Accordion("Experiments", open=False, elem_id="lab-experiments"):
@@ -83,7 +89,9 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
                     label="Linear schedules",
                     info="start:end of beta, gradual to wide.",
                 )
-                t = gr.Number(None, label="t of the training-free classifier", precision=0, info="Empty: averaged over the whole schedule.")
+                t = gr.Textbox(
+                    "", label="t of the training-free classifier", info="Empty: averaged over the whole schedule.", elem_id="lab-t"
+                )  # a Number shows 0
         bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False, css_template=BAR_CSS)
         curve = gr.HTML("", elem_id="lab-curve", apply_default_css=False, css_template=CURVE_CSS)
         ways = Ways(elem_id="lab-ways")
@@ -105,7 +113,7 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
             number = max(-1 if values[c.label] is None else int(values[c.label]), 0)
             return run(data, setup.denoiser if knows and fair else None, label=number, seed=chosen)
         if what == "classifier":
-            return run(data, setup.denoiser if knows and fair else None, t=None if values[t] is None else int(values[t]), seed=chosen)
+            return run(data, setup.denoiser if knows and fair else None, t=one_time(values[t]), seed=chosen)
         return run(data, setup.choose("learned") if trained and fair else None, seed=chosen)
 
     def runner(what: str):
