@@ -89,6 +89,26 @@ def test_stop_and_go_on_and_a_curve(opened, app):
     assert page.locator(VIEW + "[data-point]").count() == 7
 
 
+def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
+    """The run goes on, and its numbers stand under its own name, once each."""
+    page, (slow, _) = opened, app
+    slow.hold_after = 1
+    page.click("#evaluate-start")
+    wait_for(page, "sampling")
+    page.get_by_label("mnist-random").check()
+    page.wait_for_function("() => document.querySelector('#evaluate-view').innerText.includes('of ')")
+    slow.hold_after = None
+    wait_for(page, "numbers measured")
+    page.wait_for_selector("#evaluate-start:not([disabled])")
+    assert page.inner_text(VIEW + ".title h3") == f"Results: {model}"
+    names = page.locator(VIEW + ".results tbody tr td:first-child").all_inner_texts()
+    assert "FD-classifier" in names and len(names) == len(set(names))
+    page.get_by_label("mnist-random").check()
+    page.get_by_label(model).check()
+    wait_for(page, "numbers measured")
+    page.wait_for_function("n => document.querySelectorAll('#evaluate-view .results tbody tr').length === n", arg=len(names))
+
+
 def test_a_mistake_is_a_sentence(opened):
     page = opened
     for label in ("Frechet distance", "Precision, recall", "Classifier's reading"):

@@ -14,7 +14,8 @@ const COLUMNS = [['Metric', r => String(r.name)], ['Value', r => r.value, 1], ['
   ['Evals', r => P(r).evaluations, 2], ['s', r => P(r).guidance, 2], ['Network', network]]; // 1: a measured number, 2: a setting
 
 function ordered() {
-  const all = [...S.stored.map(r => ({ r, fresh: false })), ...S.fresh.map(r => ({ r, fresh: true }))];
+  const same = r => JSON.stringify([r.name, r.value, P(r)]), now = new Set(S.fresh.map(same)); // a kept number may have come from the run on show
+  const all = [...S.stored.filter(r => !now.has(same(r))).map(r => ({ r, fresh: false })), ...S.fresh.map(r => ({ r, fresh: true }))];
   if (S.sort === null) return all.reverse();
   const f = COLUMNS[S.sort][1], sign = S.up ? 1 : -1;
   return all.sort((a, b) => { const x = f(a.r), y = f(b.r), none = v => v === null || v === undefined || v === '';
@@ -68,7 +69,7 @@ function copies() {
 }
 function curve() {
   $('.curve').hidden = !S.points.length; if (!S.points.length) return;
-  const by = $('.by select').value, s = $('.plot'), W = 420, H = 300, L = 52, R = 16, T = 14, B = 40; s.textContent = ''; $('.curve h3').textContent = `Trade-off over ${S.axis}`;
+  const by = $('.by select').value, s = $('.plot'), W = 420, H = 300, L = 52, R = 16, T = 14, B = 40; s.textContent = ''; $('.curve h3').textContent = `Trade-off over ${S.axis}: ${S.model}`;
   const shown = S.points.map((p, k) => ({ p, k })).filter(({ p }) => p && p.distance != null && p[by] != null), missing = S.points.find(p => p && p.says);
   if (!shown.length) { s.append(svg('text', { x: W / 2, y: H / 2, 'text-anchor': 'middle' }, 'no point yet')); }
   else {
@@ -89,7 +90,7 @@ function trouble(text) { const e = $('.trouble'); e.hidden = !text; e.textConten
 function draw() {
   const refused = S.fresh.filter(r => r.refused), some = S.stored.length || S.fresh.some(r => r.name) || S.points.length;
   S.fresh = S.fresh.filter(r => r.name); $('.empty').hidden = !!(some || S.refused.length || refused.length); $('.body').hidden = !$('.empty').hidden; if (refused.length) S.refused = refused;
-  const any = S.stored.length + S.fresh.length > 0; $('.title').hidden = $('.results').parentElement.hidden = !any; table();
+  const any = S.stored.length + S.fresh.length > 0; $('.title h3').textContent = S.model ? `Results: ${S.model}` : 'Results'; $('.title').hidden = $('.results').parentElement.hidden = !any; table();
   const list = $('.refused'); list.hidden = !S.refused.length; list.textContent = ''; for (const r of S.refused) list.append(el('li', `${r.refused}: not measured: ${r.says}`));
   reading(); copies(); curve();
 }
@@ -98,6 +99,7 @@ function upd() {
   const v = props.value; if (!v || (v.run && v.run === S.stopped)) return; // a message may overtake the Stop
   if (!v.run) { S.model = v.model; S.stored = v.stored || []; S.fresh = []; S.points = []; S.refused = []; S.open.clear(); S.before = null; trouble(v.trouble); if (!S.run) $('.bar').hidden = true; return draw(); }
   if (v.run !== S.run) { S.run = v.run; S.before = null; trouble(''); S.refused = []; if (v.begin === 'curve') { S.points = []; S.chosen = -1; S.axis = v.axis; } if (v.begin === 'measure') { S.stored = [...S.stored, ...S.fresh.map(({ strip, ...r }) => r)]; S.fresh = []; } draw(); }
+  if (v.model !== S.model) { S.model = v.model; S.stored = []; draw(); } // another model was chosen meanwhile: this run's numbers are not its own
   const bar = $('.bar'); bar.hidden = false;
   if (v.total) { const p = $('progress'); p.hidden = false; p.value = v.done / v.total; $('.what').textContent = `${v.what}: ${v.done.toLocaleString('en')} of ${v.total.toLocaleString('en')}` + (v.left != null ? `, about ${span(v.left)} left` : ''); }
   if (v.rows) { S.fresh = v.rows; draw(); }
