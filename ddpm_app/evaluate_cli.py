@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if args.write and not args.checkpoint:
         raise ValueError("--write needs the --checkpoint whose metrics.json is meant")
     plan = plan_of(args)
-    precision = args.precision or ("fp32" if set(plan.metrics) <= set(BITS) else "auto")
+    bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve draws pictures, whatever --metrics says
+    precision = args.precision or ("fp32" if bits_only else "auto")
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
     shared = plan.pictures and not plan.images and not args.sweep
