@@ -186,7 +186,7 @@ def _published(name: str, device: torch.device | str, say: Progress) -> Clip:
     model_name, _, tag = name.partition(":")
     tags = open_clip.get_pretrained_cfg(model_name, tag) if tag else None
     if not tags:
-        near = difflib.get_close_matches(name, published_names(), 1, 0)[:1]
+        near = difflib.get_close_matches(name, published_names(), 1) or [DEFAULT_HUB]
         raise ValueError(f"no CLIP is called {name[:100]!r}; shipped, or a pair of open_clip's such as {near[0]}, is accepted")
     file = _fetch(name, tags, say)
     say(1.0, f"opening {name}")

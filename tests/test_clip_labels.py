@@ -287,6 +287,8 @@ def test_unknown_names_suggest_one(name):
     assert len(str(e.value)) < 300
     if name == "ViT-B-32:laion2b":
         assert "ViT-B-32:laion2b_" in str(e.value)
+    if name in ("nonsense", "../../etc/passwd"):  # nothing is near: the usual one
+        assert clip_labels.DEFAULT_HUB in str(e.value)
 
 
 def test_few_are_held(tiny, monkeypatch):
