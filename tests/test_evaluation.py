@@ -324,21 +324,6 @@ def test_the_command_line_prints_and_keeps(shell, studio, model):
 
 
 @pytest.mark.parametrize(
-    "flags, precision", [(["--metrics", "bpd"], "fp32"), (["--sweep", "guidance"], "auto"), (["--metrics", "fid"], "auto")]
-)
-def test_only_bits_alone_are_in_float32(monkeypatch, flags, precision):
-    class Seen(Exception):
-        pass
-
-    def studio(device, precision):
-        raise Seen(precision)
-
-    monkeypatch.setattr("ddpm_app.evaluate_cli.Studio", studio)
-    with pytest.raises(Seen, match=precision):
-        cli.main(["evaluate", "--checkpoint", MODEL, *flags])
-
-
-@pytest.mark.parametrize(
     "flags, says",
     [
         (["--metrics", "fid"], "give a --checkpoint"),

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from test_evaluation import MODEL, cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
 
+from ddpm_app import __main__ as cli
 from ddpm_app import tradeoff
 from ddpm_app.features import Progress
 from ddpm_app.studio import Request
@@ -47,3 +48,18 @@ def test_sweeps_in_words():
     ):
         with pytest.raises(ValueError, match=says):
             parse_sweep(text)
+
+
+@pytest.mark.parametrize(
+    "flags, precision", [(["--metrics", "bpd"], "fp32"), (["--sweep", "guidance"], "auto"), (["--metrics", "fid"], "auto")]
+)
+def test_only_bits_alone_are_in_float32(monkeypatch, flags, precision):
+    class Seen(Exception):
+        pass
+
+    def studio(device, precision):
+        raise Seen(precision)
+
+    monkeypatch.setattr("ddpm_app.evaluate_cli.Studio", studio)
+    with pytest.raises(Seen, match=precision):
+        cli.main(["evaluate", "--checkpoint", MODEL, *flags])
