@@ -128,7 +128,7 @@ def test_shipped_classifier_is_as_good_as_its_card_says(path):
     metric = next(m for m in classifier.config.metrics if m["name"] == "accuracy")
     assert f"{metric['value']:.2%}" in (path / "README.md").read_text()
     assert 0.25e6 < sum(p.numel() for p in classifier.network.parameters()) and (path / "weights.safetensors").stat().st_size < 10e6
-    assert metric["value"] >= {"mnist": 0.993, "cifar10": 0.91}[path.name] and metric["n"] == 10_000
+    assert metric["value"] >= {"mnist": 0.993, "cifar10": 0.925}[path.name] and metric["n"] == 10_000
     try:
         test = load_data(path.name, "test") if any((r / f"{path.name}-test.npz").exists() for r in _roots()) else None
     except ValueError:
