@@ -135,6 +135,9 @@ def test_steer_toward_a_class_and_keep_the_best(page, app, tmp_path):
 
 def test_all_classes_as_rows(page):
     page.get_by_label("mnist-random").check()
+    page.wait_for_function(
+        "() => document.querySelector('#status .chip').textContent.includes('mnist-random')"
+    )  # its classes are in the menu
     page.locator("input[aria-label='Class']").locator("visible=true").first.click()
     page.get_by_role("option", name="all, one row each").click()
     number(page, "Images", 20)
