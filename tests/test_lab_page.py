@@ -1,6 +1,7 @@
 """The Lab tab in a real Chromium."""
 
 import functools
+import threading
 
 import numpy as np
 import pytest
@@ -85,6 +86,23 @@ def test_two_thousand_particles_run_at_thirty_frames_a_second(page):
             setTimeout(() => done(1000 * (lab().drawn - from) / (performance.now() - t)), 2000); })""")
         print(f"{rate:.0f} frames a second with 2,000 particles{', paths on' if extra else ''}")
         assert rate >= 30 and page.evaluate("() => lab().playing")
+
+
+@pytest.mark.browser
+def test_a_field_chosen_while_a_run_goes_on_stays(page, monkeypatch):
+    from ddpm_app.ui import lab as tab
+
+    page.wait_for_function("() => lab().v.move")
+    gate, move = threading.Event(), tab._move
+    monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
+    page.click("#lab-start")
+    page.wait_for_selector("#lab-stop:not([disabled])")
+    page.locator("#lab-field input").click()
+    page.get_by_role("option", name="learned", exact=True).click()
+    page.wait_for_function("() => lab().v.field && lab().v.field.kind === 'arrows'")
+    gate.set()
+    page.wait_for_selector("#lab-start:not([disabled])")
+    page.wait_for_function("() => !lab().v.locked && lab().v.move && lab().v.field")
 
 
 @pytest.mark.browser

@@ -200,6 +200,10 @@ def build(tab: gr.Tab) -> None:
             text += f"; the two differ by at most {shown['field']['top']:.3g} in the data's units"
         return {view: _value(setup, setup.data.name, keep=True, locked=bool(values[busy]), **shown), note: text}
 
+    def redrawn(values: dict):
+        """A field chosen while a run went on: the run's last picture was drawn without it."""
+        return {view: show_field(values)[view]} if values[kind] != "none" else {}
+
     def show_contours(values: dict):
         setup = setup_of(values)
         request = request_of(values)
@@ -244,6 +248,7 @@ def build(tab: gr.Tab) -> None:
     shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "once", **quiet}
     for button, handler, inputs in ((start, go, plane_inputs), (train, learn, training_inputs)):
         runs.append(button.click(guarded(handler), inputs, [own, *changed], **shared))
+        runs[-1].success(guarded(redrawn), plane_inputs, [view], **quiet)
         runs[-1].failure(lambda: {view: UNLOCK, note: "", **at_rest()}, None, changed, queue=False, **quiet)
     halted = stop.click(None, None, None, cancels=runs, api_visibility="private")
     halted.then(lambda: {view: UNLOCK, note: "Stopped.", **at_rest()}, None, changed, queue=False, **quiet)
