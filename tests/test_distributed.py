@@ -25,6 +25,15 @@ SCRIPT = ROOT / "train" / "train_unet.py"
 MICRO = dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
 
 
+@pytest.fixture(autouse=True)
+def presets_stay():
+    """What a test adds to the presets is gone after it."""
+    before = dict(unet.PRESETS)
+    yield
+    unet.PRESETS.clear()
+    unet.PRESETS.update(before)
+
+
 def together(*command, size=2, wait=240):
     """Start the command as `size` processes of one world; [(exit code, stdout, stderr)] by rank."""
     with socket.socket() as s:
@@ -42,7 +51,7 @@ def together(*command, size=2, wait=240):
 
 def trainer(world=None, **changes) -> Trainer:
     """Of a micro network, with everything random in use but dropout; a batch of 15 does not divide by two."""
-    unet.PRESETS["micro"] = MICRO
+    unet.PRESETS["micro"] = MICRO  # taken back by the fixture below
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=g, dtype=torch.uint8)
     data = ImageData("toy", images, torch.arange(40) % 3, ("a", "b", "c"))
