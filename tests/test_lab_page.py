@@ -180,7 +180,7 @@ def test_training_outlives_another_tab_and_keeps_its_data(page):
     page.get_by_role("option", name="eight-gaussians").click()
     page.wait_for_function("() => lab().v.data.name === 'eight-gaussians'")
     page.locator("#lab-class input").click()
-    assert page.locator("ul li[role=option]").count() == 9
+    page.wait_for_function("() => document.querySelectorAll('ul li[role=option]').length === 9")  # the closing list of data fades first
 
 
 @pytest.mark.browser
