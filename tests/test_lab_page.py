@@ -236,7 +236,7 @@ def test_bad_uploads_leave_the_lab_usable(page, tmp_path):
             np.random.default_rng(0).normal(size=(1_000_000, 2)).astype(np.float32),
             "1000000 points: a random 100000 of them are used",
         ),
-        ("column.csv", "1\n2\n4\n", "3 points of 1 numbers. One column: shown along a line"),
+        ("column.csv", "1\n2\n4\n", "3 points of 1 number. One column: shown along a line"),
     ):
         upload(name, content)
         page.get_by_text(sentence).wait_for()
