@@ -94,6 +94,7 @@ class World:
         """Leave together."""
         if self.size > 1:
             self.wait()
+            self._control = None  # a group that is still held when Python ends takes its threads, and the process, down with it
             torch.distributed.destroy_process_group()
 
 
