@@ -50,6 +50,21 @@ STATE = """(window.lab = () => {
 })"""
 
 
+def enter(page, selector, text):
+    """Fill a field in a part that was opened just now: its first rendering may set the field's own value once more."""
+    frames = "() => new Promise(done => { let n = 0; const tick = () => ++n < 15 ? requestAnimationFrame(tick) : done(); tick(); })"
+    box = page.locator(selector)
+    box.wait_for()
+    for _ in range(4):
+        page.evaluate(frames)
+        box.fill(text)
+        box.press("Tab")
+        page.evaluate(frames)
+        if box.input_value() == text:
+            return
+    raise AssertionError(f"{selector} does not keep {text!r}")
+
+
 @pytest.mark.browser
 def test_particles_run_smoothly_and_scrub(page):
     """The way from noise to data plays in the browser: 2,000 particles, 30 frames a second or more on a quiet machine."""
@@ -132,8 +147,7 @@ def test_contours_field_and_drawing(page):
 @pytest.mark.browser
 def test_training_live(page):
     page.get_by_text("Particles, seed and training").click()
-    page.locator("input[aria-label='number input for Steps']").fill("100")
-    page.locator("input[aria-label='number input for Steps']").press("Enter")
+    enter(page, "input[aria-label='number input for Steps']", "100")
     page.click("#lab-train")
     page.get_by_text("Step 100 of 100").wait_for()
     page.wait_for_function("() => lab().v.move && lab().v.hint.includes('just trained')")
@@ -160,8 +174,7 @@ def test_training_outlives_another_tab_and_keeps_its_data(page):
     assert page.locator("ul li[role=option]").evaluate_all("all => all.map(o => o.ariaLabel)") == ["any", "upper", "lower"]
     page.keyboard.press("Escape")
     page.get_by_text("Particles, seed and training").click()
-    page.locator("input[aria-label='number input for Steps']").fill("20000")
-    page.locator("input[aria-label='number input for Steps']").press("Enter")
+    enter(page, "input[aria-label='number input for Steps']", "20000")
     page.click("#lab-train")
     page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
     for _ in range(2):
@@ -285,7 +298,7 @@ def test_experiments_draw_and_export(page, monkeypatch):
             assert page.locator("#lab-ways .at").inner_text() == "3"
     assert page.locator("#lab-curve svg[aria-label^='nats']").is_visible() and page.locator("#lab-ways .ways").is_hidden()
     page.get_by_text("What they do, and their settings").click()
-    page.locator("#lab-T textarea, #lab-T input").fill("10, 1")
+    enter(page, "#lab-T textarea, #lab-T input", "10, 1")
     page.click("#lab-steps")
     page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
     page.wait_for_selector("#lab-steps:not([disabled])")

@@ -202,7 +202,7 @@ def build(tab: gr.Tab) -> None:
 
     def redrawn(values: dict):
         """A field chosen while a run went on: the run's last picture was drawn without it."""
-        return {view: show_field(values)[view]} if values[kind] != "none" else {}
+        return {view: show_field(values)[view] if values[kind] != "none" else gr.skip()}
 
     def show_contours(values: dict):
         setup = setup_of(values)
