@@ -120,33 +120,44 @@ def _says(images: Tensor) -> str:
     return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
 
 
-def save_classifier(path: Path | str, config: ClassifierConfig, network: ResNet) -> None:
-    """Write classifier.json and weights.safetensors: fp16, the norms' running statistics float32."""
+def save_classifier(path: Path | str, config: ClassifierConfig, network: nn.Module, name: str = "classifier.json") -> None:
+    """Write the config under `name`, and weights.safetensors: fp16, the norms' running statistics float32."""
     path = Path(path)
     weights = {k: v if "running" in k else v.half() for k, v in network.state_dict().items() if "num_batches" not in k}
     save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
-    write_atomically(path / "classifier.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1))
+    write_atomically(path / name, json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1))
 
 
 def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Classifier:
     """Read a directory that save_classifier wrote. Raises CheckpointError, one sentence, for anything else."""
+    network, digest = load_network(path, "classifier.json", "classifier", ClassifierConfig, ResNet)
+    return Classifier(network, device, digest)
+
+
+def load_network(
+    path: Path | str, name: str, kind: str, config_type: type[ClassifierConfig], network_type: type[nn.Module]
+) -> tuple[nn.Module, str]:
+    """(network, SHA-256 of its weights) of a directory that save_classifier wrote under `name`. Raises CheckpointError."""
     path = Path(path)
-    if not (path / "classifier.json").is_file():
-        raise CheckpointError(f"{path} is no classifier: it has no classifier.json")
+    if not (path / name).is_file():
+        raise CheckpointError(f"{path} is no {kind}: it has no {name}")
     try:
-        raw = json.loads(read_text(path / "classifier.json"))
+        raw = json.loads(read_text(path / name))
         if raw.pop("format") != FORMAT:
             raise CheckpointError(f"{path}: its format is newer than this program")
-        network = ResNet(ClassifierConfig(**raw))
+        network = network_type(config_type(**raw))
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: classifier.json does not describe a classifier of this program ({error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {name} does not describe a {kind} of this program ({error})") from error
     counters = {k: v for k, v in network.state_dict().items() if "num_batches" in k}  # only training reads them: not stored
     weights = read_weights(path) | counters
     check_keys(weights, network, path)
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    if bad:
+        raise CheckpointError(f"{path}: {len(bad)} tensors hold infinities or NaN, first {bad[0]}")
     network.load_state_dict(weights)
-    return Classifier(network, device, hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest())
+    return network, hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest()
 
 
 # -- numbers --------------------------------------------------------------------------------------------------------------

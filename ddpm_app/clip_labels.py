@@ -31,6 +31,7 @@ from .data import to_model
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clip" / "cifar10"
 DEFAULT_HUB = "ViT-B-32:laion2b_s34b_b79k"
+SUGGESTED = ("shipped", DEFAULT_HUB, "ViT-B-32:openai", "ViT-B-32:datacomp_xl_s13b_b90k", "ViT-B-16:laion2b_s34b_b88k")  # what menus offer
 KEPT = 3  # loaded models
 
 Progress = Callable[[float, str], None]  # share done 0..1, what is being done

@@ -103,17 +103,6 @@ def _checked(studio: Studio, name: str, images: Tensor) -> Tensor:
     return images
 
 
-def turns(studio: Studio, moves: Generator, inference: bool = True) -> Generator:
-    """A generator's steps, each while no one else's network runs; returns what it returns."""
-    while True:
-        with studio._working, torch.inference_mode(inference):
-            try:
-                step = next(moves)
-            except StopIteration as end:
-                return end.value
-        yield step
-
-
 def code(
     studio: Studio, request: CodeRequest, images: Tensor, given: Tensor | None = None, times_seed: int | None = None
 ) -> Iterator[State]:
@@ -121,7 +110,7 @@ def code(
     images = _checked(studio, request.checkpoint, images)
     denoiser, schedule = chain(studio, request)
     denoise = _denoise(studio, request, denoiser, len(images), given)
-    return turns(studio, progressive(denoise, images, schedule, request.states, request.seed, request.variance, 16, times_seed))
+    return studio.turns(progressive(denoise, images, schedule, request.states, request.seed, request.variance, 16, times_seed))
 
 
 def flow(
@@ -134,7 +123,7 @@ def flow(
     images = images.repeat_interleave(draws, 0)
     denoiser = studio.denoiser(studio.checkpoint(request.checkpoint))
     denoise = _denoise(studio, request, denoiser, len(images), given)
-    return turns(studio, flow_likelihood_steps(denoise, images, denoiser.schedule, steps, probes, request.seed, len(images)), False)
+    return studio.turns(flow_likelihood_steps(denoise, images, denoiser.schedule, steps, probes, request.seed, len(images)), False)
 
 
 def lossless(images: Tensor) -> dict[str, float]:
@@ -249,7 +238,7 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
             codes = yield from _encoded(studio, denoiser, to_model(pictures), labels, max((request.evaluations + 1) // 2, 2))
         x = slerp(codes[0], codes[1], weights) * float((1 + sigmas[0] ** 2).sqrt())
     noise = {"noise": SeededNoise([request.seed] * request.frames)} if sampler.stochastic else {}
-    for step in turns(studio, sampler.run(denoise, x.to(studio.device), sigmas, **noise)):
+    for step in studio.turns(sampler.run(denoise, x.to(studio.device), sigmas, **noise)):
         images = to_uint8(step.x if step.i + 1 == step.n else step.x0).cpu()
         error = None
         if request.way == "ode" and step.i + 1 == step.n:
@@ -263,6 +252,6 @@ def _encoded(studio: Studio, denoiser: Denoiser, x0: Tensor, labels, steps: int)
     levels = code_levels(denoiser.schedule, steps)
     denoise = blend(denoiser, labels, torch.tensor([0.0, 1.0], device=studio.device))
     step = None
-    for step in turns(studio, encode(denoise, x0.to(studio.device), levels)):
+    for step in studio.turns(encode(denoise, x0.to(studio.device), levels)):
         yield Passage("encode", step.i + 1, step.n, float(step.sigma_next), to_uint8(to_vp(step.x, step.sigma_next)).cpu().numpy())
     return unit(step.x, levels[-1]).cpu()

@@ -139,7 +139,7 @@ def line(m: Measurement) -> str:
     real = m.detail.get("real test images")
     parts = [f"{k} {v:.4f}" for k, v in m.detail.items() if isinstance(v, float) and math.isfinite(v) and k != "real test images"]
     parts += [f"real test images {real:.4f}"] if isinstance(real, float) else []
-    parts += [f"n = {m.protocol['n']:,}"]
+    parts += [f"n = {m.protocol['n']:,}"] + ([m.detail["note"]] if "note" in m.detail else [])
     unit = " bits/dim" if m.name in BITS else ""
     away = m.protocol.get("comparable to the literature", "")
     return f"{m.name} {m.value:.4f}{error}{unit}   {'  '.join(parts)}" + (f"\n  comparable to the literature: {away}" if away else "")

@@ -29,6 +29,7 @@ from .studio import PROJECT, Studio
 BITS = ("bpd-bound", "bpd-flow")
 METRICS = (*PICTURE_METRICS, *BITS)
 ALIASES = {"bpd": BITS}
+HALVED = 4  # images whose flow is integrated once more with half the steps
 
 
 @dataclass(frozen=True)
@@ -251,14 +252,27 @@ def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: Imag
             parts.append((len(chunk), likelihood.variational_bound(denoise, chunk, denoiser.schedule, draws, seed + position, batch)))
         else:
             parts.append((len(chunk), likelihood.flow_likelihood(denoise, chunk, denoiser.schedule, steps, 2, seed + position, batch)))
+    position, few = 0, data.images[: min(n, HALVED)]
+    if metric == "bpd-flow":  # is the solver's step small enough? the same few images and probes, with all the steps and with half
+        twice = []
+        for m in (steps, max(steps // 2, 1)):
+            yield Progress("bpd-flow with half the steps", len(twice), 2)
+            twice.append(likelihood.flow_likelihood(denoise, few, denoiser.schedule, m, 2, seed, batch).bits)
     yield Progress(metric, n, n)
     if metric == "bpd-bound":
         protocol |= {"variance": "beta_t", "times per image": min(draws, denoiser.schedule.T - 1), "decoder": "discrete, sqrt(beta_1)"}
         names, value = ("L_T", "L_mid", "L_0"), "total"
+        rows = zip(*(p.levels for _, p in parts))
+        levels = [[*row[0][:2], sum(m * r[2] for (m, _), r in zip(parts, row)) / n] for row in rows]
     else:
         protocol |= {"solver": f"Heun, {steps} steps of ln sigma", "divergence": "Hutchinson, 2 Rademacher probes"}
         protocol |= {"decoder": "discrete, sqrt(beta_1), from x_1"}
         names, value = ("probe_error",), "bits"
     detail = {k: sum(m * getattr(p, k) for m, p in parts) / n for k in names}
+    detail |= {"levels": levels} if metric == "bpd-bound" else {"change from half the steps": twice[0] - twice[1]}
     error = math.sqrt(sum((m * p.standard_error) ** 2 for m, p in parts if m > 1)) / n
-    yield Measurement(metric, sum(m * getattr(p, value) for m, p in parts) / n, error, detail, protocol)
+    bits = sum(m * getattr(p, value) for m, p in parts) / n
+    if bits <= 0:  # no code is shorter than nothing
+        cure = f"{steps} steps are too few for its solver; take more" if metric == "bpd-flow" else "the model gives numbers out of range"
+        raise ValueError(f"{bits:.3f} bits/dim is below zero and so no likelihood: {cure}")
+    yield Measurement(metric, bits, error, detail, protocol)

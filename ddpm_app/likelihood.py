@@ -28,7 +28,8 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 @dataclass(frozen=True)
 class Bound:
     """The bound's parts in bits per dimension, means over images. L_T: prior; L_0: decoder; L_t (T - 1,): the term of each t = 2..T
-    (NaN where none was drawn); L_mid: their sum; total and its standard error over images."""
+    (NaN where none was drawn); L_mid: their sum; total and its standard error over images. levels: (first t, last t, bits) of each
+    stretch of strata(), which add up to L_mid."""
 
     L_T: float
     L_mid: float
@@ -37,6 +38,7 @@ class Bound:
     standard_error: float
     L_t: np.ndarray
     n: int
+    levels: tuple[tuple[int, int, float], ...] = ()
 
 
 def prior_kl(x0: Tensor, schedule: Schedule) -> Tensor:
@@ -101,18 +103,20 @@ def variational_bound(
     draws = min(draws, T - 1)
     edges = strata(T, draws)
     sums, counts = torch.zeros(T - 1, dtype=torch.float64), torch.zeros(T - 1, dtype=torch.float64)
+    stretch = torch.zeros(draws, dtype=torch.float64)
     parts = torch.zeros(3, n, dtype=torch.float64)
     for at in range(0, n, batch):
         chunk = images[at : at + batch]
         x0 = to_model(chunk)
         where = slice(at, at + len(chunk))
         parts[0, where] = prior_kl(x0, schedule)
-        for low, high in zip(edges, edges[1:]):
+        for k, (low, high) in enumerate(zip(edges, edges[1:])):
             t = torch.randint(low, high, (len(chunk),), generator=g)
             sigma = schedule.sigma[t - 1]
             x = add_noise(x0, sigma, torch.randn(x0.shape, generator=g))
             kl = step_kl(x0, denoise(x, sigma).cpu(), schedule, t, variance)
             parts[1, where] += kl * (high - low)
+            stretch[k] += kl.sum() * (high - low) / n
             sums.index_add_(0, t - 2, kl), counts.index_add_(0, t - 2, torch.ones_like(kl))
         sigma = schedule.sigma[:1].expand(len(chunk))
         x = add_noise(x0, sigma, torch.randn(x0.shape, generator=g))
@@ -121,7 +125,8 @@ def variational_bound(
     total = bits.sum(0)
     error = float(total.std() / n**0.5) if n > 1 else math.nan
     L_t = bits_per_dim(sums / counts, dims).numpy()
-    return Bound(*(float(v) for v in bits.mean(1)), float(total.mean()), error, L_t, n)
+    levels = tuple(zip(edges, (e - 1 for e in edges[1:]), bits_per_dim(stretch, dims).tolist()))
+    return Bound(*(float(v) for v in bits.mean(1)), float(total.mean()), error, L_t, n, levels)
 
 
 @dataclass(frozen=True)

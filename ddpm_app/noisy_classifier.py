@@ -5,9 +5,6 @@ It lies in a directory of its own kind, noisy_classifier.json + weights.safetens
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from .checkpoints import CheckpointError, check_keys, read_text, read_weights, save_tensors, write_atomically
-from .classifier import ClassifierConfig
+from .classifier import ClassifierConfig, load_network, save_classifier
 from .denoiser import SIGMA_DATA
 from .device import memory_format
 from .schedules import SIGMA_CAP, Schedule, expand, make_schedule
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -106,31 +100,11 @@ def training_levels(schedule: Schedule) -> Tensor:
 
 
 def save_noisy(path: Path | str, config: NoisyConfig, network: NoisyResNet) -> None:
-    """Write noisy_classifier.json and weights.safetensors: fp16, the norms' running statistics float32."""
-    path = Path(path)
-    weights = {k: v if "running" in k else v.half() for k, v in network.state_dict().items() if "num_batches" not in k}
-    save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
-    write_atomically(path / "noisy_classifier.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1))
+    """Write noisy_classifier.json and weights.safetensors, as save_classifier does."""
+    save_classifier(path, config, network, "noisy_classifier.json")
 
 
 def load_noisy(path: Path | str, device: torch.device | str = "cpu") -> NoisyClassifier:
     """Read a directory that save_noisy wrote. Raises CheckpointError, one sentence, for anything else."""
-    path = Path(path)
-    if not (path / "noisy_classifier.json").is_file():
-        raise CheckpointError(f"{path} is no noise-aware classifier: it has no noisy_classifier.json")
-    try:
-        raw = json.loads(read_text(path / "noisy_classifier.json"))
-        if raw.pop("format") != FORMAT:
-            raise CheckpointError(f"{path}: its format is newer than this program")
-        network = NoisyResNet(NoisyConfig(**raw))
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: noisy_classifier.json does not describe a classifier of this program ({error})") from error
-    weights = read_weights(path) | {k: v for k, v in network.state_dict().items() if "num_batches" in k}
-    check_keys(weights, network, path)
-    bad = [name for name, value in weights.items() if not value.isfinite().all()]
-    if bad:
-        raise CheckpointError(f"{path}: {len(bad)} tensors hold infinities or NaN, first {bad[0]}")
-    network.load_state_dict(weights)
-    return NoisyClassifier(network, device, hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest())
+    network, digest = load_network(path, "noisy_classifier.json", "noise-aware classifier", NoisyConfig, NoisyResNet)
+    return NoisyClassifier(network, device, digest)

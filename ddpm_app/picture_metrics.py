@@ -20,6 +20,7 @@ PICTURE_METRICS = ("fid", "kid", "is", "prc", "classifier", "clip", "neighbours"
 DISTANCES = ("fid", "kid", "is", "prc")  # measured in every feature network asked for
 MOST_NEIGHBOURS = 2000  # samples, and real test images, whose nearest training images are looked for
 SHOWN = 24  # of them that are listed, closest first
+BELOW_ZERO = "an extrapolated distance below zero is one too small for so few samples to show; take more"
 REAL_N = 10_000  # real test images that are read beside the generated ones
 
 
@@ -105,22 +106,31 @@ def measure(subject: Subject, metric: str, extractor: Extractor | None, images: 
     reference = yield from subject.against(extractor)
     if metric == "fid":
         beside = (yield from subject.beside(extractor)) if extractor.kind != "inception" else None
-        return _frechet(extractor, found, reference, beside, images.n)
+        real = beside[extractor.layer][balanced(subject.real.labels[:REAL_N], images.n)] if beside is not None else None
+        return _frechet(extractor, found, reference, real, images.n)
     return (_kernel if metric == "kid" else _precision)(extractor, found[extractor.layer], reference[extractor.layer])
 
 
-def _frechet(extractor: Extractor, found: dict, reference: dict, beside: dict | None, n: int) -> list[Value]:
+def balanced(labels: Tensor, n: int) -> Tensor:
+    """Indices of n images, or of all where there are fewer: the first of each class, then the second of each, ..."""
+    turn = torch.empty_like(labels)
+    for k in labels.unique():
+        own = labels == k
+        turn[own] = torch.arange(int(own.sum()))
+    return turn.argsort(stable=True)[:n]
+
+
+def _frechet(extractor: Extractor, found: dict, reference: dict, real: Tensor | None, n: int) -> list[Value]:
     mine, theirs = found[extractor.layer], stats(reference, extractor)
     detail: dict = {}
-    if beside is not None:
-        real = beside[extractor.layer][:n]
-        if len(real) > real.shape[1]:
-            detail |= {"real test images": distances.frechet_distance(distances.statistics(real), theirs), "real n": len(real)}
+    if real is not None and len(real) > real.shape[1]:
+        detail |= {"real test images": distances.frechet_distance(distances.statistics(real), theirs), "real n": len(real)}
     rows = [Value("FD", distances.frechet_distance(stats(found, extractor), theirs), math.nan, detail)]
     if n < 50_000:
         try:
             more = distances.extrapolated(mine, theirs)
-            rows.append(Value("FD-infinity", more.value, more.error, {"points": [list(p) for p in more.points]}))
+            note = {"note": BELOW_ZERO} if more.value < 0 else {}
+            rows.append(Value("FD-infinity", more.value, more.error, {"points": [list(p) for p in more.points], **note}))
         except ValueError as error:
             detail["extrapolation"] = str(error)
     return rows

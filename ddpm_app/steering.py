@@ -90,6 +90,15 @@ class Steering:
             return self.noisy(config).config.classes
         return self.classifier(config).config.classes if request.candidates > 1 and request.rank_by == "classifier" else ()
 
+    def offered(self, config: CheckpointConfig) -> tuple[str, ...]:
+        """The classes that some request to a model may name: its own, or those of the noise-aware classifier of its data."""
+        if config.network.num_classes:
+            return config.classes
+        try:
+            return self.noisy(config).config.classes
+        except ValueError:
+            return ()
+
     # -- guidance ---------------------------------------------------------------------------------------------------
 
     def guided(self, denoise: Denoise, request: Request, config: CheckpointConfig, labels: np.ndarray) -> Denoise:

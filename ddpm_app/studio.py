@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -147,7 +147,7 @@ class Studio:
         k, label = len(classes), request.label
         if not k or label == "none":
             if label not in ("any", "none", "all"):
-                raise ValueError(f"this checkpoint has no classes, so no class {label!r}")
+                raise ValueError(f"this checkpoint has no classes, so no class {label!r}; a classifier scale may pull it toward one")
             return np.full(request.n, -1, np.int64)
         index = np.arange(request.n, dtype=np.int64)
         if label == "all":
@@ -200,12 +200,18 @@ class Studio:
         options = request.options() | ({"noise": noise} if sampler.stochastic or any(request.options().values()) else {})
         moves = sampler.run(self._guided(denoiser, request, config, labels), x, sigmas, **options)
         yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
-        while True:
-            with self._working, torch.inference_mode():
-                step = next(moves, None)
-            if step is None:
-                return
+        for step in self.turns(moves):
             yield self._frame(denoiser, request, step.i + 1, step.nfe, step.sigma_next, step.x, step.x0, labels)
+
+    def turns(self, moves: Generator, inference: bool = True) -> Generator:
+        """A generator's steps, each while no one else's network runs; returns what it returns."""
+        while True:
+            with self._working, torch.inference_mode(inference):
+                try:
+                    step = next(moves)
+                except StopIteration as end:
+                    return end.value
+            yield step
 
     def _labels(self, request: Request, config: CheckpointConfig) -> np.ndarray:
         """The class of each image, and again for each further set of candidates: (n candidates,)."""

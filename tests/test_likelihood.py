@@ -50,6 +50,14 @@ def test_drawing_a_few_times_is_unbiased():
     assert few.total == pytest.approx(full.total, abs=4 * math.hypot(few.standard_error, full.standard_error))
 
 
+def test_the_levels_add_up_and_leave_nothing_out():
+    images, _ = gaussian_images(24)
+    bound = L.variational_bound(gaussian_denoiser(0.1, 0.25), images, make_schedule("linear"), draws=7)
+    assert [bound.levels[0][0], bound.levels[-1][1]] == [2, 1000]
+    assert all(b[0] == a[1] + 1 for a, b in zip(bound.levels, bound.levels[1:]))
+    assert sum(bits for *_, bits in bound.levels) == pytest.approx(bound.L_mid, rel=1e-9)
+
+
 def test_a_wrong_model_needs_more_bits():
     images, entropy = gaussian_images(200)
     wrong = L.variational_bound(gaussian_denoiser(0.3, 0.25), images, make_schedule("linear"), draws=100)

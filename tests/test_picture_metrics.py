@@ -4,8 +4,9 @@ import pytest
 import torch
 from test_evaluation import MODEL, cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
 
+from ddpm_app import distances, evaluate_cli, picture_metrics
 from ddpm_app.data import CIFAR10_CLASSES
-from ddpm_app.picture_metrics import wanted
+from ddpm_app.picture_metrics import balanced, wanted
 from ddpm_app.studio import Request
 
 
@@ -15,6 +16,20 @@ def test_network_by_network():
         ("neighbours", None), ("fid", "classifier"), ("is", "classifier"), ("neighbours", "classifier"),
         ("fid", "inception"), ("is", "inception"), ("clip", "clip"),
     ]  # fmt: skip
+
+
+def test_as_many_of_each_class():
+    labels = torch.tensor([2, 2, 2, 0, 1, 0, 2, 1])
+    assert labels[balanced(labels, 3)].sort().values.tolist() == [0, 1, 2] and 0 in balanced(labels, 3)  # the first of its class
+    assert labels[balanced(labels, 6)].bincount().tolist() == [2, 2, 2]
+    assert sorted(balanced(labels, 100).tolist()) == list(range(8))
+
+
+def test_a_distance_below_zero_is_explained(studio, judge, model, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(distances, "extrapolated", lambda *a: distances.Extrapolation(-0.2, 0.3, ((40, 1.0), (80, 0.5))))
+    rows, refused, _ = done(studio, plan(judge))
+    assert refused == {} and "note" not in rows["FD-classifier"].detail
+    assert picture_metrics.BELOW_ZERO in evaluate_cli.line(rows["FD-classifier-infinity"])
 
 
 def test_the_clip_that_ships_reads_too(studio, judge, model):  # noqa: F811

@@ -13,7 +13,7 @@ from PIL import Image
 from ddpm_app import __main__ as cli
 from ddpm_app import clip_labels, png_settings
 from ddpm_app.clip_scores import class_prompts
-from ddpm_app.data import CIFAR10_CLASSES, to_model
+from ddpm_app.data import CIFAR10_CLASSES, MNIST_CLASSES, to_model
 from ddpm_app.exports import image_png, request_from_settings
 from ddpm_app.requests import Request
 from ddpm_app.steering import Steering, best_of
@@ -105,6 +105,13 @@ def test_an_unconditional_model_gets_classes_from_its_classifier(studio):
     assert not same(frame.x, other.x)
     with pytest.raises(ValueError, match="no classes"):
         final(studio, dataclasses.replace(request, classifier_scale=0.0))
+
+
+def test_what_a_menu_may_offer(studio):
+    offered = {name: studio.steering.offered(studio.checkpoint(name).config) for name in ("plain-random", "mnist-random")}
+    assert offered == {"plain-random": CIFAR10_CLASSES, "mnist-random": MNIST_CLASSES}
+    stranger = dataclasses.replace(studio.checkpoint("plain-random").config, data="unheard-of")
+    assert studio.steering.offered(stranger) == ()
 
 
 def test_words_that_clip_has_never_read_are_named(studio):

@@ -12,7 +12,7 @@ import gradio as gr  # noqa: E402
 from ..device import describe  # noqa: E402
 from ..studio import Studio  # noqa: E402
 from . import api, clip, denoise, encode, evaluate, forward, generate, lab, models, train  # noqa: E402
-from .controls import class_choices  # noqa: E402
+from .controls import ALL, ANY  # noqa: E402
 from .theme import launch_options  # noqa: E402, F401
 
 
@@ -61,8 +61,10 @@ def build(studio: Studio) -> gr.Blocks:
             checkpoint = studio.checkpoints().get(name or "")
             menus = []
             for controls, label in zip(tabs, labels):
-                choices = class_choices(checkpoint, controls.rows)
-                menus.append(gr.Dropdown(choices=choices, value=label if label in choices else choices[0]))
+                choices = controls.choices(checkpoint)
+                # a class that was meant stays; "any" of a model that has learnt none would promise too much
+                meant = label in choices and (choices[0] == ANY or label not in (ANY, ALL))
+                menus.append(gr.Dropdown(choices=choices, value=label if meant else choices[0]))
             return [status_html(studio, name), *menus]
 
         menus = [c.label for c in tabs]

@@ -24,7 +24,6 @@ from .theme import asset
 
 GRID, CHECKPOINT, UPLOADS = "The last generated grid", "New samples of the model", "Uploads"
 MOST_PROMPTS, MOST_IMAGES = 100, 64
-CLIPS = ["shipped", clip_labels.DEFAULT_HUB, "ViT-B-32:openai", "ViT-B-32:datacomp_xl_s13b_b90k", "ViT-B-16:laion2b_s34b_b88k"]
 KEPT = 16  # reports whose images can still be ranked
 
 _REPORTS: OrderedDict[str, tuple[Report, list[str]]] = OrderedDict()
@@ -88,7 +87,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
                 elem_id="clip-files",
             )
             name = gr.Dropdown(
-                CLIPS,
+                list(clip_labels.SUGGESTED),
                 value="shipped",
                 allow_custom_value=True,
                 label="CLIP",

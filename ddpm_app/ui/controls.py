@@ -11,21 +11,26 @@ from ..checkpoints import Checkpoint
 from ..exports import request_from_settings
 from ..samplers import SAMPLERS
 from ..schedules import GRIDS
+from ..steering import Steering
 from ..studio import Request, Studio
 
 UI_SEED = 2**31 - 1  # what a browser's number field holds without rounding, with room to add the image's index
 ANY, ALL, NONE = "any class", "all, one row each", "none (unconditional)"
 
 
-def class_choices(checkpoint: Checkpoint | None, rows: bool) -> list[str]:
-    """What the class menu offers for a checkpoint."""
-    classes = list(checkpoint.config.classes) if checkpoint and checkpoint.config.network.num_classes else []
-    return [ANY, *([ALL] if rows else []), *classes, NONE] if classes else [NONE]
+def class_choices(checkpoint: Checkpoint | None, rows: bool, steering: Steering | None = None) -> list[str]:
+    """What the class menu offers for a checkpoint, the default first. steering: what may pull an unconditional model to a class."""
+    if checkpoint is None:
+        return [NONE]
+    own = bool(checkpoint.config.network.num_classes)
+    classes = steering.offered(checkpoint.config) if steering else checkpoint.config.classes if own else ()
+    ways = [ANY, *([ALL] if rows else []), *classes]
+    return [*ways, NONE] if own else [NONE, *ways] if classes else [NONE]
 
 
 @dataclass
 class Controls:
-    """The components, and how to read them. `rows`: whether "all, one row each" is offered."""
+    """The components, and how to read them. `rows`: whether "all, one row each" is offered. `steering`: see class_choices."""
 
     model: gr.Radio
     label: gr.Dropdown
@@ -42,6 +47,10 @@ class Controls:
     interval_low: gr.Number
     interval_high: gr.Number
     rows: bool
+    steering: Steering | None = None
+
+    def choices(self, checkpoint: Checkpoint | None) -> list[str]:
+        return class_choices(checkpoint, self.rows, self.steering)
 
     @property
     def inputs(self) -> set:
@@ -75,13 +84,13 @@ class Controls:
     def restore(self, settings: dict, studio: Studio) -> dict:
         """Updates that set every control as in a dropped PNG's settings."""
         checkpoint = studio.checkpoint(settings.get("checkpoint", ""))
-        r = request_from_settings(settings, checkpoint.config.classes if checkpoint.config.network.num_classes else ())
+        r = request_from_settings(settings, studio.steering.offered(checkpoint.config))
         label = {"any": ANY, "none": NONE}.get(r.label, r.label)
         if r.seed > UI_SEED:
             raise ValueError(f"this image's seed {r.seed} is above what a page's number field holds ({UI_SEED}); use the command line")
         return {
             self.model: r.checkpoint,
-            self.label: gr.Dropdown(choices=class_choices(checkpoint, self.rows), value=label),
+            self.label: gr.Dropdown(choices=self.choices(checkpoint), value=label),
             self.guidance: r.guidance,
             self.sampler: r.sampler,
             self.evaluations: r.evaluations,
@@ -114,11 +123,21 @@ def whole(value, name: str) -> int:
 
 
 def build_controls(
-    studio: Studio, model: gr.Radio, *, n: int, most: int, rows: bool = True, evaluations: int = 20, can_unlock: bool = True
+    studio: Studio,
+    model: gr.Radio,
+    *,
+    n: int,
+    most: int,
+    rows: bool = True,
+    evaluations: int = 20,
+    can_unlock: bool = True,
+    steered: bool = False,
 ) -> Controls:
-    """Lay out the controls in the current column. can_unlock: whether a new seed is drawn for every run unless locked."""
+    """Lay out the controls in the current column. can_unlock: whether a new seed is drawn for every run unless locked; steered: whether
+    a classifier may pull an unconditional model to a class here."""
     first = studio.checkpoints().get(model.value) if model.value else None
-    choices = class_choices(first, rows)
+    steering = studio.steering if steered else None
+    choices = class_choices(first, rows, steering)
     with gr.Group():
         label = gr.Dropdown(choices, value=choices[0], label="Class")
         guidance = gr.Slider(
@@ -145,4 +164,4 @@ def build_controls(
         sampler, sampler, show_progress="hidden", api_visibility="private", queue=False,
     )  # fmt: skip
     dice.click(lambda: random.randrange(UI_SEED), None, seed, api_visibility="private", show_progress="hidden", queue=False)
-    return Controls(model, label, guidance, sampler, steps, count, seed, lock, grid, eta, churn, rescale, low, high, rows)
+    return Controls(model, label, guidance, sampler, steps, count, seed, lock, grid, eta, churn, rescale, low, high, rows, steering)

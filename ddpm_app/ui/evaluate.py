@@ -13,6 +13,7 @@ import gradio as gr
 import numpy as np
 
 from .. import exports, viz
+from ..clip_labels import SUGGESTED
 from ..evaluation import METRICS, Plan, evaluate, neighbour_pairs
 from ..features import KINDS, Progress
 from ..protocols import Measurement, Refusal, plain, store, stored_rows
@@ -84,7 +85,7 @@ class Form:
         with gr.Group(elem_classes="tight"):
             self.metrics = gr.CheckboxGroup(CHOICES, value=["fid", "prc", "classifier"], label="Metrics", elem_id="evaluate-metrics")
             self.features = gr.CheckboxGroup(
-                [("our classifier", "classifier"), ("CLIP that ships", "clip"), ("Inception (a download)", "inception")],
+                [("our classifier", "classifier"), ("CLIP", "clip"), ("Inception (a download)", "inception")],
                 value=["classifier"], label="Distances in the features of", elem_id="evaluate-features",
             )  # fmt: skip
             self.n = gr.Slider(2, MOST_N, value=1000, step=1, label="Samples", elem_id="evaluate-n")
@@ -95,7 +96,15 @@ class Form:
             self.sampler = gr.Dropdown(sampler_choices(), value="dpmpp-2m", label="Sampler", elem_id="evaluate-sampler")
             self.evaluations = gr.Slider(1, 1000, value=10, step=1, label="Evaluations", elem_id="evaluate-evaluations")
             self.guidance = gr.Slider(0, 20, value=1.5, step=0.1, label="Guidance scale s", info="1 is off.")
-        with gr.Accordion("Seeds, bits, where it is kept", open=False):
+        with gr.Accordion("Networks, seeds, bits, where it is kept", open=False):
+            self.clip = gr.Dropdown(
+                list(SUGGESTED), value="shipped", allow_custom_value=True, label="CLIP", elem_id="evaluate-clip",
+                info="shipped knows CIFAR-10 only. Others are downloaded once; type any MODEL:PRETRAINED of open_clip.",
+            )  # fmt: skip
+            self.inception = gr.Textbox(
+                "", label="Inception's weights", placeholder="downloaded by torch-fidelity", max_lines=1, max_length=300,
+                info="Or a file on this machine.", elem_id="evaluate-inception",
+            )  # fmt: skip
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
             self.seeds = gr.Slider(1, 5, value=1, step=1, label="Independent sets", info="Three give a spread.")
             self.bits_n = gr.Slider(2, 1000, value=64, step=1, label="Test images for bits/dim")
@@ -126,6 +135,8 @@ class Form:
             tuple(k for k in KINDS if k in kinds) or kinds,
             against=str(values[self.against] or "train").strip(),
             seeds=whole(values[self.seeds], "sets"),
+            clip=str(values[self.clip] or "shipped").strip(),
+            inception=str(values[self.inception] or "").strip(),
             bits_n=whole(values[self.bits_n], "test images"),
         )
 

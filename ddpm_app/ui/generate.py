@@ -80,7 +80,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
             with gr.Row(elem_classes="run-row"):
                 start = gr.Button("Generate", variant="primary", elem_id="generate-start", min_width=120)
                 stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=80)
-            controls = build_controls(studio, model, n=16, most=64)
+            controls = build_controls(studio, model, n=16, most=64, steered=True)
             steer = build_steer(studio, model)
             drop = gr.File(label="Restore settings: drop a PNG saved here", file_types=[".png"], height=150, elem_id="generate-drop")
         with gr.Column(scale=3, min_width=320):
@@ -93,7 +93,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
 
     def generate(values: dict):
         request, seed_update = controls.request(values, **steer.fields(values))
-        classes = studio.checkpoint(request.checkpoint).config.classes
+        classes = studio.steering.classes(request, studio.checkpoint(request.checkpoint).config)
         shared = dataclasses.replace(request, checkpoint=studio.address(request.checkpoint))  # runs elsewhere, too
         run, pace, head = RUNS.new(), Pace(), {}
         for frame in studio.sample(request):

@@ -31,7 +31,9 @@ function table() {
     const tr = el('tr', undefined, fresh ? 'new' : ''); COLUMNS.forEach(([, f, n]) => { const v = f(r); tr.append(el('td', n === 1 ? num(v) : n && typeof v === 'number' ? v.toLocaleString('en') : v ?? '', n ? 'num' : '')); });
     const more = el('td', undefined, 'more'), b = el('button', S.open.has(r) ? 'hide' : 'show'); b.type = 'button'; b.dataset.row = i; b.setAttribute('aria-expanded', String(S.open.has(r))); b.setAttribute('aria-label', `Protocol of ${r.name}`); more.append(b); tr.append(more); body.append(tr);
     if (S.open.has(r)) { const line = el('tr', undefined, 'protocol'), td = el('td'); td.colSpan = COLUMNS.length + 1; const dl = el('dl');
-      for (const [k, v] of Object.entries(P(r))) dl.append(el('dt', k), el('dd', v !== null && typeof v === 'object' ? Object.entries(v).map(([a, b]) => `${a} ${b}`).join(', ') : String(v)));
+      const d = r.detail || {}, notes = {};
+      if (typeof d.note === 'string') notes.note = d.note; if (typeof d['change from half the steps'] === 'number') notes['change from half the steps'] = `${num(d['change from half the steps'])} bits/dim`;
+      for (const [k, v] of [...Object.entries(notes), ...Object.entries(P(r))]) dl.append(el('dt', k), el('dd', v !== null && typeof v === 'object' ? Object.entries(v).map(([a, b]) => `${a} ${b}`).join(', ') : String(v)));
       td.append(dl); line.append(td); body.append(line); }
   });
 }
@@ -61,6 +63,13 @@ function reading() {
   const m = $('.confusion'); m.textContent = ''; header(m, ['', ...names]); const mb = el('tbody'); m.append(mb); $('.confusion').closest('.scroll').hidden = !(g.confusion && g.confusion.length);
   (g.confusion || []).forEach((row, k) => { const total = row.reduce((a, b) => a + b, 0) || 1, tr = el('tr'), th = el('th', names[k]); th.setAttribute('scope', 'row'); tr.append(th);
     row.forEach((v, j) => { const td = el('td', v || '·'); td.style.background = `color-mix(in srgb, var(--color-accent) ${Math.round(48 * v / total)}%, transparent)`; td.title = `${names[k]} read as ${names[j]}: ${v}`; tr.append(td); }); mb.append(tr); });
+}
+function bits() {
+  const found = [...S.fresh, ...[...S.stored].reverse()].find(r => r.name === 'bpd-bound' && r.detail && Array.isArray(r.detail.levels));
+  $('.bits').hidden = !found; if (!found) return;
+  const d = found.detail, rows = [['L_0 (t = 1)', d.L_0], ...d.levels.map(([a, b, v]) => [a === b ? `t = ${a}` : `t = ${a} to ${b}`, v]), ['L_T', d.L_T]], top = Math.max(...rows.map(r => r[1]), 1e-9);
+  const t = $('.levels'); t.textContent = ''; header(t, ['', '', 'bits/dim']); const tb = el('tbody'); t.append(tb);
+  for (const [name, v] of rows) { const tr = el('tr'), th = el('th', name); th.setAttribute('scope', 'row'); tr.append(th, meter([[v / top, '']]), el('td', v.toFixed(4))); tb.append(tr); }
 }
 function copies() {
   const found = S.fresh.filter(r => r.strip); $('.copies').hidden = !found.length; const box = $('.strips'); box.textContent = '';
@@ -92,7 +101,7 @@ function draw() {
   S.fresh = S.fresh.filter(r => r.name); $('.empty').hidden = !!(some || S.refused.length || refused.length); $('.body').hidden = !$('.empty').hidden; if (refused.length) S.refused = refused;
   const any = S.stored.length + S.fresh.length > 0; $('.title h3').textContent = S.model ? `Results: ${S.model}` : 'Results'; $('.title').hidden = $('.results').parentElement.hidden = !any; table();
   const list = $('.refused'); list.hidden = !S.refused.length; list.textContent = ''; for (const r of S.refused) list.append(el('li', `${r.refused}: not measured: ${r.says}`));
-  reading(); copies(); curve();
+  reading(); bits(); copies(); curve();
 }
 S.refused = [];
 function upd() {
