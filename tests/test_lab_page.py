@@ -208,7 +208,7 @@ def test_training_that_fails_on_its_way_gives_everything_back(page, monkeypatch)
     page.click("#lab-train")
     page.get_by_text("the loss is not a number").wait_for()
     at_rest(page)
-    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === ''")
+    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === 'Stopped.'")
     page.click("#lab-start")
     page.get_by_text("2000 particles").wait_for()
 
@@ -316,3 +316,25 @@ def test_an_untouched_t_averages_over_the_schedule(page):
     for text in ("x", "1,2", "1.5"):
         with pytest.raises(ValueError, match="^t: "):
             one_time(text)
+
+
+@pytest.mark.browser
+def test_stopped_runs_start_again_and_say_that_they_stopped(page):
+    """Six runs behind one Stop, and two behind another: none may be taken for one still going on."""
+    page.get_by_text("Particles, seed and training").click()
+    enter(page, "input[aria-label='number input for Steps']", "20000")
+    page.locator("#lab-experiments").get_by_text("Experiments", exact=True).click()
+    for _ in range(4):
+        page.click("#lab-train")
+        page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
+        page.wait_for_selector("#lab-stop:not([disabled])")
+        page.click("#lab-stop")
+        at_rest(page)
+        page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === 'Stopped.'")
+        for name in ("steps", "classifier"):
+            page.click(f"#lab-{name}")
+            page.wait_for_selector("#lab-halt:not([disabled])")
+            page.wait_for_selector("#lab-progress progress")
+            page.click("#lab-halt")
+            page.wait_for_selector(f"#lab-{name}:not([disabled])")
+            page.wait_for_function("() => document.querySelector('#lab-progress').innerText.trim() === 'Stopped.'")

@@ -157,8 +157,8 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
         urls = [clip_view.png_url(exports.picture(image)) for image in found.images.numpy()]
         yield {view: clip_view.page(r, urls), shown: keep(r, urls), **idle(start, stop)}
 
-    event = wire_run(start, stop, label, controls.inputs | {source, files, name, prompts, last_run}, [view, ranked, shown], "clip-view")
-    event.failure(lambda: clip_view.EMPTY, None, view, show_progress="hidden", api_visibility="private", queue=False)
+    inputs = controls.inputs | {source, files, name, prompts, last_run}
+    wire_run(start, stop, label, inputs, [view, ranked, shown], "clip-view", {view: clip_view.EMPTY})
 
     def by_words(text: str, kept: str):
         (prompt,) = check_prompts([str(text or "")], 1)

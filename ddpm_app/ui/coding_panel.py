@@ -173,5 +173,4 @@ def build(studio: Studio, model: gr.Radio) -> None:
         yield {view: {**message, "flow": {"bits": found.bits, "error": error, "draws": found.n}}, **idle(start, stop)}
 
     inputs = source.inputs | {model, states, flow, count, variance, levels, seed}
-    event = wire_run(start, stop, run, inputs, [view, command], "coding-view")
-    event.failure(lambda: {"run": None}, None, view, show_progress="hidden", api_visibility="private", queue=False)
+    wire_run(start, stop, run, inputs, [view, command], "coding-view", {view: {"run": None}})

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import secrets
 import time
-from collections import OrderedDict
 from contextlib import closing
 from dataclasses import asdict
 
@@ -22,7 +20,7 @@ from ..studio import Studio
 from ..tradeoff import Point, Sweep, sweep
 from .components import b64
 from .controls import sampler_choices
-from .handlers import Pace, guarded, idle, running
+from .handlers import Newest, Pace, guarded, idle, running
 from .theme import asset
 
 CHOICES = [
@@ -31,6 +29,7 @@ CHOICES = [
     ("Bits/dim, bound", "bpd-bound"), ("Bits/dim, flow", "bpd-flow"),
 ]  # fmt: skip
 MOST_N = 50_000
+NEWEST = Newest()
 PAIRS, SHOWN = 10, 36  # neighbours in the strip; samples of a point of the curve
 
 
@@ -141,19 +140,6 @@ class Form:
         )
 
 
-LATEST: OrderedDict[str, str] = OrderedDict()  # a visitor's newest run; an older one that is still on its way ends
-
-
-def newest(visitor: gr.Request) -> str:
-    """A name for a visitor's new run, which replaces the one before."""
-    key, run = str(visitor.session_hash), secrets.token_urlsafe(8)
-    LATEST[key] = run
-    LATEST.move_to_end(key)
-    while len(LATEST) > 500:
-        LATEST.popitem(last=False)
-    return run
-
-
 class Left:
     """Seconds left of the stretch of work at hand, from its own pace."""
 
@@ -202,12 +188,12 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
     def measure(values: dict, visitor: gr.Request):
         name, plan = chosen(values)
-        run, pace, left, kept = newest(visitor), Pace(4), Left(), 0
+        run, pace, left, kept = NEWEST.begin(visitor), Pace(4), Left(), 0
         yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}, **busy()}
         fresh: list[dict] = []
         with closing(evaluate(studio, plan)) as events:
             for event in events:
-                if LATEST.get(visitor.session_hash) != run:
+                if not NEWEST.is_on(visitor, run):
                     return
                 if isinstance(event, Progress):
                     if pace.due() or event.done == event.total:
@@ -239,11 +225,11 @@ def build(studio: Studio, model: gr.Radio) -> None:
     def draw(values: dict, visitor: gr.Request):
         name, plan = chosen(values)
         along = Sweep(str(values[axis]), (), (plan.features or ("classifier",))[0])
-        run, pace, left, points = newest(visitor), Pace(4), Left(), []
+        run, pace, left, points = NEWEST.begin(visitor), Pace(4), Left(), []
         yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}, **busy()}
         with closing(sweep(studio, plan, along)) as events:
             for event in events:
-                if LATEST.get(visitor.session_hash) != run:
+                if not NEWEST.is_on(visitor, run):
                     return
                 if isinstance(event, Point):
                     points.append(event)
@@ -252,21 +238,20 @@ def build(studio: Studio, model: gr.Radio) -> None:
                     yield {view: {"run": run, "model": name, **message(event, left)}, **busy()}
         yield {view: {"run": run, "model": name, "over": f"{len(points)} points over {along.axis}"}, **at_rest()}
 
+    def failed() -> dict:
+        return {view: {"failed": True}, **at_rest()}
+
     # as handlers.wire_run, for two runs that share a Stop: whatever happens, the buttons come back
     inputs, buttons, runs = {model, axis, *form.fields}, [start, stop, curve], []
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     for button, handler in ((start, measure), (curve, draw)):
         # "multiple": after a Stop the browser may hold the cancelled run for going on, and "once" would never start another
         shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple"}
-        runs.append(button.click(guarded(handler), inputs, [view, *buttons], **shared, **quiet))
-        runs[-1].failure(at_rest, None, buttons, queue=False, **quiet)
-    halted = stop.click(None, None, None, cancels=runs, api_visibility="private")
+        runs.append(button.click(guarded(handler, failed), inputs, [view, *buttons], **shared, **quiet))
+    halted = stop.click(NEWEST.end, None, None, cancels=runs, queue=False, trigger_mode="multiple", **quiet)
     halted.then(at_rest, None, buttons, queue=False, **quiet)
     tell = "() => document.dispatchEvent(new CustomEvent('ddpm-stop', { detail: 'evaluate-view' }))"
     halted.then(None, None, None, js=tell, api_visibility="private")
-    failed = tell.replace("ddpm-stop", "ddpm-failed")
-    for r in runs:
-        r.failure(None, None, None, js=failed, api_visibility="private")
     model.change(lambda name: stored_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
 
 

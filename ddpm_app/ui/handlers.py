@@ -8,6 +8,7 @@ import inspect
 import logging
 import secrets
 import time
+from collections import OrderedDict
 
 import gradio as gr
 
@@ -25,8 +26,11 @@ def friendly(error: Exception) -> gr.Error:
     return gr.Error(f"Something went wrong here (it is in the server's log as {tag}).", print_exception=False)
 
 
-def guarded(handler):
-    """Wrap a handler, plain or generator, so that only friendly sentences reach the page."""
+def guarded(handler, last=None):
+    """Wrap a handler, plain or generator, so that only friendly sentences reach the page.
+
+    last: () -> what a generator that fails still sends, before its sentence. Not a .failure() of the event: that one also runs for a
+    run which a Stop has cancelled, at some time after it, and would then undo what the next run has begun."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
@@ -36,6 +40,8 @@ def guarded(handler):
             except GeneratorExit:
                 raise
             except Exception as error:
+                if last is not None:
+                    yield last()
                 raise friendly(error) from None
 
         return generator
@@ -64,6 +70,33 @@ class Pace:
         return True
 
 
+class Newest:
+    """Each visitor's newest run; one that is still on its way ends at its next step when another begins.
+
+    For runs that share a Stop: after it a browser may hold the cancelled one for going on, and trigger_mode "once" would never start
+    another, so theirs is "multiple", and a second click replaces what the first began."""
+
+    def __init__(self, most: int = 500):
+        self._runs: OrderedDict[str, str] = OrderedDict()
+        self._most = most
+
+    def begin(self, visitor: gr.Request) -> str:
+        """A name for a new run."""
+        key, run = str(visitor.session_hash), secrets.token_urlsafe(8)
+        self._runs[key] = run
+        self._runs.move_to_end(key)
+        while len(self._runs) > self._most:
+            self._runs.popitem(last=False)
+        return run
+
+    def end(self, visitor: gr.Request) -> None:
+        """What is on its way shall send nothing more."""
+        self._runs.pop(str(visitor.session_hash), None)
+
+    def is_on(self, visitor: gr.Request, run: str) -> bool:
+        return self._runs.get(str(visitor.session_hash)) == run
+
+
 def running(start: gr.Button, stop: gr.Button) -> dict:
     return {start: gr.Button(interactive=False), stop: gr.Button(interactive=True)}
 
@@ -72,12 +105,12 @@ def idle(start: gr.Button, stop: gr.Button) -> dict:
     return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
 
 
-def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str):
+def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str, failed: dict | None = None):
     """A generator behind a button, with a Stop that closes it at its next step and buttons that always come back.
 
-    view_id: elem_id of the component that shows the run; its JavaScript hears of the stop."""
+    view_id: elem_id of the component that shows the run; its JavaScript hears of the stop. failed: what outputs show after an error."""
     event = start.click(
-        guarded(handler),
+        guarded(handler, lambda: {**(failed or {}), **idle(start, stop)}),
         inputs=inputs,
         outputs=[*outputs, start, stop],
         show_progress="hidden",
@@ -86,9 +119,8 @@ def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: l
         trigger_mode="once",
         api_visibility="private",
     )
-    # .then() does not run after a failure, and the Stop event may write nothing that the cancelled one writes
-    event.failure(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
-    halt = stop.click(None, None, None, cancels=[event], api_visibility="private")
+    # the Stop event itself may write nothing that the cancelled one writes
+    halt = stop.click(None, None, None, cancels=[event], trigger_mode="multiple", api_visibility="private")
     halt.then(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
     tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
     halt.then(None, None, None, js=tell, api_visibility="private")

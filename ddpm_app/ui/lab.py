@@ -17,10 +17,10 @@ from ..toy_data import SHAPES
 from ..toy_training import ToyTrainConfig
 from . import lab_experiments
 from .components import b64
-from .handlers import Pace, guarded, idle, running
+from .handlers import Newest, Pace, guarded, idle, running
 from .theme import asset
 
-LAB = use_cases.Lab()
+LAB, NEWEST = use_cases.Lab(), Newest()
 DENOISERS = [("learned network", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points (1,000)", "points")]
 FIELDS = [("none", "none"), ("learned", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points", "points")]
 FIELDS += [("difference of learned and exact", "difference")]
@@ -163,8 +163,8 @@ def build(tab: gr.Tab) -> None:
             yield {note: "Sampling"}
             yield sample(values)
 
-    def learn(values: dict):
-        setup, pace = setup_of(values), Pace(4)
+    def learn(values: dict, visitor: gr.Request):
+        setup, pace, run = setup_of(values), Pace(4), NEWEST.begin(visitor)
         config = ToyTrainConfig(
             schedule=str(values[schedule]),
             T=int(values[T] or 0),
@@ -181,6 +181,8 @@ def build(tab: gr.Tab) -> None:
         events, trained = LAB.train(setup, config), setup  # whatever is wrong with the settings is said before anything changes
         yield {note: "Training", **at_work()}
         for event, trained in events:
+            if not NEWEST.is_on(visitor, run):
+                return
             text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {time.monotonic() - began:.1f} s"
             if pace.due() and event.step < event.steps:
                 quick = {"which": "learned", "evaluations": 12, "n": 1000, "sampler": "dpmpp-2m", **shown_class}
@@ -242,16 +244,18 @@ def build(tab: gr.Tab) -> None:
         strokes = strokes if isinstance(strokes, list) and len(strokes) <= 60 and all(isinstance(s, list) for s in strokes) else []
         return take(LAB.draw([s[:500] for s in strokes]))
 
+    def stopped() -> dict:
+        return {view: UNLOCK, note: "Stopped.", **at_rest()}
+
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # as handlers.wire_run, for two runs that share a Stop and change more than two buttons: all of it comes back
     changed, runs = [view, note, busy, start, stop, *closed], []
-    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "once", **quiet}
+    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
     for button, handler, inputs in ((start, go, plane_inputs), (train, learn, training_inputs)):
-        runs.append(button.click(guarded(handler), inputs, [own, *changed], **shared))
+        runs.append(button.click(guarded(handler, stopped), inputs, [own, *changed], **shared))
         runs[-1].success(guarded(redrawn), plane_inputs, [view], **quiet)
-        runs[-1].failure(lambda: {view: UNLOCK, note: "", **at_rest()}, None, changed, queue=False, **quiet)
-    halted = stop.click(None, None, None, cancels=runs, api_visibility="private")
-    halted.then(lambda: {view: UNLOCK, note: "Stopped.", **at_rest()}, None, changed, queue=False, **quiet)
+    halted = stop.click(NEWEST.end, None, None, cancels=runs, queue=False, trigger_mode="multiple", **quiet)
+    halted.then(stopped, None, changed, queue=False, **quiet)
     for component in (data, noise, *mixture.values()):
         component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **quiet)
     tab.select(guarded(opened), plane_inputs, [view, note], **quiet)

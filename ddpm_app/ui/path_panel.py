@@ -153,5 +153,4 @@ def build(studio: Studio, model: gr.Radio) -> None:
         return {view: strip_message(tag, shown, labels, ends, status, 1.0), player: message}
 
     inputs = first.inputs | second.inputs | {model, way, t, share, seed, seed_b, frames, sampler, evaluations, guidance}
-    event = wire_run(start, stop, run, inputs, [view, player, command], "path-strip")
-    event.failure(lambda: {"run": None}, None, view, **quiet)
+    wire_run(start, stop, run, inputs, [view, player, command], "path-strip", {view: {"run": None}})

@@ -106,6 +106,7 @@ function draw() {
 S.refused = [];
 function upd() {
   const v = props.value; if (!v || (v.run && v.run === S.stopped)) return; // a message may overtake the Stop
+  if (v.failed) { $('.bar').hidden = true; return; } // its toast has said why
   if (!v.run) { S.model = v.model; S.stored = v.stored || []; S.fresh = []; S.points = []; S.refused = []; S.open.clear(); S.before = null; trouble(v.trouble); if (!S.run) $('.bar').hidden = true; return draw(); }
   if (v.run !== S.run) { S.run = v.run; S.before = null; trouble(''); S.refused = []; if (v.begin === 'curve') { S.points = []; S.chosen = -1; S.axis = v.axis; } if (v.begin === 'measure') { S.stored = [...S.stored, ...S.fresh.map(({ strip, ...r }) => r)]; S.fresh = []; } draw(); }
   if (v.model !== S.model) { S.model = v.model; S.stored = []; draw(); } // another model was chosen meanwhile: this run's numbers are not its own
@@ -124,6 +125,5 @@ element.addEventListener('click', e => {
 });
 element.addEventListener('keydown', e => { const p = e.target.closest('[data-point]'); if (p && (e.key === 'Enter' || e.key === ' ')) { e.preventDefault(); S.chosen = +p.dataset.point; curve(); $(`[data-point="${S.chosen}"]`).focus(); } });
 element.addEventListener('change', e => { if (e.target.matches('.by select')) curve(); });
-document.addEventListener('ddpm-failed', e => { if (e.detail === 'evaluate-view' && S.run && S.run !== S.stopped) $('.bar').hidden = true; }); // its toast has said why
 document.addEventListener('ddpm-stop', e => { if (e.detail !== 'evaluate-view' || !S.run) return; S.stopped = S.run; $('progress').hidden = true; $('.what').textContent = 'Stopped. The samples so far are kept: the same settings go on from there.'; });
 watch('value', upd); upd();
