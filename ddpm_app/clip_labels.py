@@ -9,6 +9,7 @@ card in checkpoints/clip/cifar10. open_clip is imported when a model is loaded, 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import inspect
@@ -25,8 +26,9 @@ from torch.nn import functional as nnf
 
 from . import hub
 from .checkpoints import CheckpointError, check_keys, read_text, read_weights, save_sharded, write_atomically
+from .classifier import folded
 from .clip_scores import check_prompts
-from .clip_tower import register_tower
+from .clip_tower import Tower, register_tower
 from .data import to_model
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clip" / "cifar10"
@@ -51,7 +53,10 @@ class Clip:
     ):
         self.name, self.digest, self.device, self.card = name, digest, torch.device(device), card or {}
         self.model = model.eval().requires_grad_(False).to(self.device, torch.float32).to(memory_format=torch.channels_last)
-        self._tokenizer = tokenizer
+        self._encode, self._tokenizer = self.model.encode_image, tokenizer
+        if isinstance(getattr(model.visual, "trunk", None), Tower):  # our own reads faster with its norms folded
+            self._encode = copy.deepcopy(self.model.visual)
+            self._encode.trunk = folded(self.model.visual.trunk)
         size = preprocess["size"]
         self.image_size = size if isinstance(size, int) else int(size[0])
         self._crop, self._bilinear = preprocess["resize_mode"] != "squash", preprocess["interpolation"] == "bilinear"
@@ -83,7 +88,7 @@ class Clip:
         if tuple(x.shape[2:]) != size:
             x = nnf.interpolate(x, size, mode="bilinear" if self._bilinear else "bicubic", antialias=True).clamp(0, 1)
         x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)  # one grey channel becomes three
-        return nnf.normalize(self.model.encode_image(x).float(), dim=1)
+        return nnf.normalize(self._encode(x).float(), dim=1)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that the shipped CLIP has never read: the vectors of their tokens are zero. [] for published models."""

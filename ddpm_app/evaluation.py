@@ -127,6 +127,8 @@ def _pictures(studio: Studio, plan: Plan, checkpoint: Checkpoint | None, own: st
         if theirs != shape:
             raise ValueError(f"the reference {reference.name} has images {theirs}; those to judge are {shape} (channels, height, width)")
         subject.reference = reference.data
+        if (reference.name, reference.part) == (own, "train"):
+            subject.train = reference.data
     except ValueError as error:
         subject.no_reference = str(error)
     if own in KNOWN:  # real images beside the generated ones; without them the numbers are still there

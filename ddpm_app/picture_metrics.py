@@ -36,13 +36,15 @@ class Value(NamedTuple):
 @dataclass
 class Subject:
     """What all metrics share. own: the data set the model learnt. reference, real: images to measure against and to show beside, or
-    None; no_reference: why there is none. Features and networks are kept for the time of one evaluation."""
+    None; no_reference: why there is none; train: own's training split where it has been read already. Features and networks are kept
+    for the time of one evaluation."""
 
     own: str
     classes: tuple[str, ...]
     reference: ImageData | None = None
     no_reference: str = "there is no reference"
     real: ImageData | None = None
+    train: ImageData | None = None
     _networks: dict = field(default_factory=dict)
     _features: dict = field(default_factory=dict)
 
@@ -69,6 +71,12 @@ class Subject:
             raise ValueError(self.no_reference)
         return (yield from self.features(extractor, Images.held(self.reference.images), "the reference"))
 
+    def training(self) -> ImageData:
+        """The training split of the model's own data, read once."""
+        if self.train is None:
+            self.train = load_data(self.own, "train")
+        return self.train
+
     def beside(self, extractor: Extractor, n: int = REAL_N) -> Iterator[Progress]:
         """Features of real test images, n at most; None where there are none."""
         if self.real is None:
@@ -81,7 +89,8 @@ def wanted(metrics: tuple[str, ...], kinds: tuple[str, ...]) -> list[tuple[str, 
     pairs: list[tuple[str, str | None]] = []
     for metric in metrics:
         if metric in DISTANCES:
-            pairs += [(metric, kind) for kind in kinds]
+            able = [k for k in kinds if metric != "is" or k != "clip"]  # a score needs class probabilities
+            pairs += [(metric, kind) for kind in able or kinds]
         elif metric == "neighbours":
             pairs += [(metric, None), (metric, kinds[0])]
         else:
@@ -213,7 +222,7 @@ def _neighbours(subject: Subject, extractor: Extractor | None, images: Images, w
     """Nearest training images in pixels (extractor None) or features, and the share closer than real test images are."""
     if subject.own not in KNOWN or subject.real is None:
         raise ValueError("the search for copies needs the training and the test split of MNIST or CIFAR-10, of the images' size")
-    train = load_data(subject.own, "train").images
+    train = subject.training().images
     few, real = images.head(MOST_NEIGHBOURS), subject.real.images[:MOST_NEIGHBOURS]
     queries, pool, beside = few.all(), train, real
     if extractor is not None:

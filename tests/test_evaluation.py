@@ -133,29 +133,6 @@ def test_fid_is_the_frechet_distance_of_the_samples(studio, judge, model):
     assert rows["FD-classifier"].value == pytest.approx(frechet_distance(statistics(mine), statistics(c.features(real))), rel=1e-6)
 
 
-def test_bits_say_how_far_they_can_be_trusted(studio, judge, model, monkeypatch):
-    rows, refused, _ = done(studio, plan(judge, metrics=("bpd-bound", "bpd-flow"), bits_n=5, draws=3, steps=4))
-    assert refused == {} and len(rows["bpd-bound"].detail["levels"]) == 3
-    assert sum(r[2] for r in rows["bpd-bound"].detail["levels"]) == pytest.approx(rows["bpd-bound"].detail["L_mid"])
-    exact = evaluation.likelihood.flow_likelihood
-    other = [exact(*args, **options).bits for args, options in halves(studio, monkeypatch, judge)]
-    assert rows["bpd-flow"].detail["change from half the steps"] == pytest.approx(other[0] - other[1], abs=1e-6) and other[0] != other[1]
-
-    monkeypatch.setattr(evaluation.likelihood, "flow_likelihood", lambda *a, **k: dataclasses.replace(exact(*a, **k), bits=-0.25))
-    rows, refused, _ = done(studio, plan(judge, metrics=("bpd-flow",), bits_n=4, steps=2))
-    assert rows == {} and "-0.250 bits/dim is below zero" in refused["bpd-flow"] and "2 steps are too few" in refused["bpd-flow"]
-
-
-def halves(studio, monkeypatch, judge):
-    """The arguments of the two runs on a few images, of all the steps and of half."""
-    calls, exact = [], evaluation.likelihood.flow_likelihood
-    with monkeypatch.context() as m:
-        m.setattr(evaluation.likelihood, "flow_likelihood", lambda *a, **k: (calls.append((a, k)), exact(*a, **k))[1])
-        done(studio, plan(judge, metrics=("bpd-flow",), bits_n=5, steps=4))
-    assert [(len(a[1]), a[3]) for a, _ in calls] == [(5, 4), (4, 4), (4, 2)]
-    return calls[1:]
-
-
 def test_three_seeds_give_a_spread(studio, judge, model):
     rows, _, _ = done(studio, plan(judge, seeds=3))
     alone = [done(studio, plan(judge, seed=80 * k))[0]["FD-classifier"].value for k in range(3)]

@@ -144,6 +144,17 @@ def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsy
     assert len(posthoc.stored(out)) == 3 and len(list(out.parent.glob(".trash/run-*/snapshots/*"))) == 11
 
 
+def test_marks_leave_out_what_would_take_too_long(tmp_path, npz, script, monkeypatch):
+    """Without a second to spare the loss is held out and the grid drawn at the thirds of the budget only; every mark saves the state."""
+    out = tmp_path / "run"
+    flags = ["--data", npz, *FLAGS, "--images", "160", "--every", "1", "--marks", "20", "--snapshots", "1", "--out", str(out), "--now"]
+    monkeypatch.setitem(script.__globals__, "OVERHEAD", -1.0)
+    assert script(flags) == 0
+    rows = [r for r in checkpoints.open_checkpoint(out).log() if "overhead_seconds" in r]
+    assert len(rows) == 20 and [r["step"] for r in rows if "validation_loss" in r] == [7, 14, 20]
+    assert [int(p.stem) for p in sorted((out / "samples").glob("*.png"))] == [56, 112, 160]
+
+
 def test_states_from_before_averages_resume(tmp_path, npz, script):
     """A run without them is what an older program wrote, but for the setting itself."""
     out = tmp_path / "old"

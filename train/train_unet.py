@@ -38,7 +38,7 @@ from ddpm_app.training import RECIPES, TrainConfig, Trainer, train, validation_l
 from ddpm_app.unet import UNet  # noqa: E402
 
 COLUMNS = 4  # pictures a class in a sample grid
-OVERHEAD = 0.03  # of the trained time at most goes into marks: grids that would exceed it are left out, but for those at the thirds
+OVERHEAD = 0.025  # of the trained time goes into marks: what would exceed it is left out, but for the three at the thirds of the budget
 
 
 def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
@@ -218,27 +218,36 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
                 raise turns.explain_full(folder, need) from error
             raise
 
-    drawn, spent, unlogged, grid_seconds = trainer.progress(), 0.0, 0.0, 0.0  # spent: seconds this process did not train
+    drawn, spent, unlogged = trainer.progress(), 0.0, 0.0  # spent: seconds this process did not train
+    takes = {"held": 0.0, "grid": 0.0}  # seconds, when last done
 
     def mark(log) -> None:
-        nonlocal drawn, unlogged, grid_seconds
-        loss = validation_loss(trainer, held_out)
-        affordable = spent + grid_seconds <= OVERHEAD * (trainer.seconds - at_start)
-        if world.says(float(affordable))[0] or int(3 * trainer.progress()) > int(3 * drawn):
-            drawn, at = trainer.progress(), time.perf_counter()
+        nonlocal drawn, unlogged
+        left = OVERHEAD * (trainer.seconds - at_start) - spent
+        affordable = (left >= takes["held"]) + (left >= takes["held"] + takes["grid"])  # 0: the state only, 1: and the loss, 2: all
+        if int(3 * trainer.progress()) > int(3 * drawn):
+            affordable = 2
+        affordable = int(world.says(float(affordable))[0])
+        row, at = {"step": trainer.step, "images": trainer.images}, time.perf_counter()
+        if affordable:
+            row["validation_loss"] = validation_loss(trainer, held_out)
+            takes["held"] = time.perf_counter() - at
+        if affordable == 2:
+            drawn = trainer.progress()
             picture = viz.grid(sample_grid(trainer), columns=COLUMNS)
             if world.main:
                 (out / "samples").mkdir(exist_ok=True)
                 viz.save_png(picture, out / "samples" / f"{trainer.images:010d}.png")
                 tracked.picture(picture, trainer.step)
-            grid_seconds = time.perf_counter() - at
-        row = {"step": trainer.step, "images": trainer.images, "validation_loss": loss, "overhead_seconds": round(spent - unlogged, 3)}
+            takes["grid"] = time.perf_counter() - at - takes["held"]
+        row["overhead_seconds"] = round(spent - unlogged, 3)
         log.write(json.dumps(row) + "\n")
         log.flush()
         tracked.log(row)
         unlogged = spent
         save()  # after the line: a line without its state is dropped when the run resumes, a state without its line never mends
-        say(f"  {trainer.images} images: validation loss {loss:.4f}, state saved")
+        held = f"validation loss {row['validation_loss']:.4f}, " if affordable else ""
+        say(f"  {trainer.images} images: {held}state saved")
 
     def should_stop() -> bool:
         seat.pause_point(save, told)

@@ -1,0 +1,63 @@
+"""The page in a real Chromium: Stop, and models without classes of their own."""
+
+import time
+
+import pytest
+from test_browser import generated, number
+
+pytestmark = pytest.mark.browser
+
+
+def test_stop_stops_at_the_next_step(page, app):
+    studio, _ = app
+    studio.hold_after = 5
+    number(page, "Evaluations", 40)
+    page.click("#generate-start")
+    page.wait_for_function("() => document.querySelector('#generate-grid .status').textContent.startsWith('evaluation')")
+    page.wait_for_selector("#generate-stop:not([disabled])")
+    page.click("#generate-stop")
+    page.wait_for_selector("#generate-start:not([disabled])")
+    page.wait_for_function("() => document.querySelector('#generate-grid .status').textContent.startsWith('Stopped at')")
+    studio.hold_after = None
+    time.sleep(0.5)  # would be 35 more steps of a network this small
+    assert studio.steps <= 6
+    number(page, "Evaluations", 3)
+    page.click("#generate-start")
+    generated(page)
+
+
+def test_stop_and_start_again_many_times(page, app):
+    """A browser must not take a stopped run for one still going on."""
+    studio, _ = app
+    for k in range(8):
+        studio.hold_after = 1 + k % 2
+        number(page, "Evaluations", 20 + k)
+        page.click("#generate-start")
+        page.wait_for_selector("#generate-stop:not([disabled])")
+        page.click("#generate-stop")
+        page.wait_for_selector("#generate-start:not([disabled])")
+    studio.hold_after = None
+    number(page, "Evaluations", 3)
+    page.click("#generate-start")
+    generated(page)
+
+
+def test_an_unconditional_model_is_pulled_to_a_class(page):
+    page.get_by_label("plain-random").check()
+    page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('plain-random')")
+    menu = page.locator("input[aria-label='Class']").locator("visible=true").first
+    page.wait_for_function("() => [...document.querySelectorAll('input[aria-label=Class]')].some(i => i.value === 'none (unconditional)')")
+    menu.click()
+    page.get_by_role("option", name="horse", exact=True).click()
+    number(page, "Images", 2)
+    number(page, "Evaluations", 2)
+    page.click("#generate-start")  # without a guide it knows no classes
+    assert "classifier scale" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    page.wait_for_selector("#generate-start:not([disabled])")
+    page.locator("#steer > button").first.click()
+    page.wait_for_selector("#steer-text")
+    number(page, "Classifier scale", 4)
+    page.click("#generate-start")
+    generated(page)
+    page.click("#generate-grid .cell >> nth=1")
+    assert "horse" in page.inner_text("#generate-grid .detail")
