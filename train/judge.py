@@ -50,15 +50,19 @@ def sample(studio: Studio, request: Request, labels: Tensor, world: World = ALON
         for _ in sampled(studio, request, labels=given, share=(world.rank, world.size)):
             pass
         world.wait()
-    events, begun, done = sampled(studio, request, labels=given), time.perf_counter(), 0
+    events, begun, done, made, at_work = sampled(studio, request, labels=given), time.perf_counter(), 0, 0, False
     while True:
         try:
             event = next(events)
         except StopIteration as end:
             return end.value[0].all()
-        if event.done > done:
-            done = event.done
-            print(f"{done} of {event.total} images, {done / (time.perf_counter() - begun):.1f} images/s", file=sys.stderr, flush=True)
+        if event.done > done:  # a batch without a step of its own was found, and says nothing about speed
+            made += (event.done - done) * at_work
+            done, at_work = event.done, False
+            rate = f", {made / (time.perf_counter() - begun):.1f} images/s" if made else ", made earlier"
+            print(f"{done} of {event.total} images{rate}", file=sys.stderr, flush=True)
+        else:
+            at_work = True
 
 
 def judged(classifier: Classifier, images: Tensor, labels: Tensor, reference: Stats) -> dict:
@@ -93,9 +97,7 @@ def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args
     labels = torch.arange(len(config.classes)).repeat_interleave(args.n)
     fields = {k: getattr(args, k) for k in ("sampler", "evaluations", "guidance", "seed")}
     request = Request(str(checkpoint.path), n=len(labels), grid=args.grid or "auto", **fields)
-    begun = time.perf_counter()
     images = sample(studio, request, labels, world)
-    seconds = time.perf_counter() - begun
     protocol = {
         "n_per_class": args.n,
         "sampler": args.sampler,
@@ -107,7 +109,6 @@ def report(checkpoint: Checkpoint, classifier: Classifier, test: ImageData, args
         "images_seen": config.images_seen,
         "precision": str(studio.dtype).removeprefix("torch."),
         "device": describe(studio.device),
-        "sampling_seconds": round(seconds, 1),
         "classifier": {
             "data": classifier.config.data,
             "accuracy": next((m["value"] for m in classifier.config.metrics if m.get("name") == "accuracy"), None),
