@@ -38,7 +38,7 @@ class TrainConfig:
     row: str = field(default="v", metadata={"help": "what the network predicts", "choices": tuple(ROWS)})
     schedule: str = field(default="cosine", metadata={"help": "noise schedule (linear, cosine, sigmoid, scaled-linear, quadratic)"})
     T: int = field(default=1000, metadata={"help": "steps of the schedule"})
-    weight: str = field(default="uniform", metadata={"help": "loss weighting", "choices": tuple(WEIGHTS)})
+    weight: str = field(default="min-snr-5", metadata={"help": "loss weighting", "choices": tuple(WEIGHTS)})
     minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training on this machine (or give --images)"})
     images: int = field(default=0, metadata={"help": "budget in training images"})
     batch: int = field(default=64, metadata={"help": "images a step"})
@@ -71,9 +71,8 @@ class TrainConfig:
 
 
 RECIPES: dict[str, dict] = {
-    "classic": dict(
-        preset="ddpm", row="eps", schedule="linear", lr=2e-4, weight_decay=1e-4, batch=128, ema=0.9999, warmup=640_000, decay="none"
-    ),
+    "classic": dict(preset="ddpm", row="eps", schedule="linear", weight="uniform", batch=128)
+    | dict(lr=2e-4, weight_decay=1e-4, ema=0.9999, warmup=640_000, decay="none"),
 }
 
 
