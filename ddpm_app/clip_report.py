@@ -90,7 +90,7 @@ def open_source(source: str, size: int) -> Pictures:
         return Pictures(data.images, data.labels, data.classes)
     if path.suffix != ".npz":
         raise ValueError(f"--images is {source}; an .npz file or a folder of images is accepted")
-    data = load_data(source)
+    data = load_data(source, unlabelled=True)
     with np.load(path, allow_pickle=False) as arrays:
         labelled = "arr_1" in arrays.files  # load_data gives label 0 to all where there are none
     names = KNOWN["mnist" if data.images.shape[1] == 1 else "cifar10"]

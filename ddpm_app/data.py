@@ -102,7 +102,9 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: in
         raise ValueError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from error
     if images is None:
         raise ValueError(f"{file}: holds {', '.join(found)}; images are expected as arr_0")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
+    if images.size == 0:
+        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}: there is no image in it")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted")
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < lowest:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from .distributed import join
 from .evaluation import ALIASES, BITS, METRICS, Plan, evaluate, parse_metrics, sample_requests
 from .features import KINDS, Progress
-from .protocols import Measurement, plain, store
+from .protocols import Measurement, plain, store, stored_rows
 from .requests import Request
 from .samplers import SAMPLERS
 from .samples import sampled
@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     precision = args.precision or ("fp32" if bits_only else "auto")
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
+    if args.write:
+        stored_rows(studio.checkpoint(args.checkpoint))  # what could not be kept is not measured first
     shared = plan.pictures and not plan.images and not args.sweep
     if world.size > 1 and shared:  # each process makes its share of the samples; rank 0 goes on alone
         for request in sample_requests(plan):

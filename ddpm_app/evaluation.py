@@ -38,7 +38,7 @@ class Plan:
 
     request:  the samples, n of them a seed; its checkpoint may be "" where images are given
     metrics:  of METRICS; features: of features.KINDS, the networks that distances are measured in (default: those that ship)
-    against:  see protocols.reference_of; "" is the training split, for bits the test split
+    against:  see protocols.reference_of; "" is the training split, for bits the test split; bits_against: of the bits alone, where given
     seeds:    independent sets of n samples, set k from seed + k n; their spread is the error
     images:   an .npz or a folder to judge instead of sampling
     clip, classifier, inception: which CLIP (see clip_labels), classifier (a directory) and Inception weights (a file or a URL)
@@ -55,6 +55,7 @@ class Plan:
     classifier: str = ""
     inception: str = ""
     bits_n: int = 128
+    bits_against: str = ""
     draws: int = 20
     steps: int = 50
 
@@ -110,7 +111,7 @@ def evaluate(studio: Studio, plan: Plan) -> Iterator[Progress | Measurement | Re
             if checkpoint is None:
                 raise ValueError("bits per dimension need a checkpoint")
             network = checkpoint.config.network
-            data = reference_of(plan.against, own, network.image_size, network.in_channels, "test")
+            data = reference_of(plan.bits_against or plan.against, own, network.image_size, network.in_channels, "test")
             yield from measure_bits(studio, checkpoint, metric, data.data, data.part, plan)
         except ValueError as error:
             yield Refusal(metric, str(error))
@@ -257,7 +258,7 @@ def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: Imag
     position, few = 0, data.images[: min(n, HALVED)]
     if metric == "bpd-flow":  # is the solver's step small enough? the same few images and probes, with all the steps and with half
         twice = []
-        for m in (steps, max(steps // 2, 1)):
+        for m in (steps, steps // 2) if steps > 1 else ():
             yield Progress("bpd-flow with half the steps", len(twice), 2)
             twice.append(likelihood.flow_likelihood(denoise, few, denoiser.schedule, m, 2, seed, batch).bits)
     yield Progress(metric, n, n)
@@ -271,7 +272,7 @@ def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: Imag
         protocol |= {"decoder": "discrete, sqrt(beta_1), from x_1"}
         names, value = ("probe_error",), "bits"
     detail = {k: sum(m * getattr(p, k) for m, p in parts) / n for k in names}
-    detail |= {"levels": levels} if metric == "bpd-bound" else {"change from half the steps": twice[0] - twice[1]}
+    detail |= {"levels": levels} if metric == "bpd-bound" else {"change from half the steps": twice[0] - twice[1] if twice else None}
     error = math.sqrt(sum((m * p.standard_error) ** 2 for m, p in parts if m > 1)) / n
     bits = sum(m * getattr(p, value) for m, p in parts) / n
     if bits <= 0:  # no code is shorter than nothing

@@ -50,7 +50,10 @@ def moment(run: Run, images: int) -> Moment:
     held = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and isinstance(r.get("images"), int)]
     near = min(range(len(rows)), key=lambda k: abs(rows[k]["images"] - images), default=None)
     around = [] if near is None else [r["loss"] for r in rows[max(near - 2, 0) : near + 3]]
-    validation = min(held, key=lambda r: abs(r["images"] - images), default={}).get("validation_loss")
+    # the nearest measurement, and none where it belongs to another time of the run
+    nearest = min(held, key=lambda r: abs(r["images"] - images), default={"images": math.inf})
+    close = abs(nearest["images"] - images) <= max(0.06 * max((r["images"] for r in rows), default=0), 1)
+    validation = nearest["validation_loss"] if close else None
     share = None if near is None else rows[near].get("progress")
     return Moment(images, share, sum(around) / len(around) if around else None, validation)
 

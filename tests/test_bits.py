@@ -29,3 +29,12 @@ def halves(studio, monkeypatch, judge):  # noqa: F811
         done(studio, plan(judge, metrics=("bpd-flow",), bits_n=5, steps=4))
     assert [(len(a[1]), a[3]) for a, _ in calls] == [(5, 4), (4, 4), (4, 2)]
     return calls[1:]
+
+
+def test_bits_have_a_reference_of_their_own(studio, judge, model):  # noqa: F811
+    one = plan(judge, metrics=("fid", "bpd-bound"), bits_n=2, draws=1, against="train", bits_against="test")
+    rows, refused, _ = done(studio, one)
+    assert refused == {} and rows["bpd-bound"].protocol["images"] == "first 2 of cifar10 test"
+    assert rows["FD-classifier"].protocol["reference"] == "cifar10 train, 120 images"
+    rows, _, _ = done(studio, plan(judge, metrics=("bpd-flow",), bits_n=2, steps=1))
+    assert rows["bpd-flow"].detail["change from half the steps"] is None

@@ -174,3 +174,19 @@ def test_states_from_before_averages_resume(tmp_path, npz, script):
     assert checkpoints.open_checkpoint(out).config.images_seen == 24
     with pytest.raises(ValueError, match="no stored averages"):
         posthoc.reconstruct(out, 0.08)
+
+
+def test_seconds_run_out_while_waiting_for_a_turn(tmp_path, npz, script, capsys):
+    from ddpm_app import turns
+
+    first = turns.Seat(tmp_path / "first", [], {})
+    assert first.take_turn(turns.device_key(torch.device("cpu")), lambda: False)
+    flags = ["--data", npz, *FLAGS, "--images", "160", "--out", str(tmp_path / "second")]
+    try:
+        assert script([*flags, "--max-seconds", "0.5"]) == 0
+    finally:
+        first.close()
+    assert "waiting for" in capsys.readouterr().out and json.loads((tmp_path / "second" / "end.json").read_text())["status"] == "stopped"
+    with pytest.raises(SystemExit):
+        script([*flags, "--max-seconds", "nan"])
+    assert "--max-seconds is nan" in capsys.readouterr().err

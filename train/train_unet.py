@@ -71,6 +71,8 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
     if args.resume and args.resume != "auto":
         args.out = args.out or args.resume
+    if not args.max_seconds > 0:
+        parser.error(f"--max-seconds is {args.max_seconds}; a number above 0 is accepted")
     if not args.out and not args.probe:
         parser.error("--out is needed")
     resume_from = Path(args.out if args.resume == "auto" else args.resume or "")
@@ -153,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"train_unet: {error}", file=sys.stderr)
         return 2
     try:
-        seat.end(work(config, args, seat, lambda: bool(stop), world))
+        begun = time.perf_counter()  # the wait for a turn and pauses count, too
+        seat.end(work(config, args, seat, lambda: bool(stop) or time.perf_counter() - begun > args.max_seconds, world))
         world.close()
         return 0
     except (ValueError, FloatingPointError, turns.DiskFull) as error:
@@ -173,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: Callable[[], bool], world: distributed.World) -> str:
     """Train to the end or until told() to stop: "finished" or "stopped". Of several processes rank 0 alone reads and writes files."""
-    out, begun = seat.folder, time.perf_counter()
+    out = seat.folder
     device = pick_device(config.device)
     say = functools.partial(print, flush=True) if world.main else lambda *_: None
     if world.any(not args.now and not seat.take_turn(turns.device_key(device), told, say)):
@@ -251,7 +254,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
 
     def should_stop() -> bool:
         seat.pause_point(save, told)
-        return told() or time.perf_counter() - begun > args.max_seconds
+        return told()
 
     at_start = trainer.seconds
     marks, points = int(trainer.progress() * args.marks), posthoc.snapshot_points(args.snapshots)

@@ -127,12 +127,14 @@ class Form:
             whole(values[self.evaluations], "evaluations"),
             seed=whole(values[self.seed], "the seed"),
         )
+        against = str(values[self.against] or "train").strip()
         metrics, kinds = (tuple(str(v) for v in values[c] or ()) for c in (self.metrics, self.features))
         return Plan(
             request,
             tuple(m for m in METRICS if m in metrics) or metrics,
             tuple(k for k in KINDS if k in kinds) or kinds,
-            against=str(values[self.against] or "train").strip(),
+            against=against,
+            bits_against="test" if against == "train" else against,
             seeds=whole(values[self.seeds], "sets"),
             clip=str(values[self.clip] or "shipped").strip(),
             inception=str(values[self.inception] or "").strip(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -67,6 +69,35 @@ def predicted(plan: dict) -> str:
     )
 
 
+FURTHER = ("T", "weight_decay", "decay", "clip", "label_dropout", "flip", "averages", "dropout", "device", "precision", "compile")
+
+
+def further(text: str) -> dict:
+    """Settings without a control of their own, written as flags of train_unet.py: "--T 200 --flip no". Raises ValueError."""
+    words, known = shlex.split(text), {f.name: f for f in dataclasses.fields(TrainConfig) if f.name in FURTHER}
+    found: dict = {}
+    for flag, value in zip(words[::2], [*words[1::2], ""]):
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in known or not value:
+            flags = ", ".join("--" + n.replace("_", "-") for n in FURTHER)
+            raise ValueError(f"further settings: {flag[:40]!r} {value[:40]!r}; {flags} are accepted, each with a value")
+        choices = known[name].metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(f"further settings: {flag} {value[:40]!r}; {', '.join(choices)} are accepted")
+        try:
+            found[name] = {"int": int, "float": float, "str": str}[known[name].type](value)
+        except ValueError:
+            raise ValueError(f"further settings: {flag} {value[:40]!r} is no {known[name].type}") from None
+    return found
+
+
+def further_text(settings: dict) -> str:
+    """What further() reads back as the same settings; those at their defaults are left out."""
+    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    different = {k: settings[k] for k in FURTHER if k in settings and settings[k] != default[k]}
+    return shlex.join(w for k, v in different.items() for w in ("--" + k.replace("_", "-"), str(v)))
+
+
 class Form:
     """The controls and what they add up to."""
 
@@ -88,7 +119,7 @@ class Form:
             )  # fmt: skip
             self.row = gr.Dropdown(list(ROWS), value=t["row"], label="Predicts", info="v and edm stand few-step sampling best.")
             self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
-            self.minutes = gr.Number(30, label="Budget, minutes", minimum=0.05, maximum=100_000, elem_id="train-minutes")
+            self.minutes = gr.Number(30, label="Budget, minutes", elem_id="train-minutes")
         with gr.Accordion("Advanced", open=False):
             self.batch = gr.Number(t["batch"], label="Batch", precision=0, minimum=1, maximum=65536, elem_id="train-batch")
             self.lr = gr.Number(t["lr"], label="Learning rate, peak", minimum=0, maximum=1)
@@ -102,6 +133,10 @@ class Form:
             )  # fmt: skip
             self.weight = gr.Dropdown(list(WEIGHTS), value=t["weight"], label="Loss weight")
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+            self.further = gr.Textbox(
+                "", label="Further settings", placeholder="--T 200 --flip no --label-dropout 0.2", max_lines=1, max_length=300,
+                info="Flags of train_unet.py that have no control here.", elem_id="train-further",
+            )  # fmt: skip
             self.name = gr.Textbox(label="Name", placeholder="chosen for you", max_length=60, elem_id="train-name")
             self.init = gr.Textbox(label="Begin from the weights in", placeholder="a checkpoint or snapshot folder", max_length=400)
             self.now = gr.Checkbox(False, label="Do not wait for the device", info="Otherwise one run at a time trains; the next waits.")
@@ -124,6 +159,7 @@ class Form:
             **{k: str(values[getattr(self, k)]) for k in ("preset", "row", "schedule", "weight")},
             **{k: float(v) for k, v in numbers.items()},
             **{k: whole(values[getattr(self, k)], k) for k in ("batch", "warmup", "seed")},
+            **further(str(values[self.further] or "")),
         }
         if data == OWN and whole(values[self.size], "pixels a side") != 32:
             settings["image_size"] = int(values[self.size])
@@ -150,13 +186,15 @@ class Form:
             raise ValueError(f"{run.name} has no such snapshot")
         s = {**{f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}, **run.settings}
         own = s["data"] not in [v for _, v in DATA]
+        path = str(Path(jobs.read_json(run.folder / "job.json").get("cwd") or "", s["data"])) if own else ""  # as the run saw it
         same = {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
         return {
             **same,
             self.data: OWN if own else s["data"],
-            self.path: gr.Textbox(s["data"] if own else "", visible=own),
+            self.path: gr.Textbox(path, visible=own),
             self.zip: gr.File(visible=own),
             self.size: gr.Slider(value=s["image_size"] or 32, visible=own),
+            self.further: further_text(s),
             self.minutes: s["minutes"] or 30,
             self.name: "",
             self.init: str(place),

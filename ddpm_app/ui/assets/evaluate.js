@@ -87,8 +87,9 @@ function curve() {
     for (let k = 0; k <= 4; k++) { const v = y0 + (y1 - y0) * k / 4, u = x0 + (x1 - x0) * k / 4; s.append(svg('line', { class: 'axis', x1: L, x2: W - R, y1: Y(v), y2: Y(v) }), svg('text', { x: L - 6, y: Y(v) + 4, 'text-anchor': 'end' }, +v.toPrecision(3)), svg('text', { x: X(u), y: H - B + 16, 'text-anchor': 'middle' }, +u.toPrecision(3))); }
     s.append(svg('text', { x: (L + W - R) / 2, y: H - 6, 'text-anchor': 'middle' }, by), svg('text', { x: L, y: 10 }, shown[0].p.name + ' (lower is nearer)'));
     if (S.axis !== 'sampler') s.append(svg('path', { d: shown.map(({ p }, k) => `${k ? 'L' : 'M'}${X(p[by])} ${Y(p.distance)}`).join('') }));
-    for (const { p, k } of shown) { const c = svg('circle', { class: 'point' + (k === S.chosen ? ' on' : ''), cx: X(p[by]), cy: Y(p.distance), r: 6, tabindex: 0, role: 'button', 'data-point': k, 'aria-label': `${S.axis} ${p.value}: ${p.name} ${num(p.distance)}, ${by} ${num(p[by])}; show its samples` });
-      s.append(c, svg('text', { x: X(p[by]) + (X(p[by]) > W - 60 ? -9 : 9), y: Y(p.distance) - 8, 'text-anchor': X(p[by]) > W - 60 ? 'end' : 'start' }, String(p.value))); }
+    const named = []; // labels that would overprint an earlier one are left to the point's own title
+    for (const { p, k } of shown) { const x = X(p[by]), y = Y(p.distance), free = !named.some(([a, b]) => Math.abs(a - x) < 34 && Math.abs(b - y) < 13); if (free) named.push([x, y]); const c = svg('circle', { class: 'point' + (k === S.chosen ? ' on' : ''), cx: X(p[by]), cy: Y(p.distance), r: 6, tabindex: 0, role: 'button', 'data-point': k, 'aria-label': `${S.axis} ${p.value}: ${p.name} ${num(p.distance)}, ${by} ${num(p[by])}; show its samples` });
+      c.append(svg('title', {}, `${S.axis} ${p.value}`)); s.append(c); if (free) s.append(svg('text', { x: X(p[by]) + (X(p[by]) > W - 60 ? -9 : 9), y: Y(p.distance) - 8, 'text-anchor': X(p[by]) > W - 60 ? 'end' : 'start' }, String(p.value))); }
   }
   if (missing) trouble(missing.says);
   const p = S.points[S.chosen], f = $('.samples'); f.hidden = !p; if (!p) return;

@@ -32,7 +32,7 @@ async function poll(force) {
 
 function draw() {
   $('.empty').hidden = S.heads.length > 0; $('.body').hidden = !S.heads.length; list();
-  const d = S.data[S.sel]; $('.panel').hidden = !d; if (!d) return;
+  const d = S.data[S.sel]; $('.panel').hidden = !d; if (!d) { if (!S.sel) document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run: null, sig: '' } })); return; }
   setText($('h3'), d.name); chip($('.head .chip'), d.status); setText($('.about'), d.about); $('progress').value = d.progress;
   const m = $('.message'); m.hidden = !d.message; setText(m, d.message);
   const k = $('.skipped'), gone = d.skipped || []; k.hidden = !gone.length; if (k.dataset.of !== gone.join()) { k.dataset.of = gone.join(); setText(k.firstChild, `${gone.length}${gone.length === 50 ? ' or more' : ''} ${gone.length === 1 ? 'image' : 'images'} could not be read and ${gone.length === 1 ? 'was' : 'were'} left out`); k.lastChild.textContent = ''; for (const g of gone) k.lastChild.append(el('li', g)); }
@@ -44,7 +44,7 @@ function draw() {
   const img = $('.grid'); if (d.picture && img.dataset.of !== d.name + d.grid) { img.src = 'data:image/png;base64,' + d.picture; img.dataset.of = d.name + d.grid; }
   img.hidden = !d.picture; $('.samples .none').hidden = !!d.picture;
   const pick = $('.fork select'), names = d.snapshots.join(); $('.fork').hidden = !d.snapshots.length;
-  if (pick.dataset.of !== d.name + names) { const keep = pick.value; pick.dataset.of = d.name + names; pick.textContent = ''; for (const n of d.snapshots) { const o = el('option', `after ${big(+n)} images`); o.value = n; pick.append(o); } pick.value = d.snapshots.includes(keep) ? keep : d.snapshots[d.snapshots.length - 1]; }
+  if (pick.dataset.of !== d.name + names) { const last = pick.options.length ? pick.options[pick.options.length - 1].value : '', keep = pick.value === last ? '' : pick.value; pick.dataset.of = d.name + names; pick.textContent = ''; for (const n of d.snapshots) { const o = el('option', `after ${big(+n)} images`); o.value = n; pick.append(o); } pick.value = d.snapshots.includes(keep) ? keep : d.snapshots[d.snapshots.length - 1]; }
   setText($('.command code'), d.command); bars(d.curves ? d.curves.bands : []); chart(); S.drawn++;
   document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run: d.name, sig: [d.name, d.status, d.grid, names].join() } }));
 }
@@ -62,8 +62,13 @@ function list() {
   S.heads.forEach((h, k) => { const r = box.children[k]; r.classList.toggle('on', h.name === S.sel); r.children[0].checked = S.compare.has(h.name); setText(r.children[2], `${(100 * h.progress).toFixed(0)} %`); chip(r.children[3], h.status); });
 }
 function smooth(points, a) { let m = null, w = 0; return points.map(([x, y]) => { m = (m ?? 0) * a + y * (1 - a); w = w * a + 1 - a; return [x, m / w]; }); }
+async function copied(t) { // over plain HTTP from another device there is no navigator.clipboard
+  try { await navigator.clipboard.writeText(t); return true; } catch { /* the older way */ }
+  const a = el('textarea'); a.value = t; a.style.position = 'fixed'; a.style.opacity = 0; document.body.append(a); a.select(); const ok = document.execCommand('copy'); a.remove(); return ok;
+}
 function ticks(lo, hi, log, n) {
-  if (log) { const out = []; for (let e = Math.floor(Math.log10(lo)); e <= Math.ceil(Math.log10(hi)); e++) for (const k of hi / lo > 30 ? [1] : [1, 2, 5]) { const v = k * 10 ** e; if (v >= lo * .999 && v <= hi * 1.001) out.push(v); } return out; }
+  if (log) { const out = []; for (let e = Math.floor(Math.log10(lo)); e <= Math.ceil(Math.log10(hi)); e++) for (const k of hi / lo > 30 ? [1] : [1, 2, 5]) { const v = k * 10 ** e; if (v >= lo * .999 && v <= hi * 1.001) out.push(v); } if (out.length > 1) return out; } // a narrow range has none of these: even steps
+
   const raw = (hi - lo) / n, p = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map(k => k * p).find(s => s >= raw), out = [];
   for (let v = Math.ceil(lo / step) * step; v <= hi * 1.0001; v += step) out.push(v); return out;
 }
@@ -108,7 +113,7 @@ function calm() { const b = $('[data-do=delete]'); b.classList.remove('sure'); b
 element.addEventListener('click', e => {
   const b = e.target.closest('[data-do]'); if (b && !b.disabled) return act(b);
   if (e.target.closest('.take')) trigger('recall', { run: S.sel, snapshot: $('.fork select').value });
-  if (e.target.closest('.copy')) { const t = $('.command code').textContent; if (navigator.clipboard) navigator.clipboard.writeText(t); const c = $('.copy'); c.textContent = 'Copied'; setTimeout(() => { c.textContent = 'Copy'; }, 1500); }
+  if (e.target.closest('.copy')) { const t = $('.command code').textContent; const c = $('.copy'); copied(t).then(ok => { c.textContent = ok ? 'Copied' : 'Select it, please'; }); setTimeout(() => { c.textContent = 'Copy'; }, 1500); }
 });
 element.addEventListener('input', e => { if (e.target.matches('.logx, .logy, .smooth')) chart(); });
 $('.chart').addEventListener('pointermove', e => hover(e.clientX - $('.chart').getBoundingClientRect().left)); $('.chart').addEventListener('pointerleave', () => hover(null));
