@@ -32,7 +32,7 @@ async function poll(force) {
 
 function draw() {
   $('.empty').hidden = S.heads.length > 0; $('.body').hidden = !S.heads.length; list();
-  const d = S.data[S.sel]; $('.panel').hidden = !d; if (!d) { if (!S.sel) document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run: null, sig: '' } })); return; }
+  const d = S.data[S.sel]; $('.panel').hidden = !d; if (!d) return;
   setText($('h3'), d.name); chip($('.head .chip'), d.status); setText($('.about'), d.about); $('progress').value = d.progress;
   const m = $('.message'); m.hidden = !d.message; setText(m, d.message);
   const k = $('.skipped'), gone = d.skipped || []; k.hidden = !gone.length; if (k.dataset.of !== gone.join()) { k.dataset.of = gone.join(); setText(k.firstChild, `${gone.length}${gone.length === 50 ? ' or more' : ''} ${gone.length === 1 ? 'image' : 'images'} could not be read and ${gone.length === 1 ? 'was' : 'were'} left out`); k.lastChild.textContent = ''; for (const g of gone) k.lastChild.append(el('li', g)); }
