@@ -80,8 +80,9 @@ def bench_train(
     for name in names:
         size = batch or (2 if quick else BATCHES[kind][name])
         config = TrainConfig(
-            data="cifar10", preset=name, images=10**9, batch=size, device=device, precision=precision, compile=compile, averages="none"
-        )
+            data="cifar10", preset=name, images=10**9, batch=size, device=device, precision=precision, compile=compile, averages="none",
+            weight="uniform",  # the plain loop's
+        )  # fmt: skip
         trainer = Trainer(config, stand_in(config))
         plain, note = Plain(trainer.network, trainer), trainer.compile()
         gflop = 3 * forward_flops(trainer.network, size) / size / 1e9

@@ -102,7 +102,7 @@ def test_training_beside_a_plain_loop(capsys):
 
 def test_the_plain_loop_takes_the_same_steps():
     """With the same batch its loss and gradient norm are those of our step in float32."""
-    config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=4, device="cpu", precision="fp32")
+    config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=4, device="cpu", precision="fp32", weight="uniform")
     trainer = Trainer(config, stand_in(config))
     plain = bench_train.Plain(trainer.network, trainer)
     x0, t, eps, label = trainer.batch()

@@ -58,7 +58,7 @@ def test_a_study_of_seconds(tmp_path, flags, capsys):
             torch.testing.assert_close(p, state[f"{kind}.{k}"], rtol=1e-2, atol=1e-3)  # bf16 where the CPU multiplies it
     assert one["protocol"]["n"] == 8 and one["protocol"]["minutes"] == pytest.approx(1.5 / 60)
     text = (tmp_path / "RECIPES.md").read_text()
-    assert "| `v-cosine` | nothing: the default |" in text and "| `ema-0.2` | ema 0.2 |" in text and "FD-classifier, n = 8" in text
+    assert "| `v-cosine` | nothing |" in text and "| `ema-0.2` | ema 0.2 |" in text and "FD-classifier, n = 8" in text
     assert f"**{min(one['fd'], two['fd']):.3g}**" in text and f"--minutes {1.5 / 60:g}" in text and "ema-0.2: FD" in said
     assert recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0 and "done already" in capsys.readouterr().out
     assert recipes.main([*flags, "--list"]) == 0 and "11 trainings" in capsys.readouterr().out

@@ -179,7 +179,7 @@ def table(args: argparse.Namespace, results: list[dict], real: dict, missing: li
     ]
     best = min((r["fd"] for r in results), default=None)
     for r in results:
-        what = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in r["changes"].items()) or "nothing: the default"
+        what = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in r["changes"].items()) or "nothing"
         fd, (low, high) = f"{r['fd']:.3g}", r["interval95"]
         held = "" if r["validation_loss"] is None else f"{r['validation_loss']:.4f}"
         marked = f"**{fd}**" if r["fd"] == best else fd
@@ -218,8 +218,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.where = pick_device(args.device)
         averages = ",".join(f"{a:g}" for a in EMAS)
         args.default = TrainConfig(
-            data=args.data, preset=args.preset, minutes=minutes, batch=args.batch, lr=args.lr, device=args.device, averages=averages
-        )
+            data=args.data, preset=args.preset, minutes=minutes, batch=args.batch, lr=args.lr, device=args.device, averages=averages,
+            weight="uniform",  # the textbook's, whatever has won since
+        )  # fmt: skip
         args.n = args.n or (10_000 if args.where.type == "cuda" else 1000)
         args.sample_batch = 500 if args.where.type == "cuda" else 100
         args.out = args.out or jobs.runs_dir() / "recipes"

@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
+from contextlib import closing
 
 import gradio as gr
 
@@ -73,8 +74,8 @@ class Pace:
 class Newest:
     """Each visitor's newest run; one that is still on its way ends at its next step when another begins.
 
-    For runs that share a Stop: after it a browser may hold the cancelled one for going on, and trigger_mode "once" would never start
-    another, so theirs is "multiple", and a second click replaces what the first began."""
+    After a Stop a browser may hold the cancelled one for going on, and trigger_mode "once" would never start
+    another, so runs are "multiple", and a second click replaces what the first began."""
 
     def __init__(self, most: int = 500):
         self._runs: OrderedDict[str, str] = OrderedDict()
@@ -109,18 +110,28 @@ def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: l
     """A generator behind a button, with a Stop that closes it at its next step and buttons that always come back.
 
     view_id: elem_id of the component that shows the run; its JavaScript hears of the stop. failed: what outputs show after an error."""
+    newest = Newest()
+
+    def run(values: dict, visitor: gr.Request):
+        name = newest.begin(visitor)
+        with closing(handler(values)) as messages:
+            for message in messages:
+                if not newest.is_on(visitor, name):
+                    return
+                yield message
+
     event = start.click(
-        guarded(handler, lambda: {**(failed or {}), **idle(start, stop)}),
+        guarded(run, lambda: {**(failed or {}), **idle(start, stop)}),
         inputs=inputs,
         outputs=[*outputs, start, stop],
         show_progress="hidden",
         concurrency_limit=4,
         concurrency_id="denoise",
-        trigger_mode="once",
+        trigger_mode="multiple",
         api_visibility="private",
     )
     # the Stop event itself may write nothing that the cancelled one writes
-    halt = stop.click(None, None, None, cancels=[event], trigger_mode="multiple", api_visibility="private")
+    halt = stop.click(newest.end, None, None, cancels=[event], trigger_mode="multiple", queue=False, api_visibility="private")
     halt.then(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
     tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
     halt.then(None, None, None, js=tell, api_visibility="private")
