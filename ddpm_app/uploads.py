@@ -34,6 +34,7 @@ def unpack_images(archive: Path, root: Path) -> tuple[Path, Counter]:
             counts = _write(z, files, part)
         shutil.rmtree(place, ignore_errors=True)
         part.rename(place)
+    # what zipfile raises: NotImplementedError for a compression it does not know, RuntimeError for an encrypted entry
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError("the ZIP is damaged, encrypted or of a kind that cannot be read") from error
     finally:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Which recipe learns most in the same time on this machine? One factor at a time around the default, and row by schedule.
+"""Which recipe learns most in the same time on this machine? One factor at a time around one recipe, and row by schedule.
 
     python train/recipes.py --minutes 10                                       # two CPU cores: some two and a half hours
     python train/recipes.py --minutes 3 --preset small --batch 512 --lr 2e-3   # a GPU: about an hour

@@ -90,12 +90,12 @@ class Form:
             self.n = gr.Slider(2, MOST_N, value=1000, step=1, label="Samples", elem_id="evaluate-n")
             self.against = gr.Dropdown(
                 ["train", "test"], value="train", label="Against", allow_custom_value=True, elem_id="evaluate-against",
-                info="The model's own data; or the name of an .npz or folder on this machine.",
+                info="The model's own data; or an .npz or folder on this machine. Bits/dim: test images, or the file.",
             )  # fmt: skip
             self.sampler = gr.Dropdown(sampler_choices(), value="dpmpp-2m", label="Sampler", elem_id="evaluate-sampler")
             self.evaluations = gr.Slider(1, 1000, value=10, step=1, label="Evaluations", elem_id="evaluate-evaluations")
             self.guidance = gr.Slider(0, 20, value=1.5, step=0.1, label="Guidance scale s", info="1 is off.")
-        with gr.Accordion("Networks, seeds, bits, where it is kept", open=False):
+        with gr.Accordion("Networks, seeds, bits, keeping", open=False):
             self.clip = gr.Dropdown(
                 list(SUGGESTED), value="shipped", allow_custom_value=True, label="CLIP", elem_id="evaluate-clip",
                 info="shipped knows CIFAR-10 only. Others are downloaded once; type any MODEL:PRETRAINED of open_clip.",
@@ -212,7 +212,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 yield {view: {"run": run, "model": name, "rows": list(fresh)}, **busy()}
         where = f"; {kept} kept in the model's metrics.json" if kept else ""
         count = sum("name" in row for row in fresh)
-        yield {view: {"run": run, "model": name, "rows": fresh, "over": f"{count} numbers measured{where}"}, **at_rest()}
+        yield {view: {"run": run, "model": name, "rows": fresh, "over": f"{count} number{'s' * (count != 1)} measured{where}"}, **at_rest()}
 
     def keep(values: dict, name: str, event: Measurement) -> int:
         if not values[form.keep]:

@@ -135,4 +135,3 @@ def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: l
     halt.then(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
     tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
     halt.then(None, None, None, js=tell, api_visibility="private")
-    return event
