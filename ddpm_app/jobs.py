@@ -7,6 +7,7 @@ and off whether the process lives; it is stored nowhere.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,10 +17,12 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from . import train_flags
 from .checkpoints import write_atomically
+from .training import TrainConfig
 from .turns import alive, process_started, read_json
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -225,14 +228,7 @@ def free_name(stem: str, root: Path | None = None) -> str:
 
 def flags(settings: dict, out: Path | str, init: str = "", now: bool = False) -> list[str]:
     """The arguments of train_unet.py for these TrainConfig fields; those at their defaults are left out, the data is not."""
-    from .training import TrainConfig
-
-    config = TrainConfig(**settings)  # judges them
-    argv = []
-    for f in fields(TrainConfig):
-        value = getattr(config, f.name)
-        if f.name in ("data", "preset", "row", "schedule") or (f.default is not MISSING and value != f.default):
-            argv += ["--" + f.name.replace("_", "-"), f"{value:g}" if isinstance(value, float) else str(value)]
+    argv = train_flags.write(dataclasses.asdict(TrainConfig(**settings)), always=train_flags.ALWAYS)  # TrainConfig judges them
     return [*argv, *(["--init", init] if init else []), *(["--now"] if now else []), "--out", str(out)]
 
 

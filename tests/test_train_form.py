@@ -22,11 +22,13 @@ def test_further_settings_are_read_and_written():
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("--T", "'--T' ''"),
-        ("--T x", "'x' is no int"),
-        ("--flip maybe", "auto, yes, no are accepted"),
-        ("--batch 3", "'--batch' '3'"),
-        ("T 3", "'T' '3'"),
+        ("--T", "--T: expected one argument"),
+        ("--T x", "invalid int value: 'x'; --T, --weight-decay"),
+        ("--flip maybe", "invalid choice: 'maybe'"),
+        ("--batch 3", "unrecognized arguments: --batch 3"),
+        ("--label 0.2", "unrecognized arguments: --label"),
+        ("T 3", "unrecognized arguments: T 3"),
+        ("--help", "unrecognized"),
         ("--flip 'no", "quotation"),
     ],
 )

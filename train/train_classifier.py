@@ -3,6 +3,7 @@
 
     python train/train_classifier.py --data mnist --epochs 6 --out checkpoints/classifiers/mnist
     python train/train_classifier.py --data cifar10 --minutes 2 --batch 512 --lr 0.4 --out checkpoints/classifiers/cifar10  # on a GPU
+    python train/train_classifier.py --data digits --epochs 200 --out checkpoints/classifiers/digits
     python train/train_classifier.py --noisy --data cifar10 --minutes 15 --out checkpoints/classifiers/cifar10-noisy
 
 The directory holds classifier.json (with --noisy: noisy_classifier.json), weights.safetensors and README.md with the measured
@@ -35,6 +36,7 @@ from ddpm_app.schedules import SCHEDULES, add_noise, make_schedule  # noqa: E402
 
 # Both leave the full resolution at once. Digits are small and grey: a narrow network (0.3 M weights). Photos: 2.7 M.
 DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 2, 1))
+TINY = dict(widths=(32, 64, 96), blocks=(1, 1, 1))  # pictures of under 16 pixels, whose full resolution costs nothing
 PHOTOS = dict(widths=(64, 128, 256, 256), blocks=(0, 2, 1, 1))
 # Noise-aware: they run backward, too, at every step of a sampler, so they are smaller (0.25 and 0.93 M weights).
 NOISY_DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 1, 1))
@@ -70,7 +72,7 @@ def fit(network: ResNet | NoisyResNet, data: ImageData, args: argparse.Namespace
     """Train in place over the whole budget. Returns images seen and seconds."""
     dtype = pick_dtype(device, args.precision)
     digits = data.images.shape[1] == 1
-    shift, flip, cutout = (2, False, 0) if digits else (4, True, args.cutout)
+    shift, flip, cutout = (2 if data.images.shape[-1] >= 16 else 1, False, 0) if digits else (4, True, args.cutout)
     levels = training_levels(make_schedule(args.schedule)).to(device) if args.noisy else None
     images, labels = data.images.to(device), data.labels.to(device)
     # decay is for weights that multiply; pulling norms and biases to zero only costs accuracy
@@ -238,12 +240,13 @@ def main(argv: list[str] | None = None) -> int:
         named = args.data in KNOWN
         training, test = (whole, load_data(args.data, "test")) if named else split(whole)
         digits = whole.images.shape[1] == 1
+        args.cutout = 0 if digits else args.cutout
         kind = dict(data=whole.name, classes=whole.classes, image_size=whole.images.shape[-1], in_channels=whole.images.shape[1])
         if args.noisy:
             levels = make_schedule(args.schedule)
             shape = NoisyConfig(**kind, **(NOISY_DIGITS if digits else NOISY_PHOTOS), schedule={"name": args.schedule, "T": levels.T})
         else:
-            shape = ClassifierConfig(**kind, **(DIGITS if digits else PHOTOS))
+            shape = ClassifierConfig(**kind, **(PHOTOS if not digits else DIGITS if whole.images.shape[-1] >= 16 else TINY))
         before = (load_noisy if args.noisy else load_classifier)(args.init) if args.init else None
     except ValueError as error:
         print(f"train_classifier: {error}", file=sys.stderr)

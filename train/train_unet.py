@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import checkpoints, distributed, posthoc, probe, trackers, turns, viz  # noqa: E402
+from ddpm_app import checkpoints, distributed, posthoc, probe, trackers, train_flags, turns, viz  # noqa: E402
 from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
@@ -43,15 +43,7 @@ OVERHEAD = 0.02  # of the trained time goes into marks: what would exceed it is 
 
 def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = {"int": int, "float": float, "str": str}
-    for f in dataclasses.fields(TrainConfig):
-        parser.add_argument(
-            "--" + f.name.replace("_", "-"),
-            type=kinds[f.type],
-            default=None,
-            choices=f.metadata.get("choices"),
-            help=f"{f.metadata['help']} (default {f.default})",
-        )
+    train_flags.add_settings(parser)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="named settings, each overridden by its own flag")
     parser.add_argument("--out", help="directory of the run (needed unless --resume names one)")
     parser.add_argument("--resume", help="auto: continue in --out if it holds a state; or a run's directory")

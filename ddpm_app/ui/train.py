@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import json
 import shlex
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from .. import jobs
+from .. import jobs, train_flags
 from ..denoiser import ROWS, WEIGHTS
 from ..probe import MARKS
 from ..schedules import SCHEDULES
@@ -74,28 +73,15 @@ FURTHER = ("T", "weight_decay", "decay", "clip", "label_dropout", "flip", "avera
 
 def further(text: str) -> dict:
     """Settings without a control of their own, written as flags of train_unet.py: "--T 200 --flip no". Raises ValueError."""
-    words, known = shlex.split(text), {f.name: f for f in dataclasses.fields(TrainConfig) if f.name in FURTHER}
-    found: dict = {}
-    for flag, value in zip(words[::2], [*words[1::2], ""]):
-        name = flag.removeprefix("--").replace("-", "_")
-        if not flag.startswith("--") or name not in known or not value:
-            flags = ", ".join("--" + n.replace("_", "-") for n in FURTHER)
-            raise ValueError(f"further settings: {flag[:40]!r} {value[:40]!r}; {flags} are accepted, each with a value")
-        choices = known[name].metadata.get("choices")
-        if choices and value not in choices:
-            raise ValueError(f"further settings: {flag} {value[:40]!r}; {', '.join(choices)} are accepted")
-        try:
-            found[name] = {"int": int, "float": float, "str": str}[known[name].type](value)
-        except ValueError:
-            raise ValueError(f"further settings: {flag} {value[:40]!r} is no {known[name].type}") from None
-    return found
+    try:
+        return train_flags.read(text, FURTHER)
+    except ValueError as error:
+        raise ValueError(f"further settings: {error}") from None
 
 
 def further_text(settings: dict) -> str:
     """What further() reads back as the same settings; those at their defaults are left out."""
-    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    different = {k: settings[k] for k in FURTHER if k in settings and settings[k] != default[k]}
-    return shlex.join(w for k, v in different.items() for w in ("--" + k.replace("_", "-"), str(v)))
+    return shlex.join(train_flags.write(settings, FURTHER))
 
 
 class Form:
