@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -212,7 +213,12 @@ def main(argv: list[str] | None = None) -> int:
         add(commands)
     args = parser.parse_args(argv)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
+        return 141
     except (ValueError, OSError) as error:  # CheckpointError and PictureError are ValueErrors
         says = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else " ".join(str(error).split())
         print(f"ddpm_app {args.command}: {says}", file=sys.stderr)

@@ -94,8 +94,14 @@ def open_source(source: str, size: int) -> Pictures:
     with np.load(path, allow_pickle=False) as arrays:
         labelled = "arr_1" in arrays.files  # load_data gives label 0 to all where there are none
     names = KNOWN["mnist" if data.images.shape[1] == 1 else "cifar10"]
-    fits = labelled and int(data.labels.max()) < len(names)
-    return Pictures(data.images, data.labels if fits else torch.full((len(data),), -1), names if fits else ())
+    most = int(data.labels.max())
+    fits = labelled and most < len(names)
+    notes = (
+        (f"arr_1 has a label {most}, and {len(names)} classes are known of such images: judged without labels",)
+        if labelled and not fits
+        else ()
+    )
+    return Pictures(data.images, data.labels if fits else torch.full((len(data),), -1), names if fits else (), notes=notes)
 
 
 def local_test(data: str) -> ImageData | None:

@@ -105,7 +105,7 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: in
     if images.size == 0:
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}: there is no image in it")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted")
+        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted{_hint(images)}")
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < lowest:
         raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label an image is accepted")
@@ -118,6 +118,16 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: in
         torch.from_numpy(labels.astype(np.int64)),
         classes or tuple(str(k) for k in range(count)),
     )
+
+
+def _hint(images: np.ndarray) -> str:
+    """What to do about pixels of another kind; their scale is not guessed at, as a wrong guess would be a wrong number."""
+    if not np.issubdtype(images.dtype, np.floating):
+        return ""
+    bad = int((~np.isfinite(images)).sum())
+    if bad:
+        return f"; {bad:,} of its {images.size:,} values are NaN or infinite"
+    return f"; its values go from {images.min():.4g} to {images.max():.4g}: scale them to 0..255 and round"
 
 
 def _from_torchvision(name: str, part: str) -> ImageData:

@@ -217,6 +217,15 @@ def find(name: str, root: Path | None = None) -> Run:
     return known[name]
 
 
+def check_name(name: str) -> str:
+    """The name, if it can be a run's: never a path. Raises ValueError."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:80]!r} cannot name a run; up to 60 letters, digits, '.', '_' and '-' are accepted, beginning with a letter"
+        )
+    return name
+
+
 def free_name(stem: str, root: Path | None = None) -> str:
     """stem-1, stem-2, ...: the first that is no folder yet. Characters a run's name may not have become dashes."""
     root, k = root or runs_dir(), 1
@@ -252,10 +261,7 @@ def start(
     """
     root = root or runs_dir()
     name = name or free_name(f"{Path(str(settings.get('data', 'mnist'))).stem}-{settings.get('preset', 'tiny')}", root)
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{name[:80]!r} cannot name a run; up to 60 letters, digits, '.', '_' and '-' are accepted, beginning with a letter"
-        )
+    check_name(name)
     if init and not (Path(init) / "config.json").is_file():
         raise ValueError(f"{init[:200]} is no checkpoint to begin from; a directory with config.json and weights is accepted")
     folder = root.resolve() / name

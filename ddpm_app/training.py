@@ -65,8 +65,9 @@ class TrainConfig:
     def __post_init__(self):
         if not (self.minutes > 0) ^ (self.images > 0):
             raise ValueError("give a budget: either minutes or images, above 0")
-        if not 1 <= self.batch <= 65536 or not 0 < self.lr < 1 or not 0 <= self.label_dropout <= 1 or not 0 <= self.ema < 1:
-            raise ValueError("out of range: batch 1..65536, lr (0, 1), label_dropout [0, 1], ema [0, 1)")
+        shares = 0 < self.lr < 1 and 0 <= self.label_dropout <= 1 and 0 <= self.ema < 1
+        if not (shares and 1 <= self.batch <= 65536 and self.warmup >= 0 and 0 <= self.seed < 2**31):
+            raise ValueError("out of range: batch 1..65536, lr (0, 1), label_dropout [0, 1], ema [0, 1), warmup 0.., seed 0..2147483647")
         average_lengths(self.averages)
 
 

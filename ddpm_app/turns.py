@@ -83,7 +83,10 @@ class Seat:
 
     def __init__(self, folder: Path, argv: list[str], settings: dict):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"{folder} cannot hold a run: it is a file, or lies below one") from None
         self._lock = _locked(folder / ".lock")
         if self._lock is None:
             raise ValueError(f"{folder} is being trained by another process; stop that one first, or take another --out")

@@ -17,10 +17,11 @@ MAX_FILES = 100_000
 MAX_TOTAL = 2**30  # bytes unpacked
 
 
-def unpack_images(archive: Path, root: Path) -> tuple[Path, Counter]:
-    """Unpack the images of a ZIP below root, in a folder named after its content; returns it and the images in each class.
+def unpack_images(archive: Path, root: Path) -> tuple[Path, Counter, list[str]]:
+    """Unpack the images of a ZIP below root, in a folder named after its content; returns it, the readable images in each class, and
+    the names of those that cannot be read: they are unpacked too, so that a run lists them as it does those of any folder.
 
-    Files get names of our own, so no name in the archive reaches the disk but the class's, with odd characters replaced. One
+    Of a name in the archive only the class and the file's own reach the disk, odd characters replaced, behind a number. One
     folder around the classes is taken off; images outside every sub-folder form a class of their own. Everything else is left
     out. Raises ValueError for names that climb out, encrypted or damaged archives, too many or too large files, no images.
     """
@@ -31,7 +32,7 @@ def unpack_images(archive: Path, root: Path) -> tuple[Path, Counter]:
     try:
         with zipfile.ZipFile(archive) as z:
             files = _image_entries(z)
-            counts = _write(z, files, part)
+            counts, bad = _write(z, files, part)
         shutil.rmtree(place, ignore_errors=True)
         part.rename(place)
     # what zipfile raises: NotImplementedError for a compression it does not know, RuntimeError for an encrypted entry
@@ -39,7 +40,7 @@ def unpack_images(archive: Path, root: Path) -> tuple[Path, Counter]:
         raise ValueError("the ZIP is damaged, encrypted or of a kind that cannot be read") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return place, counts
+    return place, counts, bad
 
 
 def _image_entries(z: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
@@ -67,25 +68,27 @@ def _image_entries(z: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
     return named
 
 
-def _write(z: zipfile.ZipFile, files: list[tuple[str, zipfile.ZipInfo]], part: Path) -> Counter:
-    counts, left, readable = Counter(), MAX_TOTAL, False
+def _write(z: zipfile.ZipFile, files: list[tuple[str, zipfile.ZipInfo]], part: Path) -> tuple[Counter, list[str]]:
+    counts, left, bad = Counter(), MAX_TOTAL, []
     for k, (name, entry) in enumerate(files):
         with z.open(entry) as f:
             data = f.read(min(MAX_BYTES, left) + 1)  # the sizes in the directory are the sender's word
         left -= len(data)
         if left < 0:
             raise ValueError(f"the ZIP unpacks to more than {MAX_TOTAL >> 20} MB")
+        own = Path(entry.filename.replace("\\", "/"))
         if len(data) > MAX_BYTES:
+            bad.append(f"{name}/{own.name[:80]}")
             continue
-        file = part / name / f"{k:06d}{Path(entry.filename).suffix.lower()}"
+        stem = re.sub(r"[^\w-]+", "_", own.stem)[:40]
+        file = part / name / f"{k:06d}-{stem}{own.suffix.lower()}"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-        counts[name] += 1
-        if not readable:
-            try:
-                readable = bool(open_picture(data))
-            except PictureError:
-                pass
-    if not readable:
+        try:
+            open_picture(data)
+            counts[name] += 1
+        except PictureError:
+            bad.append(f"{name}/{own.name[:80]}")
+    if not counts:
         raise ValueError("none of the images in the ZIP can be read")
-    return counts
+    return counts, bad

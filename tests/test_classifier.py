@@ -128,15 +128,16 @@ def test_shipped_classifier_is_as_good_as_its_card_says(path):
     classifier = load_classifier(path)
     metric = next(m for m in classifier.config.metrics if m["name"] == "accuracy")
     assert f"{metric['value']:.2%}" in (path / "README.md").read_text()
-    assert 0.25e6 < sum(p.numel() for p in classifier.network.parameters()) and (path / "weights.safetensors").stat().st_size < 10e6
-    assert metric["value"] >= {"mnist": 0.993, "cifar10": 0.93}[path.name] and metric["n"] == 10_000
+    assert 0.2e6 < sum(p.numel() for p in classifier.network.parameters()) and (path / "weights.safetensors").stat().st_size < 10e6
+    assert metric["value"] >= {"mnist": 0.993, "cifar10": 0.93, "digits": 0.97}[path.name]
+    assert metric["n"] == (360 if path.name == "digits" else 10_000)
     try:
         test = load_data(path.name, "test") if any((r / f"{path.name}-test.npz").exists() for r in _roots()) else None
     except ValueError:
         test = None
     if test is None:
         pytest.skip("the real test split is not here")
-    n = 1000 if path.name == "mnist" else 300
+    n = min(1000 if path.name == "mnist" else 300, len(test))
     right = int((classifier.classify(test.images[:n]).argmax(1) == test.labels[:n]).sum())
     low, high = wilson(right, n)
     assert low - 0.01 <= metric["value"] <= high + 0.01

@@ -87,7 +87,8 @@ def test_object_arrays_are_refused_unopened(tmp_path, where):
 @pytest.mark.parametrize(
     "arrays, words",
     [
-        (dict(arr_0=IMAGES.astype(np.float32)), ("arr_0", "uint8")),
+        (dict(arr_0=IMAGES.astype(np.float32)), ("arr_0", "uint8", "scale them to 0..255")),
+        (dict(arr_0=np.full((3, 8, 8, 3), np.nan)), ("arr_0", "values are NaN or infinite")),
         (dict(arr_0=IMAGES[0]), ("arr_0", "(8, 8, 3)")),
         (dict(arr_0=IMAGES.transpose(0, 3, 1, 2)), ("arr_0",)),
         (dict(arr_0=np.zeros((3, 8, 8, 4), np.uint8)), ("arr_0",)),

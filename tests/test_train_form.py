@@ -7,8 +7,9 @@ import gradio as gr
 import pytest
 
 from ddpm_app import jobs
+from ddpm_app.studio import Studio
 from ddpm_app.training import TrainConfig
-from ddpm_app.ui.train import FURTHER, Form, further, further_text
+from ddpm_app.ui.train import FURTHER, Form, build, further, further_text
 
 
 def test_further_settings_are_read_and_written():
@@ -35,6 +36,29 @@ def test_further_settings_are_read_and_written():
 def test_a_wrong_further_setting_is_a_sentence(text, says):
     with pytest.raises(ValueError, match=says):
         further(text)
+
+
+def test_what_cannot_be_started_is_said_where_the_command_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_RUNS", str(tmp_path))
+    for name in ("../x", "/tmp/x", "a b"):
+        with pytest.raises(ValueError, match="cannot name a run"):
+            jobs.check_name(name)
+    with gr.Blocks() as page:
+        build(Studio([tmp_path], device="cpu"))
+    shown = next(f.fn for f in page.fns.values() if f.fn.__name__ == "command_of")
+    fields = {c.label: c for c in page.blocks.values() if isinstance(c, gr.components.FormComponent) and getattr(c, "label", None)}
+    values = {c: getattr(c, "value", None) for c in page.blocks.values() if isinstance(c, gr.components.Component)}
+    assert shown(values).startswith("python train/train_unet.py --data mnist")
+    for label, value, says in (
+        ("Name", "../x", "'../x' cannot name a run"),
+        ("Budget, minutes", None, "minutes is None"),
+        ("Budget, minutes", -3, "give a budget"),
+        ("Budget, minutes", float("nan"), "give a budget"),
+        ("Batch", float("inf"), "# "),
+        ("Seed", 1e300, "# "),
+    ):
+        text = shown({**values, fields[label]: value})
+        assert text.startswith("# ") and says in text, (label, value, text)
 
 
 def test_every_setting_has_a_place_on_the_form():

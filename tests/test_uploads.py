@@ -29,11 +29,11 @@ def archive(tmp_path, files, name="my photos.zip"):
 def test_classes_are_the_sub_folders(tmp_path, around):
     files = [(f"{around}cats/{k}.png", png(k)) for k in range(3)] + [(f"{around}dogs/sub/{k}.JPG", png(k)) for k in range(2)]
     files += [(f"{around}notes.txt", "no image"), (f"__MACOSX/{around}cats/._0.png", b"x"), (f"{around}cats/.hidden.png", b"x")]
-    place, counts = uploads.unpack_images(archive(tmp_path, files), tmp_path / "out")
+    place, counts, bad = uploads.unpack_images(archive(tmp_path, files), tmp_path / "out")
     assert counts == {"cats": 3, "dogs": 2} and place.name.startswith("my-photos-")
     data = load_data(str(place), image_size=16)
     assert data.classes == ("cats", "dogs") and len(data) == 5 and data.images.shape[1:] == (3, 16, 16)
-    again, _ = uploads.unpack_images(tmp_path / "my photos.zip", tmp_path / "out")
+    again, *_ = uploads.unpack_images(tmp_path / "my photos.zip", tmp_path / "out")
     assert again == place and len(list((tmp_path / "out").iterdir())) == 1
 
 
@@ -55,8 +55,8 @@ def test_links_and_odd_class_names_become_plain_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "l.zip", "w") as z:
         z.writestr(link, "/etc/passwd")
         z.writestr("<b>$(x)/1.png", png())
-    place, counts = uploads.unpack_images(tmp_path / "l.zip", tmp_path / "out")
-    assert not any(p.is_symlink() for p in place.rglob("*")) and set(counts) == {"cats", "_b___x_"}
+    place, counts, bad = uploads.unpack_images(tmp_path / "l.zip", tmp_path / "out")
+    assert not any(p.is_symlink() for p in place.rglob("*")) and set(counts) == {"_b___x_"} and bad == ["cats/link.png"]
 
 
 def test_limits(tmp_path, monkeypatch):
@@ -89,7 +89,8 @@ def test_what_holds_no_image_says_so(tmp_path, content, says):
 
 def test_three_unreadable_among_many_are_skipped(tmp_path, capsys):
     files = [(f"a/{k}.png", png(k)) for k in range(20)] + [(f"a/bad{k}.png", b"\x89PNG broken") for k in range(3)]
-    place, counts = uploads.unpack_images(archive(tmp_path, files), tmp_path / "out")
-    assert counts["a"] == 23 and len(load_data(str(place))) == 20
-    assert capsys.readouterr().out.count("skipped") == 3
+    place, counts, bad = uploads.unpack_images(archive(tmp_path, files), tmp_path / "out")
+    assert counts["a"] == 20 == len(load_data(str(place))) and bad == [f"a/bad{k}.png" for k in range(3)]
+    out = capsys.readouterr().out
+    assert out.count("skipped") == 3 and "-bad2.png" in out
     assert np.asarray(load_data(str(place)).images).std() > 0

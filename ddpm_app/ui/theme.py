@@ -68,10 +68,11 @@ def make_theme() -> gr.themes.Base:
     )
 
 
-# The theme has switched by the class on <body>; a reload keeps the choice in the address, as Gradio reads it there.
+# The theme is a class on <body>, which Gradio sets on a page's opening from __theme in the address: switching it in place loses nothing
+# that the visitor has made, and the address keeps the choice over a reload. Canvases hear of it, as their colours are drawn.
 HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
-<script>window.ddpmTheme = () => { const u = new URL(location); const dark = document.body.classList.contains('dark');
-u.searchParams.set('__theme', dark ? 'light' : 'dark'); location.replace(u); };</script>"""
+<script>window.ddpmTheme = () => { const dark = document.body.classList.toggle('dark'), u = new URL(location);
+u.searchParams.set('__theme', dark ? 'dark' : 'light'); history.replaceState(history.state, '', u); document.dispatchEvent(new CustomEvent('ddpm-theme')); };</script>"""
 
 
 def launch_options() -> dict:

@@ -107,18 +107,17 @@ class Form:
             self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
             self.minutes = gr.Number(30, label="Budget, minutes", elem_id="train-minutes")
         with gr.Accordion("Advanced", open=False):
-            self.batch = gr.Number(t["batch"], label="Batch", precision=0, minimum=1, maximum=65536, elem_id="train-batch")
-            self.lr = gr.Number(t["lr"], label="Learning rate, peak", minimum=0, maximum=1)
-            self.warmup = gr.Number(t["warmup"], label="Warm-up, images", precision=0, minimum=0)
-            self.ema = gr.Number(
-                t["ema"], label="EMA length", minimum=0, maximum=1, info="A share of the run; 0.9 and more is a fixed decay."
-            )
+            # no minimum and maximum: Gradio would refuse before the command can say why
+            self.batch = gr.Number(t["batch"], label="Batch", precision=0, elem_id="train-batch")
+            self.lr = gr.Number(t["lr"], label="Learning rate, peak")
+            self.warmup = gr.Number(t["warmup"], label="Warm-up, images", precision=0)
+            self.ema = gr.Number(t["ema"], label="EMA length", info="A share of the run; 0.9 and more is a fixed decay.")
             self.marks = gr.Number(
-                MARKS[1], label="Evaluations", precision=0, minimum=1, maximum=1000, elem_id="train-marks",
+                MARKS[1], label="Evaluations", precision=0, elem_id="train-marks",
                 info="Validation, sample grid and saved state, this often over the budget.",
             )  # fmt: skip
             self.weight = gr.Dropdown(list(WEIGHTS), value=t["weight"], label="Loss weight")
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+            self.seed = gr.Number(0, label="Seed", precision=0)
             self.further = gr.Textbox(
                 "", label="Further settings", placeholder="--T 200 --flip no --label-dropout 0.2", max_lines=1, max_length=300,
                 info="Flags of train_unet.py that have no control here.", elem_id="train-further",
@@ -213,10 +212,10 @@ def build(studio: Studio) -> None:
     def command_of(values: dict) -> str:
         try:
             settings = form.settings(values)
-            out = jobs.short(str(jobs.runs_dir() / form.name_of(values, settings)))
+            out = jobs.short(str(jobs.runs_dir() / jobs.check_name(form.name_of(values, settings))))
             argv = jobs.flags(settings, out, str(values[form.init] or "").strip(), bool(values[form.now]))
             return jobs.shown([*argv, *form.extra(values)])
-        except ValueError as error:
+        except (ValueError, TypeError, OverflowError) as error:  # numbers that are none, or too large, among them
             return f"# {error}"
 
     def begin(values: dict):
@@ -246,9 +245,12 @@ def build(studio: Studio) -> None:
     def unpack(path):
         if not path:
             return gr.skip(), gr.skip()
-        place, counts = unpack_images(Path(path), jobs.runs_dir() / ".data")
+        place, counts, bad = unpack_images(Path(path), jobs.runs_dir() / ".data")
         found = ", ".join(f"{name} {n}" for name, n in counts.most_common(8)) + (", …" if len(counts) > 8 else "")
-        return str(place), note(f"{sum(counts.values()):,} images in {len(counts)} {'class' if len(counts) == 1 else 'classes'}: {found}.")
+        text = f"{sum(counts.values()):,} images in {len(counts)} {'class' if len(counts) == 1 else 'classes'}: {found}."
+        if bad:
+            text += f" {len(bad)} cannot be read and will be skipped: {', '.join(bad[:3])}{', …' if len(bad) > 3 else ''}."
+        return str(place), note(text)
 
     def fork(event: gr.EventData):
         chosen = event._data if isinstance(event._data, dict) else {}

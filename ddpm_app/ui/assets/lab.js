@@ -139,4 +139,5 @@ element.addEventListener('click', e => {
   else if (b.matches('.use')) { leave(); trigger('sketch', { strokes: S.strokes.map(s => s.map(p => p.map(c => Math.round(c * 1000) / 1000))) }); }
 });
 new ResizeObserver(() => draw()).observe(canvas);
+const themed = () => element.isConnected ? draw() : document.removeEventListener('ddpm-theme', themed); document.addEventListener('ddpm-theme', themed);
 watch('value', upd); upd();

@@ -32,6 +32,7 @@ async function poll(force) {
 
 function draw() {
   $('.empty').hidden = S.heads.length > 0; $('.body').hidden = !S.heads.length; list();
+  if (!S.heads.length && S.told) tell(null, ''); // the last run was deleted
   const d = S.data[S.sel]; $('.panel').hidden = !d; if (!d) return;
   setText($('h3'), d.name); chip($('.head .chip'), d.status); setText($('.about'), d.about); $('progress').value = d.progress;
   const m = $('.message'); m.hidden = !d.message; setText(m, d.message);
@@ -46,8 +47,9 @@ function draw() {
   const pick = $('.fork select'), names = d.snapshots.join(); $('.fork').hidden = !d.snapshots.length;
   if (pick.dataset.of !== d.name + names) { const last = pick.options.length ? pick.options[pick.options.length - 1].value : '', keep = pick.value === last ? '' : pick.value; pick.dataset.of = d.name + names; pick.textContent = ''; for (const n of d.snapshots) { const o = el('option', `after ${big(+n)} images`); o.value = n; pick.append(o); } pick.value = d.snapshots.includes(keep) ? keep : d.snapshots[d.snapshots.length - 1]; }
   setText($('.command code'), d.command); bars(d.curves ? d.curves.bands : []); chart(); S.drawn++;
-  document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run: d.name, sig: [d.name, d.status, d.grid, names].join() } }));
+  tell(d.name, [d.name, d.status, d.grid, names].join());
 }
+const tell = (run, sig) => { S.told = run; document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run, sig } })); };
 const chip = (e, s) => { setText(e, s); e.dataset.s = s; };
 function list() {
   const box = $('.list'), names = S.heads.map(h => h.name).join('|');
@@ -74,7 +76,8 @@ function ticks(lo, hi, log, n) {
 }
 function chart() {
   const s = $('.chart'), names = open().filter(n => S.data[n] && S.data[n].curves && S.data[n].curves.train.length), W = s.clientWidth || 600, H = 260, L = 52, R = 14, T = 12, B = 30;
-  $('.waiting').hidden = names.length > 0; const a = +$('.smooth').value, logy = $('.logy').checked, logx = $('.logx').checked; s.setAttribute('viewBox', `0 0 ${W} ${H}`);
+  const d = S.data[S.sel]; $('.waiting').hidden = names.length > 0; if (d) setText($('.waiting'), LIVE.includes(d.status) ? 'The first loss appears some seconds after the start.' : 'This run has logged no loss.');
+  const a = +$('.smooth').value, logy = $('.logy').checked, logx = $('.logx').checked; s.setAttribute('viewBox', `0 0 ${W} ${H}`);
   S.lines = names.map((n, k) => ({ name: n, colour: COLOURS[k % 6], raw: S.data[n].curves.train, line: smooth(S.data[n].curves.train, a), held: S.data[n].curves.held }));
   const xs = S.lines.flatMap(l => [...l.raw, ...l.held].map(p => p[0])), ys = S.lines.flatMap(l => [...l.line, ...l.held].map(p => p[1])).filter(isFinite);
   if (!xs.length) { s.textContent = ''; S.parts = null; $('.legend').textContent = ''; return; }
@@ -94,9 +97,9 @@ function chart() {
 }
 function hover(px) {
   const tip = $('.tip'), c = S.parts && S.parts.cursor; S.hover = px; if (!c) return; if (px === null || !S.lines.length) { tip.hidden = true; c.setAttribute('visibility', 'hidden'); return; }
-  const near = p => p.length ? p.reduce((m, q) => Math.abs(S.X(q[0]) - px) < Math.abs(S.X(m[0]) - px) ? q : m) : null, at = near(S.lines.flatMap(l => l.line));
+  const near = p => p.length ? p.reduce((m, q) => Math.abs(S.X(q[0]) - px) < Math.abs(S.X(m[0]) - px) ? q : m) : null, at = near(S.lines.flatMap(l => l.line)), within = l => l.line.length && at[0] <= l.line[l.line.length - 1][0]; // a shorter run has no value there
   const x = S.X(at[0]); c.setAttribute('x1', x); c.setAttribute('x2', x); c.setAttribute('visibility', 'visible'); tip.hidden = false; tip.textContent = ''; tip.append(el('div', `${big(at[0])} images`));
-  for (const l of S.lines) { const p = near(l.line), h = near(l.held), e = el('div', `${l.name}: ${num(p[1])}${h ? `, validation ${num(h[1])}` : ''}`); e.style.color = l.colour; e.style.fontWeight = 600; tip.append(e); }
+  for (const l of S.lines) { const p = near(l.line), h = near(l.held), e = el('div', !within(l) ? `${l.name}: ended before` : `${l.name}: ${num(p[1])}${h ? `, validation ${num(h[1])}` : ''}`); e.style.color = l.colour; e.style.fontWeight = 600; tip.append(e); }
   tip.style.left = x > S.box.W / 2 ? 'auto' : `${x + 10}px`; tip.style.right = x > S.box.W / 2 ? `${S.box.W - x + 10}px` : 'auto';
 }
 function bars(bands) {

@@ -21,4 +21,5 @@ function draw() {
   });
 }
 element.addEventListener('input', e => { if (e.target.matches('.scale')) { S.at = +e.target.value; draw(); } });
+const themed = () => element.isConnected ? draw() : document.removeEventListener('ddpm-theme', themed); document.addEventListener('ddpm-theme', themed);
 watch('value', draw); draw();
