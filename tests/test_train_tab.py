@@ -161,6 +161,44 @@ def test_fork_fills_the_form(page, runs_root, roots):
     assert "0000000640" in page.inner_text("#train-command").replace("\n", "")
 
 
+def test_themes_keep_the_form_and_the_last_run_takes_its_time_machine_along(page, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_RUNS", str(tmp_path))
+    folder = tmp_path / "only"
+    (folder / "samples").mkdir(parents=True)
+    Image.new("L", (30, 30)).save(folder / "samples" / "0000000640.png")
+    (folder / "log.jsonl").write_text('{"step": 10, "images": 640, "seconds": 9, "progress": 1, "loss": 0.5, "lr": 1e-4}\n')
+    page.click("#train-view .item[data-run=only] button")
+    page.wait_for_selector("#train-time .tm", state="visible")
+    assert page.locator("#train-time .refused").inner_text().startswith("Empty") and page.locator("#train-time table").is_hidden()
+    page.fill("#train-minutes input", "7")
+    was = page.evaluate("() => document.body.classList.contains('dark')")
+    page.get_by_role("button", name="Light / dark").click()
+    assert page.evaluate("() => document.body.classList.contains('dark')") != was and "__theme=" in page.url
+    assert page.input_value("#train-minutes input") == "7"
+    page.click("#train-view [data-do=delete]")
+    page.click("#train-view [data-do=delete]")
+    page.wait_for_selector("#train-view .empty", state="visible")
+    page.wait_for_selector("#train-time .tm", state="hidden")
+
+
+def test_a_lost_server_is_said(browser, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_RUNS", str(tmp_path))
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "log.jsonl").write_text('{"step": 10, "images": 640, "seconds": 9, "progress": 0.5, "loss": 0.5}\n')
+    context = browser.new_context()
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.set_default_timeout(60_000)
+    open_tab(page, url)
+    page.wait_for_selector("#train-view .item[data-run=only]")
+    page.route("**/component_server**", lambda route: route.abort())
+    page.click("#train-view [data-do=delete]")
+    page.click("#train-view [data-do=delete]")
+    page.wait_for_function("() => document.querySelector('#train-view .trouble').textContent.includes('does not answer')")
+    assert errors == [] and (tmp_path / "only").exists()
+    context.close()
+
+
 def test_the_server_takes_anything_from_the_browser(runs_root):
     (runs_root / "x").mkdir(parents=True)
     (runs_root / "x" / "log.jsonl").write_text('{"step": 1}\n{"loss": "a", "step": 2}\nnull\n[1]\n')

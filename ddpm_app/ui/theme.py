@@ -72,7 +72,8 @@ def make_theme() -> gr.themes.Base:
 # that the visitor has made, and the address keeps the choice over a reload. Canvases hear of it, as their colours are drawn.
 HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
 <script>window.ddpmTheme = () => { const dark = document.body.classList.toggle('dark'), u = new URL(location);
-u.searchParams.set('__theme', dark ? 'dark' : 'light'); history.replaceState(history.state, '', u); document.dispatchEvent(new CustomEvent('ddpm-theme')); };</script>"""
+u.searchParams.set('__theme', dark ? 'dark' : 'light'); history.replaceState(history.state, '', u);
+document.dispatchEvent(new CustomEvent('ddpm-theme')); };</script>"""
 
 
 def launch_options() -> dict:

@@ -96,7 +96,7 @@ class Form:
                 info="On this machine, one sub-folder a class; or an .npz with arr_0 and arr_1.",
             )  # fmt: skip
             self.zip = gr.File(
-                label="Or a ZIP, one sub-folder a class", file_types=[".zip"], height=120, visible=False, elem_id="train-zip"
+                label="Or a ZIP, one sub-folder a class", file_types=[".zip"], height=150, visible=False, elem_id="train-zip"
             )
             self.size = gr.Slider(8, 64, value=32, step=8, label="Pixels a side", visible=False)
             self.preset = gr.Dropdown(

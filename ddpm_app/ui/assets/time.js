@@ -67,11 +67,11 @@ function table(rows) {
   for (const r of rows) body.append(line([pct(r.share), count(r.images), num(r.loss, 4), num(r.validation, 4), num(r.agreement), num(r.confidence), bars(r), r.distance == null ? '–' : r.distance.toPrecision(3), ...(clip ? [num(r.clip)] : [])], 'td'));
   const real = rows.find(r => r.real_agreement != null || r.real_distance != null);
   if (real) body.append(line(['real test images', '', '', '', num(real.real_agreement), num(real.real_confidence), '', real.real_distance == null ? '–' : real.real_distance.toPrecision(3), ...(clip ? [''] : [])], 'td'));
-  if (!rows.length) body.append(line(['Empty: 200 samples at each share are judged by the classifier that ships for the data. Half a minute a row on two cores.'], 'td')), body.firstChild.firstChild.colSpan = 8, body.firstChild.firstChild.style.whiteSpace = 'normal';
-  setText($('.refused'), [...new Set(rows.flatMap(r => r.refused || []))].join(' · '));
+  $('.scroll').hidden = !rows.length;
+  setText($('.refused'), rows.length ? [...new Set(rows.flatMap(r => r.refused || []))].join(' · ') : 'Empty: 200 samples at each share are judged by the classifier that ships for the data. Half a minute a row on two cores.');
 }
 async function act(query) {
-  say(''); let r; try { r = await server.time_act({ run: T.run, weights: weights(), ...query }); } catch (e) { r = { error: 'The studio does not answer.' }; }
+  say(''); let r; try { r = await server.time_act({ run: T.run, weights: weights(), ...query }); } catch { /* as nothing */ } r = r || { error: 'The studio does not answer.' };
   if (r.error || r.ok) say(r.error || r.ok, !r.error); look(); return r;
 }
 const here = () => { const list = times(), x = list[+$('.when').value], s = T.data.snapshots; return s[s.map(Number).indexOf(nearest(s.map(Number), x))]; };

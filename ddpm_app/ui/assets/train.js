@@ -109,7 +109,7 @@ function bars(bands) {
 }
 async function act(b) {
   if (b.dataset.do === 'delete' && !b.classList.contains('sure')) { b.classList.add('sure'); b.textContent = 'Really? Moves it to the trash'; clearTimeout(S.sure); S.sure = setTimeout(calm, 5000); return; }
-  calm(); b.disabled = true; let r; try { r = await server.train_act({ run: S.sel, do: b.dataset.do }); } catch (e) { r = { error: 'The studio does not answer.' }; }
+  calm(); b.disabled = true; let r; try { r = await server.train_act({ run: S.sel, do: b.dataset.do }); } catch { /* Gradio answers a lost server with nothing or with an error */ } r = r || { error: 'The studio does not answer.' };
   say(r.error || r.ok || ''); if (r.error || r.ok) setTimeout(() => say(''), 8000); poll(true);
 }
 function calm() { const b = $('[data-do=delete]'); b.classList.remove('sure'); b.textContent = 'Delete'; }
