@@ -17,13 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ddpm_app import checkpoints, exports  # noqa: E402
+from ddpm_app import checkpoints, exports, jobs  # noqa: E402
 from ddpm_app.studio import Request, Studio  # noqa: E402
 from ddpm_app.training import TrainConfig  # noqa: E402
 
-VALIDATION = (
-    "mean squared error of F at the end of training: EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
-)
+VALIDATION = "at the end of training: EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
 CARD = """---
 library_name: ddpm-studio
 tags: [diffusion, ddpm, {data}]
@@ -37,7 +35,7 @@ tags: [diffusion, ddpm, {data}]
 | data | {data}, {image}, classes: {classes} |
 | network | U-Net, {channels} channels x {multipliers}, {blocks} block(s) a level, {parameters:,} parameters |
 | predicts | {row}, {schedule} schedule, T = {T} |
-| training | {images_seen:,} images in {minutes:.0f} minutes; {machine} |
+| training | {training}; {machine} |
 | weights | EMA ({ema}), fp16 safetensors |
 
 Trained with
@@ -48,7 +46,25 @@ Trained with
 """
 
 
-def command(settings: dict) -> str:
+def lineage(run: Path) -> list[Path]:
+    """The runs that led to this one, oldest first, itself last: each was begun (--init) from the weights of the one before."""
+    found = [run.resolve()]
+    while True:
+        argv = jobs.read_json(found[0] / "job.json").get("argv") or []
+        if "--init" not in argv[:-1]:
+            return found
+        before = Path(jobs.read_json(found[0] / "job.json").get("cwd") or "", argv[argv.index("--init") + 1]).resolve()
+        before = before.parents[1] if before.parent.name == "snapshots" else before
+        if not (before / "log.jsonl").is_file() or before in found:
+            raise ValueError(f"{found[0]} was begun from the weights in {before}, which is no run that could be told of")
+        found.insert(0, before)
+
+
+def minutes(run: Path) -> float:
+    return max((r.get("seconds", 0) for r in checkpoints.open_checkpoint(run).log()), default=0) / 60
+
+
+def command(settings: dict, out: str = "", init: str = "") -> str:
     """The train_unet.py call, with what differs from the defaults."""
     default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
     flags = [
@@ -56,7 +72,9 @@ def command(settings: dict) -> str:
         for k, v in settings.items()
         if k in default and (v != default[k] or k in ("data", "preset", "row", "schedule"))
     ]
-    return "python train/train_unet.py " + " ".join(flags) + f" --out runs/{settings['data']}"
+    return "python train/train_unet.py " + " ".join(
+        [*flags, *([f"--init runs/{init}"] if init else []), f"--out runs/{out or settings['data']}"]
+    )
 
 
 def metrics_table(metrics: list) -> str:
@@ -83,36 +101,40 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         source = checkpoints.open_checkpoint(args.run)
-        out = Path(args.out)
-        if (out / "config.json").is_file() and checkpoints.open_checkpoint(out).config.images_seen == source.config.images_seen:
+        out, runs = Path(args.out), lineage(Path(args.run))
+        parts = [checkpoints.open_checkpoint(r).config for r in runs]
+        total = sum(c.images_seen for c in parts)
+        if (out / "config.json").is_file() and checkpoints.open_checkpoint(out).config.images_seen == total:
             config = checkpoints.open_checkpoint(out).config  # the same weights: keep the numbers judged since
         else:
-            config = source.config
+            config = dataclasses.replace(source.config, images_seen=total)
         losses = [r["validation_loss"] for r in source.log() if "validation_loss" in r]
         if losses and not any(m["name"] == "validation loss" for m in config.metrics):
-            entry = {"name": "validation loss", "value": losses[-1], "protocol": VALIDATION}
+            weight = config.training.get("weight", "uniform")
+            kind = "mean squared error of F" + ("" if weight == "uniform" else f", weighted by {weight},")
+            entry = {"name": "validation loss", "value": losses[-1], "protocol": f"{kind} {VALIDATION}"}
             config = dataclasses.replace(config, metrics=[entry, *config.metrics])
         checkpoints.save(out, config, checkpoints.read_weights(source.path))
     except ValueError as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2
-    log = source.log()
     shutil.copyfile(source.path / "log.jsonl", out / "log.jsonl")
     newest = max((source.path / "samples").glob("*.png"), default=None)
     if newest:
         shutil.copyfile(newest, out / "samples.png")
     checkpoints.write_atomically(out / "denoising.webp", animation(out))
-    seconds = max((r.get("seconds", 0) for r in log), default=0)
     facts = exports.model_facts(checkpoints.open_checkpoint(out))
     text = CARD.format(
         **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name", "place")},
         name=out.name,
         note=args.note,
         machine=args.machine,
-        minutes=seconds / 60,
+        training=", then ".join(f"{c.images_seen:,} images in {minutes(r):.0f} minutes" for r, c in zip(runs, parts)),
         multipliers="-".join(map(str, facts["multipliers"])),
         classes=", ".join(facts["classes"]),
-        command=command(config.training),
+        command="\n    ".join(
+            command(c.training, r.name if len(runs) > 1 else "", runs[k - 1].name if k else "") for k, (r, c) in enumerate(zip(runs, parts))
+        ),
         metrics=metrics_table(config.metrics),
     )
     checkpoints.write_atomically(out / "README.md", text.rstrip() + "\n")
