@@ -209,10 +209,11 @@ def _encode(commands) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_sample, _noise, _encode, _label, _evaluate, _models, _runs, _bench, _toy):
-        add(commands)
-    args = parser.parse_args(argv)
+    args = argparse.Namespace(command="")
     try:
+        for add in (_sample, _noise, _encode, _label, _evaluate, _models, _runs, _bench, _toy):
+            add(commands)
+        args = parser.parse_args(argv)
         code = args.run(args)
         sys.stdout.flush()
         return code
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ddpm_app {args.command}: {says}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"ddpm_app {args.command}: stopped", file=sys.stderr)
+        print(f"ddpm_app {args.command}: stopped".replace(" :", ":"), file=sys.stderr)
         return 130
 
 

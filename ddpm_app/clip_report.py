@@ -91,10 +91,9 @@ def open_source(source: str, size: int) -> Pictures:
     if path.suffix != ".npz":
         raise ValueError(f"--images is {source}; an .npz file or a folder of images is accepted")
     data = load_data(source, unlabelled=True)
-    with np.load(path, allow_pickle=False) as arrays:
-        labelled = "arr_1" in arrays.files  # load_data gives label 0 to all where there are none
     names = KNOWN["mnist" if data.images.shape[1] == 1 else "cifar10"]
     most = int(data.labels.max())
+    labelled = most >= 0
     fits = labelled and most < len(names)
     notes = (
         (f"arr_1 has a label {most}, and {len(names)} classes are known of such images: judged without labels",)
@@ -183,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
 
     prompts = check_prompts(Path(args.prompts).read_text(errors="replace")) if args.prompts else None
     if not Path(args.images).exists():
-        raise ValueError(f"--images is {args.images}; an .npz file or a folder of images is accepted")
+        raise ValueError(f"--images is {args.images}: there is no such file; an .npz file or a folder of images is accepted")
     clip = load_clip(args.clip, pick_device(args.device), say)
     with contextlib.redirect_stdout(sys.stderr):  # remarks about files that were left out are no part of the JSON
         pictures = open_source(args.images, clip.image_size)

@@ -72,7 +72,8 @@ def load_data(source: str, part: str = "train", image_size: int | None = None, u
     ~/.cache/ddpm-studio),
     an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1 labels, or a folder of images with one sub-folder a class.
     part: "train" or "test" of the named sets. image_size: folders are cropped and resized to it (default 32).
-    unlabelled: take the label -1, no class, in an .npz.
+    unlabelled: images without labels (an .npz without arr_1, a folder without sub-folders) get -1, no class, and an .npz may hold it;
+    without it they are one class, as training needs.
     """
     if source in KNOWN:
         for root in data_roots():
@@ -86,7 +87,7 @@ def load_data(source: str, part: str = "train", image_size: int | None = None, u
     if path.suffix == ".npz" and path.is_file():
         return _from_npz(path, path.stem, None, -1 if unlabelled else 0)
     if path.is_dir():
-        return _from_folder(path, image_size or 32)
+        return _from_folder(path, image_size or 32, unlabelled)
     raise ValueError(f"no data set {source!r}: give {', '.join(KNOWN)}, an .npz file or a folder of images")
 
 
@@ -106,7 +107,7 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: in
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}: there is no image in it")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted{_hint(images)}")
-    labels = np.zeros(len(images), np.int64) if labels is None else labels
+    labels = np.full(len(images), lowest) if labels is None else labels
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < lowest:
         raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label an image is accepted")
     count, most = int(labels.max()) + 1, len(classes) if classes else MAX_CLASSES
@@ -145,18 +146,19 @@ def _from_torchvision(name: str, part: str) -> ImageData:
     return ImageData(name, torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels, KNOWN[name])
 
 
-def _from_folder(path: Path, size: int) -> ImageData:
+def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
     """One sub-folder a class (or images right inside, one class); unreadable files are listed and skipped."""
     from .pictures import PictureError, centre_crop, open_picture
 
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) or [path]
+    flat = folders == [path]
     images, labels, bad = [], [], []
     for label, folder in enumerate(folders):
         for file in sorted(folder.rglob("*")):
             if file.suffix.lower() in IMAGE_SUFFIXES:
                 try:
                     images.append(np.asarray(centre_crop(open_picture(file), size)))
-                    labels.append(label)
+                    labels.append(-1 if flat and unlabelled else label)
                 except PictureError as error:
                     bad.append(f"{file}: {error}")
     if not images:

@@ -46,11 +46,11 @@ def frechet_distance(a: Stats, b: Stats) -> float:
     return max(fid_statistics_to_metric(mine, theirs, verbose=False)[KEY_METRIC_FID], 0.0)
 
 
-def check_rank(features: Tensor) -> None:
+def check_rank(features: Tensor, what: str = "samples") -> None:
     """Raises ValueError where a covariance of features (N, D) would be singular."""
     n, dims = features.shape
     if n <= dims:
-        raise ValueError(f"a Frechet distance in {dims} feature dimensions needs more than {dims} samples; there are {n}")
+        raise ValueError(f"a Frechet distance in {dims} feature dimensions needs more than {dims} {what}; there are {n}")
 
 
 class Extrapolation(NamedTuple):

@@ -19,6 +19,7 @@ from .coding import Curve, State, curve
 from .data import load_data
 from .encode import LEVELS, VARIANCES, WAYS, CodeRequest, PathRequest, caption, class_index, code, flow, interpolate, lossless, shape_of
 from .pictures import centre_crop, open_picture, to_array
+from .protocols import plain
 from .samplers import SAMPLERS
 from .studio import MAX_BATCH, Studio
 
@@ -111,7 +112,7 @@ def run_code(args: argparse.Namespace) -> int:
     if args.image:
         if args.n > 1 or label == "given":
             raise ValueError("--image is one picture: no --n, and its class is a name, an index or none")
-        images, given, what = torch.from_numpy(_read(args.image, shape_of(config)))[None], None, Path(args.image).name
+        images, given, what = torch.from_numpy(np.array(_read(args.image, shape_of(config))))[None], None, Path(args.image).name
     else:
         images, given = _tests(config.data, list(range(args.test, args.test + args.n)), shape_of(config))
         what = f"{config.data} test, {args.test} to {args.test + args.n - 1}" if args.n > 1 else f"{config.data} test, {args.test}"
@@ -135,7 +136,7 @@ def run_code(args: argparse.Namespace) -> int:
     result["curve"] = found.to_dict()
     for out in outputs:
         if out.suffix == ".json":
-            write_atomically(out, json.dumps(result, indent=1))
+            write_atomically(out, json.dumps(plain(result), indent=1))
         elif out.suffix == ".png":
             out.parent.mkdir(parents=True, exist_ok=True)
             viz.save_png(strip_of(shown), out)
@@ -143,7 +144,7 @@ def run_code(args: argparse.Namespace) -> int:
             dims = images[0].numel()
             write_atomically(out, ANIMATIONS[out.suffix](*moving(shown, dims)))
     if args.json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps(plain(result), indent=1))
     else:
         print("\n".join(report(result, found)))
         print("\n".join(str(o) for o in outputs), end="\n" if outputs else "")
@@ -197,7 +198,8 @@ def report(result: dict, found: Curve) -> list[str]:
     lines.append(f"bound {b['total']:.4f}{error} bits/dim = L_T {b['L_T']:.4f} + L_1..T-1 {b['L_mid']:.4f} + L_0 {b['L_0']:.4f}")
     if "flow" in result:
         f = result["flow"]
-        lines.append(f"flow  {f['bits']:.4f} +- {f['standard_error']:.4f} bits/dim, {f['draws']} draws an image")
+        error = "" if np.isnan(f["standard_error"]) else f" +- {f['standard_error']:.4f}"
+        lines.append(f"flow  {f['bits']:.4f}{error} bits/dim, {f['draws']} draw{'s' if f['draws'] > 1 else ''} an image")
     lines.append("the same pixels as " + ", ".join(f"{k} {v:.2f}" for k, v in result["lossless"].items()) + " bits/dim, headers included")
     return lines
 
@@ -232,6 +234,8 @@ def run_interpolate(args: argparse.Namespace) -> int:
     if args.way == "seeds":
         if args.images or args.test:
             raise ValueError("--way seeds needs no images; --way ode or --way noise takes them")
+    elif args.images and args.test:
+        raise ValueError("--images A B and --test I J each name the two images; give one of them")
     elif args.images:
         pictures = torch.from_numpy(np.stack([_read(path, shape_of(config)) for path in args.images]))
     elif args.test:
@@ -257,7 +261,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
             write_atomically(out, ANIMATIONS[out.suffix](frames, 12, 384, captions))
     said = {**dataclasses.asdict(request), "error": end.error, "classes": [class_index(studio, config, k) for k in (first, second)]}
     if args.json:
-        print(json.dumps(said, indent=1))
+        print(json.dumps(plain(said), indent=1))
     else:
         back = "" if end.error is None else f"; the ends come back to {end.error[0]:.2f} and {end.error[1]:.2f} grey levels (rms)"
         print(f"{', '.join(map(str, outputs))}: {len(images)} images, {WAYS[args.way]}{back}")

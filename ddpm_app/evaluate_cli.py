@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give a --checkpoint to sample from, or --images to judge")
     if args.write and not args.checkpoint:
         raise ValueError("--write needs the --checkpoint whose metrics.json is meant")
+    if args.sweep and (args.write or args.seeds > 1 or args.images):
+        raise ValueError("--sweep samples a checkpoint anew at each of its points and only prints: no --write, --seeds or --images")
     plan = plan_of(args)
     bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve draws pictures, whatever --metrics says
     precision = args.precision or ("fp32" if bits_only else "auto")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -261,7 +261,7 @@ def features_of(extractor: Extractor, images: Images, what: str, cache: bool = T
     if images.n > 1:
         found |= dict(zip(("mean", "cov"), statistics(found[extractor.layer])[1:]))
     if file is not None:
-        save_tensors(file, found)
+        save_cached(file, found)
     return found
 
 
@@ -273,11 +273,27 @@ def stats(found: dict[str, Tensor], extractor: Extractor) -> Stats:
 
 
 def load_cached(file: Path) -> dict[str, Tensor]:
-    """Tensors of a cache file, {} where it is missing or cut short: it is then made again."""
+    """Tensors of a cache file, {} where it is missing, cut short or not what was written: it is then made again."""
     try:
-        return load_file(file)
+        found = load_file(file)
+        with safe_open(file, "pt") as f:
+            digest = (f.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return {}
+    return found if digest == _digest(found) else {}
+
+
+def save_cached(file: Path, tensors: dict[str, Tensor]) -> None:
+    """What load_cached reads, with a SHA-256: a damaged cache would be a wrong number."""
+    save_tensors(file, tensors, {"sha256": _digest(tensors)})
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    h = hashlib.sha256()
+    for name in sorted(tensors):
+        h.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        h.update(tensors[name].contiguous().numpy().data)
+    return h.hexdigest()
 
 
 def cached(file: Path, extractor: Extractor, n: int) -> dict[str, Tensor] | None:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from . import distances, reading
-from .checkpoints import save_tensors
 from .data import KNOWN, ImageData, load_data
-from .features import Extractor, Images, Progress, cache_root, features_of, load_cached, stats
+from .features import Extractor, Images, Progress, cache_root, features_of, load_cached, save_cached, stats
 
 PICTURE_METRICS = ("fid", "kid", "is", "prc", "classifier", "clip", "neighbours")
 DISTANCES = ("fid", "kid", "is", "prc")  # measured in every feature network asked for
@@ -114,6 +113,7 @@ def measure(subject: Subject, metric: str, extractor: Extractor | None, images: 
         distances.check_rank(found[extractor.layer])  # before the reference is looked at
     reference = yield from subject.against(extractor)
     if metric == "fid":
+        distances.check_rank(reference[extractor.layer], "reference images")
         beside = (yield from subject.beside(extractor)) if extractor.kind != "inception" else None
         real = beside[extractor.layer][balanced(subject.real.labels[:REAL_N], images.n)] if beside is not None else None
         return _frechet(extractor, found, reference, real, images.n)
@@ -260,5 +260,5 @@ def _usual(space: str, beside: Tensor, pool: Tensor, train: Images) -> Iterator[
         return found["nearest"]
     yield Progress("nearest training images of real test images", 0, len(beside))
     near = distances.nearest(beside, pool)[0][:, 0].contiguous()
-    save_tensors(file, {"nearest": near})
+    save_cached(file, {"nearest": near})
     return near

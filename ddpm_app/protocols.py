@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from .checkpoints import Checkpoint, read_text, write_atomically
+from .checkpoints import Checkpoint, write_atomically
 from .data import KNOWN, ImageData, load_data
 from .features import LEGACY, Extractor
 from .samples import given
@@ -139,8 +139,8 @@ def stored_rows(checkpoint: Checkpoint) -> list[dict]:
     """What has been measured so far. Raises ValueError for a metrics.json that is cut short."""
     file = checkpoint.path / "metrics.json"
     try:
-        rows = json.loads(read_text(file) or "[]")
-    except ValueError as error:
+        rows = json.loads(file.read_text()) if file.exists() else []
+    except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{file} is cut short or not JSON; move it away first") from error
     if not isinstance(rows, list) or not all(isinstance(r, dict) and "name" in r and "value" in r for r in rows):
         raise ValueError(f"{file} does not hold measured numbers; move it away first")

@@ -82,9 +82,13 @@ def from_uniform(counts: Tensor) -> float:
 
 
 def chance_distance(n: int, k: int) -> float:
-    """What from_uniform gives on average for n draws that are uniform in truth: the mean absolute deviation of each class's share,
-    normal to a good approximation, added up over the k classes."""
-    return k / 2 * math.sqrt(2 / math.pi) * math.sqrt((1 / k) * (1 - 1 / k) / n)
+    """What from_uniform gives on average for n draws that are uniform in truth: the mean absolute deviation of each class's count,
+    which is binomial (de Moivre 1730: 2 v C(n, v) p^v q^(n - v + 1) with v = floor(n p) + 1), added up over the k classes."""
+    v = n // k + 1
+    log_choose = math.lgamma(n + 1) - math.lgamma(v + 1) - math.lgamma(n - v + 1) if v <= n else -math.inf
+    log_p, log_q = -math.log(k), math.log1p(-1 / k)
+    deviation = 2 * v * math.exp(log_choose + v * log_p + (n - v + 1) * log_q)
+    return k / 2 * deviation / n
 
 
 def reliability(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[Bin, ...]:

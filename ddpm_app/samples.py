@@ -1,6 +1,6 @@
 """Many samples of a checkpoint, kept on disk as they come: stopped at any batch, gone on with later, never computed twice.
 
-A batch is a file of raw pixels whose name says which images it holds and whose length says whether it is whole. The folder's
+A batch is a file of raw pixels and their SHA-256, which says whether it is whole; its name says which images it holds. The folder's
 name is a hash of all that decides the pixels, so that the same request finds its samples again, also under another n.
 """
 
@@ -77,7 +77,8 @@ def sampled(
             for frame in studio.sample(part, labels=labels[at : at + count], most=batch):
                 if not frame.done:
                     yield Progress(what, at, request.n)
-            write_atomically(file, frame.x.tobytes())
+            pixels = frame.x.tobytes()
+            write_atomically(file, pixels + hashlib.sha256(pixels).digest())
         yield Progress(what, at + count, request.n)
     return stored(folder, request.n, shape, batch), torch.from_numpy(labels)
 
@@ -87,10 +88,12 @@ def _file(folder: Path, at: int, count: int) -> Path:
 
 
 def _whole(file: Path, size: int) -> bool:
+    """Whether the file holds what was written, `size` bytes: a power cut can leave the right length with other content."""
     try:
-        return file.stat().st_size == size
+        content = file.read_bytes()
     except OSError:
         return False
+    return len(content) == size + 32 and hashlib.sha256(content[:size]).digest() == content[size:]
 
 
 def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_BATCH) -> Images:
@@ -100,7 +103,7 @@ def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_B
         pieces = []
         for at in range(a // batch * batch, b, batch):
             count = min(batch, n - at)
-            pixels = torch.from_numpy(np.fromfile(_file(folder, at, count), np.uint8)).view(count, *shape)
+            pixels = torch.from_numpy(np.fromfile(_file(folder, at, count), np.uint8, int(np.prod((count, *shape))))).view(count, *shape)
             pieces.append(pixels[max(a - at, 0) : b - at])
         return torch.cat(pieces)
 
@@ -120,9 +123,9 @@ def make_room(keep: Path, most: int = MOST_BYTES) -> None:
     keep.mkdir(parents=True, exist_ok=True)
     os.utime(keep)
     places = [p for folder in ("samples", "features") for p in (cache_root() / folder).glob("*")]
-    sizes = {p: sum(f.stat().st_size for f in (p.iterdir() if p.is_dir() else [p])) for p in places}
+    sizes = {p: sum(f.lstat().st_size for f in (p.iterdir() if p.is_dir() else [p]) if f.exists()) for p in places if p.exists()}
     total = sum(sizes.values())
-    for place in sorted(places, key=lambda p: p.stat().st_mtime):
+    for place in sorted(sizes, key=lambda p: p.stat().st_mtime):
         if total <= most:
             return
         if place != keep:
