@@ -38,6 +38,7 @@ def test_a_card_tells_of_the_run_that_was_forked(tmp_path, capsys):
     assert ship.main([str(second), str(tmp_path / "out")]) == 0 and "960 images seen" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "640 images in 2 minutes, then 320 images in 1 minutes" in card
+    assert (tmp_path / "out" / "log-first.jsonl").read_text() == (first / "log.jsonl").read_text()
     commands = [line.strip() for line in card.splitlines() if "train_unet.py" in line]
     assert len(commands) == 2 and commands[0].endswith("--images 640 --out runs/first")
     assert commands[1].endswith("--weight uniform --images 320 --init runs/first --out runs/second")

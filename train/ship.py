@@ -119,6 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ship: {error}", file=sys.stderr)
         return 2
     shutil.copyfile(source.path / "log.jsonl", out / "log.jsonl")
+    for before in runs[:-1]:
+        shutil.copyfile(before / "log.jsonl", out / f"log-{before.name}.jsonl")
     newest = max((source.path / "samples").glob("*.png"), default=None)
     if newest:
         shutil.copyfile(newest, out / "samples.png")
