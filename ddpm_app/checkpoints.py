@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -107,6 +108,15 @@ class Checkpoint:
         """The model card (Markdown), empty where there is none."""
         text = read_text(self.path / "README.md")
         return text.split("---\n", 2)[2] if text.startswith("---\n") and text.count("---\n") >= 2 else text
+
+
+def plain(value):
+    """The same for strict JSON: what is no finite number becomes None."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_text(file: Path) -> str:

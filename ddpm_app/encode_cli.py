@@ -14,12 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from . import viz
-from .checkpoints import write_atomically
+from .checkpoints import plain, write_atomically
 from .coding import Curve, State, curve
 from .data import load_data
 from .encode import LEVELS, VARIANCES, WAYS, CodeRequest, PathRequest, caption, class_index, code, flow, interpolate, lossless, shape_of
 from .pictures import centre_crop, open_picture, to_array
-from .protocols import plain
 from .samplers import SAMPLERS
 from .studio import MAX_BATCH, Studio
 

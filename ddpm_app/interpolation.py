@@ -100,7 +100,10 @@ def unit(x: Tensor, sigma: Tensor) -> Tensor:
 
 @torch.no_grad()
 def round_trip(denoise: Denoise, x0: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode and decode: (codes (B, *S) of unit variance, images (B, *S), root mean squared error of each in grey levels (B,))."""
+    """Encode and decode: (codes (B, *S) of unit variance, images (B, *S), root mean squared error of each in grey levels (B,)).
+
+    Unit variance holds for images with noise of the lowest level. Without it, what the data never vary (MNIST's black margin) is
+    encoded as less, and the more so the better the network knows it."""
     code = last(encode(denoise, x0, levels))
     back = last(decode(denoise, code, levels))
     error = 127.5 * (back - x0).double().square().flatten(1).mean(1).sqrt()

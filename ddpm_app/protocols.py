@@ -7,7 +7,6 @@ split. Everything else is called after what it is (FD-classifier) and says why i
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from .checkpoints import Checkpoint, write_atomically
+from .checkpoints import Checkpoint, plain, write_atomically
 from .data import KNOWN, ImageData, load_data
 from .features import LEGACY, Extractor
 from .samples import given
@@ -124,15 +123,6 @@ def software() -> str:
 
 
 # -- kept with the checkpoint -----------------------------------------------------------------------------------------------------
-
-
-def plain(value):
-    """The same for strict JSON: what is no finite number becomes None."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def stored_rows(checkpoint: Checkpoint) -> list[dict]:

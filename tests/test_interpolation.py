@@ -87,11 +87,16 @@ def test_round_trip_of_a_shipped_checkpoint(name):
     denoiser = studio.denoiser(studio.checkpoint(name))
     x0 = to_model(data.images[:2])
     errors = []
+    denoise = lambda x, s: denoiser(x, s, None)  # noqa: E731
     for steps in (10, 20):
-        code, _, error = I.round_trip(lambda x, s: denoiser(x, s, None), x0, I.code_levels(denoiser.schedule, steps))
+        code, _, error = I.round_trip(denoise, x0, I.code_levels(denoiser.schedule, steps))
         errors.append(float(error.max()))
     assert errors[1] < 5 and errors[1] < errors[0] / 3
-    assert float(code.std()) == pytest.approx(1, abs=0.1)
+    # an image without noise lies where few of the noisy ones do: in what never varies, such as MNIST's black pixels, its code shrinks
+    assert float(code.std()) < 1.1
+    levels = I.code_levels(denoiser.schedule, 20)
+    noisy = x0 + float(levels[0]) * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    assert float(I.round_trip(denoise, noisy, levels)[0].std()) == pytest.approx(1, abs=0.1)
 
 
 def test_classes_blend_from_end_to_end(studio):
