@@ -24,7 +24,7 @@ async function look() {
         const before = T.data && T.data.task; T.data = r;
         for (const n in r.pictures) { T.pics[n] = T.pics[n] || {}; for (const k in r.pictures[n]) T.pics[n][k] = 'data:image/png;base64,' + r.pictures[n][k]; }
         if (r.task && r.task.error && (!before || before.error !== r.task.error)) say(r.task.error);
-        again = r.more || !!(r.task && r.task.live); T.more = r.more; draw();
+        again = r.more || !!(r.task && r.task.live); T.more = r.more; draw(); if (T.wish && !(r.task && r.task.live)) wanted();
       }
     } else again = true;
   } catch (e) { /* the runs' view says so */ }
@@ -74,6 +74,11 @@ async function act(query) {
   say(''); let r; try { r = await server.time_act({ run: T.run, weights: weights(), ...query }); } catch { /* as nothing */ } r = r || { error: 'The studio does not answer.' };
   if (r.error || r.ok) say(r.error || r.ok, !r.error); look(); return r;
 }
+function wanted() { // chosen weights without a picture here are sampled at once, or when the work going on is done
+  const w = weights(); T.wish = false;
+  if (w === 'own' || !T.data || !T.data.lengths.length || (T.data.sets[setName(w)] || []).includes(+here())) return;
+  if (T.data.task && T.data.task.live) T.wish = true; else act({ do: 'draw', snapshot: here() });
+}
 const here = () => { const list = times(), x = list[+$('.when').value], s = T.data.snapshots; return s[s.map(Number).indexOf(nearest(s.map(Number), x))]; };
 element.addEventListener('click', async e => {
   const b = e.target.closest('[data-t]'), x = e.target.closest('[data-x]');
@@ -89,7 +94,7 @@ function play() {
 element.addEventListener('input', e => { if (e.target.matches('.when')) { T.at = times()[+e.target.value]; draw(); } if (e.target.matches('.length')) setText($('.len output'), length().toFixed(3)); });
 element.addEventListener('change', e => {
   if (e.target.matches('.beside')) look();
-  if (e.target.matches('.weights, .length')) { draw(); look(); const w = weights(), list = times(), x = list[+$('.when').value]; if (w !== 'own' && T.data && !(T.data.task && T.data.task.live) && !(T.data.sets[setName(w)] || []).includes(+here())) act({ do: 'draw', snapshot: here() }); }
+  if (e.target.matches('.weights, .length')) { draw(); look(); wanted(); }
 });
 function chosen(e) {
   if (!element.isConnected) return document.removeEventListener('ddpm-run', chosen);
