@@ -3,12 +3,14 @@
 
     python train/recipes.py --minutes 10                                       # two CPU cores: some two and a half hours
     python train/recipes.py --minutes 3 --preset small --batch 512 --lr 2e-3   # a GPU: about an hour
+    python train/recipes.py --minutes 14 --only v-cosine,min-snr-5,lr-2,min-snr-5-lr-2 --seeds 2 --n 10000   # the best again, with seeds
     python train/recipes.py --list
 
 Each line trains for the same wall-clock time, makes n samples with 18 evaluations of dpmpp-2m and is judged by a classifier
 trained on the same real pictures: the Frechet distance of its features (FD-classifier: no FID) and the share of samples read as
 the class asked for. Finished lines are skipped, a broken one goes on from its last saved state: the same command continues the
-study. The table is written to train/RECIPES.md after every line.
+study. --phase parts the two: one process trains, another, or another machine later, judges what has been trained. The table is
+written to train/RECIPES.md after every line, as the section of its command; other studies there stay.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import judge  # noqa: E402
 import torch  # noqa: E402
+from recipes_table import table, write_section  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 from ddpm_app import checkpoints, jobs  # noqa: E402
@@ -47,17 +50,20 @@ EXTRA = ("--marks", "4", "--snapshots", "1")
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One row of the table. changes: what differs from the default. ema: which average of the run `trained` is judged."""
+    """One training and judgement. changes: what differs from the default. ema: which average of the run `trained` is judged.
+    Lines of one recipe differ in their seeds only and are one row of the table."""
 
     name: str
     factor: str
     changes: dict
     ema: float
     trained: str
+    seed: int = 0
+    recipe: str = ""
 
 
 def lines(default: TrainConfig) -> list[Line]:
-    """The study around a default: twelve runs, fifteen rows."""
+    """The study around a default: thirteen runs, sixteen rows."""
     found, base = [], f"{default.row}-{default.schedule}"
 
     def add(name: str, factor: str, **changes) -> None:
@@ -79,13 +85,41 @@ def lines(default: TrainConfig) -> list[Line]:
     for factor in (0.5, 2):  # the rate goes with the root of the batch
         batch = max(int(default.batch * factor), 1)
         add(f"batch-{batch}", "batch, lr by its root", batch=batch, lr=float(f"{default.lr * math.sqrt(factor):.3g}"))
+    best = {"weight": "min-snr-5", "lr": float(f"{default.lr * 2:.3g}")}
+    add("min-snr-5-lr-2", "the two that help, together", **best)
     return found
+
+
+def repeated(found: list[Line], seeds: int) -> list[Line]:
+    """Each line once a seed, all of the first seed first: a study that is broken off has every recipe once."""
+    again = [dataclasses.replace(line, recipe=line.name) for line in found]
+    for seed in range(1, seeds):
+        named = {"seed": seed}
+        again += [
+            dataclasses.replace(line, name=_with(line.name, seed), trained=_with(line.trained, seed), recipe=line.name, **named)
+            for line in found
+        ]
+    return again
+
+
+def _with(name: str, seed: int) -> str:
+    return f"{name}-seed-{seed}"
 
 
 def training_flags(args: argparse.Namespace, line: Line, out: Path) -> list[str]:
     """The arguments of train_unet.py for a line."""
-    config = dataclasses.replace(args.default, **{k: v for k, v in line.changes.items() if k != "ema"})
+    config = dataclasses.replace(args.default, seed=line.seed, **without_ema(line))
     return [*jobs.flags(dataclasses.asdict(config), out), *EXTRA]
+
+
+def trained(folder: Path) -> bool:
+    """Whether the run in this folder used its budget up."""
+    return jobs.read_json(folder / "end.json").get("status") == "finished"
+
+
+def without_ema(line: Line) -> dict:
+    """The changes that a training needs: every run keeps all averages."""
+    return {k: v for k, v in line.changes.items() if k != "ema"}
 
 
 def train_line(args: argparse.Namespace, line: Line, out: Path) -> None:
@@ -93,7 +127,7 @@ def train_line(args: argparse.Namespace, line: Line, out: Path) -> None:
     flags, before = training_flags(args, line, out), jobs.read_json(out / "config.json").get("training")
     if before and jobs.flags(before, out) != flags[: -len(EXTRA)]:
         raise ValueError(f"{out} holds a run of other settings; delete it or give another --out")
-    if before and jobs.read_json(out / "end.json").get("status") == "finished":
+    if before and trained(out):
         return
     command = [sys.executable, str(jobs.SCRIPT), *flags, "--resume", "auto", "--now"]
     done = subprocess.run(command, stdout=None if args.verbose else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -127,9 +161,9 @@ def sample(denoiser: Denoiser, labels: torch.Tensor, args: argparse.Namespace) -
     return torch.cat(parts)
 
 
-def protocol(args: argparse.Namespace) -> dict:
-    """What a stored result must share to count for this study."""
-    d = dataclasses.asdict(args.default)
+def protocol(args: argparse.Namespace, line: Line) -> dict:
+    """What a line's stored result must share to count for this study."""
+    d = dataclasses.asdict(args.default) | {"seed": line.seed}
     kept = {k: d[k] for k in ("data", "preset", "minutes", "batch", "lr", "row", "schedule", "weight", "ema", "seed")}
     fixed = {"n": args.n, "evaluations": args.evaluations, "guidance": args.guidance, "classifier": args.classifier.digest}
     return kept | fixed | {"machine": describe(args.where)}
@@ -145,6 +179,7 @@ def judge_line(args: argparse.Namespace, line: Line, reference: Stats) -> dict:
     log = [r for r in checkpoints.open_checkpoint(folder).log() if "validation_loss" in r]
     return {
         "name": line.name,
+        "recipe": line.recipe,
         "factor": line.factor,
         "changes": line.changes,
         "fd": figures["FD-classifier"],
@@ -153,42 +188,30 @@ def judge_line(args: argparse.Namespace, line: Line, reference: Stats) -> dict:
         "images": config.images_seen,
         "validation_loss": log[-1]["validation_loss"] if log else None,
         "command": jobs.shown(training_flags(args, line, folder)) if line.trained == line.name else f"of {line.trained}",
-        "protocol": protocol(args),
+        "protocol": protocol(args, line),
     }
 
 
-def table(args: argparse.Namespace, results: list[dict], real: dict, missing: list[str]) -> str:
-    """RECIPES.md."""
-    d, kind = args.default, "" if args.n == 10_000 else f", n = {args.n:,}"
-    text = [
-        "# Which recipe learns most in the same time",
-        "",
-        f"{d.data}, network `{d.preset}`, {d.minutes:g} minutes of training a line on {describe(args.where)} "
-        f"(torch {torch.__version__}, {str(pick_dtype(args.where)).removeprefix('torch.')}), seed {d.seed}; made by",
-        "",
-        f"    python train/recipes.py {args.said}".rstrip(),
-        "",
-        f"Judged on {args.n:,} samples ({args.evaluations} evaluations of dpmpp-2m, guidance {args.guidance:g}, seeds from 0) by "
-        f"the {args.classifier.config.data} classifier {args.classifier.digest[:8]}: the Frechet distance of its features to "
-        "real test pictures (no FID; lower is nearer) and the share read as the class asked for (with its 95 % interval). As many "
-        f"real test pictures have {real['fd']:.3g} and {real['agreement']:.3f}. Validation losses compare within one row, schedule and "
-        "weight only.",
-        "",
-        f"| | what differs | images seen | FD-classifier{kind} | read as asked | validation loss |",
-        "|---|---|---|---|---|---|",
-    ]
-    best = min((r["fd"] for r in results), default=None)
-    for r in results:
-        what = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in r["changes"].items()) or "nothing"
-        fd, (low, high) = f"{r['fd']:.3g}", r["interval95"]
-        held = "" if r["validation_loss"] is None else f"{r['validation_loss']:.4f}"
-        marked = f"**{fd}**" if r["fd"] == best else fd
-        text.append(f"| `{r['name']}` | {what} | {r['images']:,} | {marked} | {r['agreement']:.3f} ({low:.3f} to {high:.3f}) | {held} |")
-    text += ["", "Each line again, in the project's folder:", ""]
-    text += [f"    {r['command']}  # {r['name']}" for r in results if r["command"].startswith("python")]
-    if missing:
-        text += ["", f"Not done: {'; '.join(missing)}."]
-    return "\n".join(text) + "\n"
+def real_figures(args: argparse.Namespace) -> tuple[Stats, dict]:
+    """(statistics of real test pictures' features, the figures of as many others as there are, at most n)."""
+    pictures, others = judge.real_parts(load_data(args.data, "test"), args.n // len(args.classifier.config.classes), 5000)
+    reference = statistics(args.classifier.features(pictures))
+    figures = judge.judged(args.classifier, others.images, others.labels, reference)
+    return reference, {"fd": figures["FD-classifier"], "agreement": figures["agreement"], "n": len(others.images)}
+
+
+def where(args: argparse.Namespace) -> str:
+    return f"{describe(args.where)} (torch {torch.__version__}, {str(pick_dtype(args.where)).removeprefix('torch.')})"
+
+
+def said(given: list[str]) -> str:
+    """The command without what changes no result."""
+    silent, kept = argparse.ArgumentParser(add_help=False, allow_abbrev=False), list(given)
+    for name in ("--phase", "--out", "--table"):
+        silent.add_argument(name)
+    for name in ("--verbose", "--list"):
+        silent.add_argument(name, action="store_true")
+    return jobs.shlex.join(silent.parse_known_args(kept)[1])
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -205,6 +228,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=1.0, help="scale, 1 is off (default 1)")
     parser.add_argument("--classifier", help="directory of the judge (default checkpoints/classifiers/DATA)")
     parser.add_argument("--only", default="", help="names of lines, separated by commas")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each line, of the seeds 0 to SEEDS - 1 (default 1)")
+    parser.add_argument("--phase", choices=("train", "judge"), help="only that (default both, a line after the other)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the runs (default runs/recipes)")
     parser.add_argument("--table", type=Path, default=Path(__file__).with_name("RECIPES.md"), help="(default train/RECIPES.md)")
@@ -212,7 +237,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="show what training prints")
     args = parser.parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
-    args.said = jobs.shlex.join(a for a in given if a not in ("--verbose", "--list"))
+    args.said = said(given)
     minutes = args.minutes or (args.seconds or 0) / 60 or (10.0 if args.list else 0.0)
     try:
         args.where = pick_device(args.device)
@@ -229,6 +254,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if wrong := [n for n in args.names if n not in known]:
             raise ValueError(f"--only: no line {wrong[0][:40]!r}; there are {', '.join(known)}")
         args.classifier = load_classifier(args.classifier or judge.PROJECT / "checkpoints" / "classifiers" / args.data, args.where)
+        if args.seeds < 1:
+            raise ValueError("--seeds is at least 1")
         if args.n < 2 * len(args.classifier.config.classes) or args.evaluations < 1:
             raise ValueError(f"out of range: n from {2 * len(args.classifier.config.classes)}, evaluations from 1")
     except ValueError as error:
@@ -238,33 +265,35 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    chosen = [line for line in lines(args.default) if line.name in args.names]
+    chosen = repeated([line for line in lines(args.default) if line.name in args.names], args.seeds)
     stored = {line.name: jobs.read_json(args.out / f"{line.name}.json") for line in chosen}
-    stored = {name: r for name, r in stored.items() if r.get("protocol") == protocol(args)}
+    stored = {line.name: stored[line.name] for line in chosen if stored[line.name].get("protocol") == protocol(args, line)}
     if args.list:
         for line in chosen:
-            print(f"{line.name:16} {line.factor:22} {'done' if line.name in stored else ''}".rstrip())
+            print(f"{line.name:22} {line.factor:28} {'done' if line.name in stored else ''}".rstrip())
         runs = {line.trained for line in chosen if line.name not in stored}
-        runs = {name for name in runs if jobs.read_json(args.out / name / "end.json").get("status") != "finished"}
+        runs = {name for name in runs if not trained(args.out / name)}
         print(
             f"{len(runs)} trainings of {args.default.minutes:g} minutes: {len(runs) * args.default.minutes / 60:.1f} hours, and the samples"
         )
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
-    test, missing = load_data(args.data, "test"), []
-    pictures, others = judge.real_parts(test, args.n // len(args.classifier.config.classes), 5000)
-    reference = statistics(args.classifier.features(pictures))
-    figures = judge.judged(args.classifier, others.images, others.labels, reference)
-    real = {"fd": figures["FD-classifier"], "agreement": figures["agreement"]}
-    by_name = {line.name: line for line in lines(args.default)}
+    missing: list[str] = []
+    reference, real = (None, {}) if args.phase == "train" else real_figures(args)
     for line in chosen:
         if line.name in stored:
             print(f"{line.name}: done already", flush=True)
             continue
         begun = time.perf_counter()
         try:
-            train_line(args, by_name[line.trained], args.out / line.trained)
-            stored[line.name] = judge_line(args, line, reference)
+            if args.phase != "judge":
+                train_line(args, dataclasses.replace(line, name=line.trained, changes=without_ema(line)), args.out / line.trained)
+            elif not trained(args.out / line.trained):
+                raise ValueError("not trained to its end yet")
+            if args.phase == "train":
+                print(f"{line.name}: trained, {time.perf_counter() - begun:.0f} s", flush=True)
+                continue
+            r = stored[line.name] = judge_line(args, line, reference)
         except ValueError as error:  # a recipe that diverges is a result, too
             missing.append(f"{line.name} ({error})")
             print(f"{line.name}: {error}", file=sys.stderr, flush=True)
@@ -272,16 +301,16 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("recipes: stopped, saved; the same command goes on", file=sys.stderr)
             return 130
-        r = stored[line.name]
         checkpoints.write_atomically(args.out / f"{line.name}.json", json.dumps(r, indent=1))
         took = time.perf_counter() - begun
         print(
             f"{line.name}: FD-classifier {r['fd']:.4g}, read as asked {r['agreement']:.3f}, {r['images']:,} images, {took:.0f} s",
             flush=True,
         )
-        checkpoints.write_atomically(args.table, table(args, [stored[c.name] for c in chosen if c.name in stored], real, missing))
-    checkpoints.write_atomically(args.table, table(args, [stored[c.name] for c in chosen if c.name in stored], real, missing))
-    print(f"{args.table}: {len(stored)} of {len(chosen)} lines")
+        write_section(args.table, table(args, where(args), [stored[c.name] for c in chosen if c.name in stored], real, missing))
+    if args.phase != "train":
+        write_section(args.table, table(args, where(args), [stored[c.name] for c in chosen if c.name in stored], real, missing))
+        print(f"{args.table}: {len(stored)} of {len(chosen)} lines")
     return 0 if not missing else 1
 
 
