@@ -51,15 +51,17 @@ def _sample(commands) -> None:
 def run_sample(args: argparse.Namespace) -> int:
     import dataclasses
 
+    from .checkpoints import check_target
     from .studio import Request, Studio
 
+    out = Path(args.out)
+    if out.suffix not in (".npz", ".png", "") or out.is_dir() == bool(out.suffix) and out.exists():
+        raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
+    check_target(out if out.suffix else out / "00000.png")
     studio = Studio(device=args.device, precision=args.precision)
     fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Request)}
     fields["checkpoint"] = fields["checkpoint"] or studio.default()
     request = Request(**fields)
-    out = Path(args.out)
-    if out.suffix not in (".npz", ".png", "") or out.is_dir() == bool(out.suffix) and out.exists():
-        raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
     tty = sys.stderr.isatty()
     found = studio.ranked(request, (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if tty else None)
     write_samples(out, found, request, studio.checkpoint(request.checkpoint).config.classes)
@@ -90,7 +92,6 @@ def write_samples(out: Path, found, request, classes) -> None:
         np.savez(buffer, arr_0=images, arr_1=labels)
         write_atomically(out, buffer.getvalue())
     elif out.suffix == ".png":
-        out.parent.mkdir(parents=True, exist_ok=True)
         columns = len(classes) if request.label == "all" and classes else max(round(len(images) ** 0.5), 1)
         viz.save_png(viz.grid(torch.from_numpy(images).permute(0, 3, 1, 2), columns), out)
     else:
@@ -116,6 +117,7 @@ def run_noise(args: argparse.Namespace) -> int:
     import torch
 
     from . import viz
+    from .checkpoints import check_target
     from .pictures import centre_crop, open_picture, to_array
     from .schedules import SCHEDULES, make_schedule
     from .studio import known, noised
@@ -124,6 +126,7 @@ def run_noise(args: argparse.Namespace) -> int:
         raise ValueError(f"--size is {args.size}; 4 to 512 pixels are accepted")
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; a FILE.png is accepted")
+    check_target(Path(args.out))
     names = [known("schedule", name.strip(), SCHEDULES) for name in args.schedule.split(",")]
     try:
         times = [int(t) for t in args.t.split(",")] if args.t else [round(k * args.T / 9) for k in range(10)]
@@ -131,7 +134,6 @@ def run_noise(args: argparse.Namespace) -> int:
         raise ValueError(f"--t is {args.t!r}; whole numbers separated by commas are accepted") from None
     picture = to_array(centre_crop(open_picture(args.image), args.size))
     rows = [torch.from_numpy(noised(picture, make_schedule(name, args.T), times, args.seed)) for name in names]
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     viz.save_png(viz.grid(torch.cat(rows), len(times)), Path(args.out))
     print(f"{args.out}: t = {', '.join(map(str, times))}; rows: {', '.join(names)}")
     return 0
@@ -221,7 +223,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
         return 141
     except (ValueError, OSError) as error:  # CheckpointError and PictureError are ValueErrors
-        says = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else " ".join(str(error).split())
+        # of a move's two names the second is the one people know; the first is a temporary one
+        name = isinstance(error, OSError) and (error.filename2 or error.filename)
+        says = f"{name}: {error.strerror}" if name else " ".join(str(error).split())
         print(f"ddpm_app {args.command}: {says}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -142,6 +142,17 @@ def write_atomically(file: Path, content: bytes | str) -> None:
         raise
 
 
+def check_target(file: Path) -> None:
+    """Raise ValueError or OSError, naming the place, if a file that is to be written later could not be. Makes nothing."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; a file is to be written there")
+    place = next(p for p in file.absolute().parents if p.exists())  # the writer makes the folders that are missing
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise OSError(error.errno, f"nothing can be written there ({error.strerror})", str(place)) from None
+
+
 def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """safetensors under a temporary name, then renamed."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import viz
-from .checkpoints import plain, write_atomically
+from .checkpoints import check_target, plain, write_atomically
 from .coding import Curve, State, curve
 from .data import load_data
 from .encode import LEVELS, VARIANCES, WAYS, CodeRequest, PathRequest, caption, class_index, code, flow, interpolate, lossless, shape_of
@@ -83,6 +83,8 @@ def _outputs(names: list[str], more: tuple[str, ...] = ()) -> list[Path]:
     for name in names:
         if Path(name).suffix not in accepted:
             raise ValueError(f"--out is {name}; files ending in {', '.join(accepted)} are accepted")
+    for name in names:  # before minutes of work, not after
+        check_target(Path(name))
     return [Path(n) for n in names]
 
 
@@ -137,7 +139,6 @@ def run_code(args: argparse.Namespace) -> int:
         if out.suffix == ".json":
             write_atomically(out, json.dumps(plain(result), indent=1))
         elif out.suffix == ".png":
-            out.parent.mkdir(parents=True, exist_ok=True)
             viz.save_png(strip_of(shown), out)
         else:
             dims = images[0].numel()
@@ -252,7 +253,6 @@ def run_interpolate(args: argparse.Namespace) -> int:
     images = torch.from_numpy(end.images)
     for out in outputs:
         if out.suffix == ".png":
-            out.parent.mkdir(parents=True, exist_ok=True)
             viz.save_png(viz.strip(images if pictures is None else torch.cat([pictures[:1], images, pictures[1:]])), out)
         else:
             frames = [viz.strip(image[None]) for image in images]

@@ -92,7 +92,7 @@ def images_zip(pngs: Iterable[bytes]) -> bytes:
 
 def frame_grid(images: np.ndarray, columns: int, pad: int = 1) -> Image.Image:
     """uint8 (N, C, H, W) -> a mid-grey ruled grid at native size."""
-    return viz.grid(torch.from_numpy(images), columns, pad, background=128)
+    return viz.grid(torch.from_numpy(images), columns, pad)
 
 
 def grid_columns(n: int) -> int:

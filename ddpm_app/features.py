@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -179,8 +180,9 @@ def inception_features(weights: str = "", device: torch.device | str = "cpu") ->
         torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run whatever a pickle says
         network = _created("inception-v3-compat", layers, device, feature_extractor_weights_path=str(path))
     except Exception as error:  # torch raises many kinds for a file that is none, or another network's
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} does not hold the weights of torch-fidelity's Inception ({first[:160]})") from error
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) does not hold the weights of torch-fidelity's Inception: cut short, or another file"
+        ) from error
     about = "Inception v3" + (", legacy TensorFlow weights" if digest.startswith(LEGACY) else ", weights that are not the literature's")
     return Extractor("inception", f"inception-{digest[:8]}", digest, layers, "2048", 2048, about, None, network, device)
 
@@ -284,8 +286,12 @@ def load_cached(file: Path) -> dict[str, Tensor]:
 
 
 def save_cached(file: Path, tensors: dict[str, Tensor]) -> None:
-    """What load_cached reads, with a SHA-256: a damaged cache would be a wrong number."""
-    save_tensors(file, tensors, {"sha256": _digest(tensors)})
+    """What load_cached reads, with a SHA-256: a damaged cache would be a wrong number. What cannot be kept is logged, no error: a full
+    or read-only disk costs the next call its time, not this one its numbers."""
+    try:
+        save_tensors(file, tensors, {"sha256": _digest(tensors)})
+    except (OSError, SafetensorError) as error:
+        logging.getLogger(__name__).warning("%s could not be kept (%s); the next call computes it again", file, error)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -18,9 +18,13 @@ TONES = 8  # greys between paper and ink that a GIF's captions are drawn with
 PAPER, INK = (255, 255, 255), (15, 23, 42)
 
 
-def grid(images: Tensor, columns: int, pad: int = 2, background: int = 255) -> Image.Image:
-    """uint8 (N, C, H, W) with 1 or 3 channels -> an RGB picture at native size, row by row."""
+def grid(images: Tensor, columns: int, pad: int | None = None, background: int = 128) -> Image.Image:
+    """uint8 (N, C, H, W) with 1 or 3 channels -> an RGB picture at native size, row by row.
+
+    pad: pixels between two images, by default a sixteenth of one. background: their grey, by default as far from a light page as
+    from a dark one."""
     n, c, h, w = images.shape
+    pad = max(w // 16, 1) if pad is None else pad
     rows = -(-n // columns)
     canvas = np.full((rows * (h + pad) - pad, columns * (w + pad) - pad, 3), background, np.uint8)
     pixels = images.permute(0, 2, 3, 1).expand(n, h, w, 3).numpy() if c == 1 else images.permute(0, 2, 3, 1).numpy()
@@ -30,7 +34,7 @@ def grid(images: Tensor, columns: int, pad: int = 2, background: int = 255) -> I
     return Image.fromarray(canvas)
 
 
-def strip(images: Tensor, pad: int = 2, background: int = 255) -> Image.Image:
+def strip(images: Tensor, pad: int | None = None, background: int = 128) -> Image.Image:
     """uint8 (N, C, H, W) side by side in one row, RGB at native size."""
     return grid(images, len(images), pad, background)
 
@@ -55,7 +59,8 @@ def encode(picture: Image.Image, format: str = "jpeg", quality: int = 92) -> byt
 
 
 def save_png(picture: Image.Image, file: Path) -> None:
-    """Write a PNG under a temporary name and rename."""
+    """Write a PNG under a temporary name and rename; missing folders are made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         picture.save(temporary, format="PNG")

@@ -41,7 +41,7 @@ def test_npz_equals_the_studio(tmp_path, studio):
 
 def test_png_and_folder(tmp_path):
     assert sample(out=tmp_path / "grid.png") == 0 and sample("--label", "dog", out=tmp_path / "many") == 0
-    assert Image.open(tmp_path / "grid.png").size == (34, 34)
+    assert Image.open(tmp_path / "grid.png").size == (33, 33)
     files = sorted((tmp_path / "many").glob("*.png"))
     assert len(files) == 4 and png_settings.read(files[2])["seed"] == 11 and Image.open(files[2]).size == (16, 16)
     assert not [p for p in tmp_path.rglob(".*")]  # nothing half-written stays
@@ -116,8 +116,8 @@ def test_noise_strip(tmp_path, capsys):
     ]
     assert cli.main(["noise", *flags]) == 0
     strip = np.asarray(Image.open(tmp_path / "o.png"))
-    assert (strip[:12, :12] == picture).all() and strip.shape == (26, 26, 3)
-    assert (strip[14:, 14:] == noised(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0].transpose(1, 2, 0)).all()
+    assert (strip[:12, :12] == picture).all() and strip.shape == (25, 25, 3)
+    assert (strip[13:, 13:] == noised(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0].transpose(1, 2, 0)).all()
     for bad, says in (
         (["--schedule", "cosin"], "did you mean 'cosine'"),
         (["--t", "x"], "whole numbers"),

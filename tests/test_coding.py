@@ -240,7 +240,7 @@ def test_the_command(tmp_path, roots, monkeypatch, capsys):
     assert (
         said["curve"]["rate"][-1] == pytest.approx(said["bits_per_dim"]["total"]) and said["flow"]["draws"] == 2 and said["class"] == "dog"
     )
-    assert Image.open(tmp_path / "o.png").size == (10 * 16 + 9 * 2, 16) and Image.open(tmp_path / "o.webp").n_frames == 10
+    assert Image.open(tmp_path / "o.png").size == (10 * 16 + 9, 16) and Image.open(tmp_path / "o.webp").n_frames == 10
     for flags, says in (
         (["--n", "3"], "one picture"),
         (["--out", "x.bmp"], ".json"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,17 @@ def test_a_damaged_cache_gives_the_same_numbers(studio, judge, model, cache, wha
             content[at] ^= 1
         file.write_bytes(content[: {"half": at, "nothing": 0}.get(damage, len(content))])
     assert values(done(studio, plan(judge, n=70, metrics=ASKED))[0]) == before
+
+
+def test_features_that_cannot_be_kept_are_numbers_all_the_same(studio, judge, model, cache, caplog):  # noqa: F811
+    before = values(done(studio, plan(judge, n=70, metrics=ASKED))[0])
+    files = list(cache.glob("features/*.safetensors"))
+    for file in files:
+        file.unlink()
+        file.mkdir()  # a temporary file cannot be renamed over a folder
+    assert values(done(studio, plan(judge, n=70, metrics=ASKED))[0]) == before
+    assert len(files) >= 2 and all(f"{file} could not be kept" in caplog.text for file in files)
+    assert not list(cache.glob("features/.*"))
 
 
 def test_a_link_to_nowhere_in_the_cache_stops_nothing(cache):  # noqa: F811
@@ -123,3 +135,23 @@ def test_codes_and_paths_say_what_does_not_go_together(roots, tmp_path, monkeypa
     found = json.loads(capsys.readouterr().out, parse_constant=no_constant)
     assert found["flow"]["standard_error"] is None
     assert cli.main(code) == 0 and "nan" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["a.png/b.png", "folder.png", "/proc/b.png"])
+def test_a_target_that_cannot_be_written_is_said_before_the_work(where, roots, tmp_path, monkeypatch, capsys):
+    from ddpm_app.studio import Studio
+
+    if where.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+
+    def nothing(self, *a, **kw):
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(Studio, "__init__", nothing)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    a, out = str(tmp_path / "a.png"), str(tmp_path / where)
+    for command in (["code", "--image", a], ["interpolate", "--images", a, a], ["noise", "--image", a], ["sample"]):
+        assert cli.main([*command, "--out", out]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and str(Path(out).parent if "folder" not in where else "folder.png") in said

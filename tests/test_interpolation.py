@@ -189,9 +189,9 @@ def test_the_command(tmp_path, roots, monkeypatch, capsys):
     assert cli.main([*command, *ends, "--first", "dog", "--json", "--out", *outs]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["classes"] == [5, -1] and len(said["error"]) == 2
-    assert Image.open(tmp_path / "o.png").size == (6 * 16 + 5 * 2, 16) and Image.open(tmp_path / "o.gif").n_frames == 4
+    assert Image.open(tmp_path / "o.png").size == (6 * 16 + 5, 16) and Image.open(tmp_path / "o.gif").n_frames == 4
     assert cli.main([*command, "--out", outs[0]]) == 0
-    assert Image.open(tmp_path / "o.png").size == (4 * 16 + 3 * 2, 16)
+    assert Image.open(tmp_path / "o.png").size == (4 * 16 + 3, 16)
     capsys.readouterr()
     for flags, says in (
         ([], "names no file"),
