@@ -119,6 +119,39 @@ def test_a_run_from_the_page(page, url, data, runs_root):
     assert run.status()[0] == "stopped" and page.is_disabled("#train-view [data-do=stop]")
 
 
+def zoomed_by_a_drag_until_shown_whole_again(page, folder):
+    ticks = "() => [...document.querySelectorAll('#train-view .chart text[text-anchor=middle]')].map(t => t.textContent)"
+    level = "() => [...document.querySelectorAll('#train-view .chart text[text-anchor=end]')].map(t => +t.textContent).filter(v => v < 1.5)"
+    whole, levels = page.evaluate(ticks), page.evaluate(level)
+    page.locator("#train-view .chart").scroll_into_view_if_needed()
+    box = page.locator("#train-view .chart").bounding_box()
+
+    def drag(a, b):
+        page.mouse.move(box["x"] + a * box["width"], box["y"] + 90)
+        page.mouse.down()
+        page.mouse.move(box["x"] + b * box["width"], box["y"] + 120, steps=4)
+        page.mouse.up()
+
+    drag(0.4, 0.41)  # a click, no stretch
+    assert page.evaluate(ticks) == whole and page.is_hidden("#train-view .unzoom")
+    drag(0.9, 0.6)
+    page.wait_for_selector("#train-view .unzoom")
+    near = page.evaluate(ticks)
+    assert near != whole and "0" not in near and page.evaluate(level) != levels  # the loss's own range there, too
+    page.hover("#train-view .chart")
+    images = int(page.inner_text("#train-view .tip").split(" images")[0].replace(" k", "000"))
+    assert 30_000 < images < 55_000
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('ges": 70000, "seconds": 901, "progress": 1, "loss": 0.2, "lr": 1e-4}\n')
+    page.wait_for_function("() => document.querySelector('#train-view .tile b').textContent === '70 k'")
+    assert page.evaluate(ticks) == near  # news do not move it
+    page.check("#train-view .logx")
+    assert page.is_visible("#train-view .unzoom")
+    page.uncheck("#train-view .logx")
+    page.click("#train-view .unzoom")
+    assert "0" in page.evaluate(ticks) and page.is_hidden("#train-view .unzoom")
+
+
 def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
     for name, at in (("one", 0.9), ("two", 0.5)):
         folder = runs_root / name
@@ -137,6 +170,7 @@ def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
     assert page.locator("#train-view .legend span").all_inner_texts() == ["one", "two"]
     points = page.evaluate("() => document.querySelector('#train-view .chart .smoothed').getAttribute('d').split('L').length")
     assert 200 < points <= 400
+    zoomed_by_a_drag_until_shown_whole_again(page, runs_root / "one")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert all(t.is_visible() for t in page.get_by_role("tab").all())
     page.click("#train-view .item[data-run=two] button")

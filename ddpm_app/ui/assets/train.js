@@ -1,7 +1,7 @@
 // value = {select: the run to show, stamp}. Everything else is asked for: server.train_poll every 1.5 s while the tab is on screen, so a
 // reload, another browser or a restarted server finds the runs again. Nodes are updated in place: nothing flickers, nothing resets.
 const $ = s => element.querySelector(s);
-const S = element.__train = { sel: null, stamp: 0, picked: false, compare: new Set(), data: {}, heads: [], busy: false, drawn: 0, hover: null };
+const S = element.__train = { sel: null, stamp: 0, picked: false, compare: new Set(), data: {}, heads: [], busy: false, drawn: 0, hover: null, zoom: null, drag: null };
 const el = (tag, content, cls) => { const e = document.createElement(tag); if (content !== undefined) e.textContent = content; if (cls) e.className = cls; return e; };
 const svg = (tag, at) => { const e = document.createElementNS('http://www.w3.org/2000/svg', tag); for (const k in at) e.setAttribute(k, at[k]); return e; };
 const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#0284c7', '#65a30d'], LIVE = ['starting', 'queued', 'running', 'paused'];
@@ -79,25 +79,29 @@ function chart() {
   const d = S.data[S.sel]; $('.waiting').hidden = names.length > 0; if (d) setText($('.waiting'), LIVE.includes(d.status) ? 'The first loss appears some seconds after the start.' : 'This run has logged no loss.');
   const a = +$('.smooth').value, logy = $('.logy').checked, logx = $('.logx').checked; s.setAttribute('viewBox', `0 0 ${W} ${H}`);
   S.lines = names.map((n, k) => ({ name: n, colour: COLOURS[k % 6], raw: S.data[n].curves.train, line: smooth(S.data[n].curves.train, a), held: S.data[n].curves.held }));
-  const xs = S.lines.flatMap(l => [...l.raw, ...l.held].map(p => p[0])), ys = S.lines.flatMap(l => [...l.line, ...l.held].map(p => p[1])).filter(isFinite);
+  const all = S.lines.flatMap(l => [...l.line, ...l.held]), xs = all.map(p => p[0]);
+  let seen = S.zoom ? all.filter(p => p[0] >= S.zoom[0] && p[0] <= S.zoom[1]) : all; if (S.zoom && !seen.length) { S.zoom = null; seen = all; } // other runs, or a log that began anew
+  const ys = seen.map(p => p[1]).filter(isFinite); $('.unzoom').hidden = !S.zoom;
   if (!xs.length) { s.textContent = ''; S.parts = null; $('.legend').textContent = ''; return; }
   const f = { x: logx ? v => Math.log(Math.max(v, 1)) : v => v, y: logy ? v => Math.log(Math.max(v, 1e-6)) : v => v };
-  let x0 = logx ? Math.max(1, Math.min(...xs)) : 0, x1 = Math.max(...xs), y0 = Math.min(...ys), y1 = Math.max(...ys); if (x1 <= x0) x1 = x0 + 1;
+  let [x0, x1] = S.zoom || [logx ? Math.max(1, Math.min(...xs)) : 0, Math.max(...xs)], y0 = Math.min(...ys), y1 = Math.max(...ys); if (x1 <= x0) x1 = x0 + 1;
   const pad = logy ? 1.06 : 0; if (logy) { y0 /= pad; y1 *= pad; } else { const e = (y1 - y0 || y1 || 1) * .06; y0 = Math.max(0, y0 - e); y1 += e; }
-  const X = v => L + (f.x(v) - f.x(x0)) / (f.x(x1) - f.x(x0)) * (W - L - R), Y = v => H - B - (f.y(Math.max(v, 1e-6)) - f.y(y0)) / (f.y(y1) - f.y(y0)) * (H - T - B); S.X = X; S.Y = Y; S.box = { L, R, T, B, W, H };
+  const X = v => L + (f.x(v) - f.x(x0)) / (f.x(x1) - f.x(x0)) * (W - L - R), Y = v => H - B - (f.y(Math.max(v, 1e-6)) - f.y(y0)) / (f.y(y1) - f.y(y0)) * (H - T - B); S.X = X; S.Y = Y; S.inv = px => { const u = f.x(x0) + (Math.max(L, Math.min(W - R, px)) - L) / (W - L - R) * (f.x(x1) - f.x(x0)); return logx ? Math.exp(u) : u; }; S.box = { L, R, T, B, W, H };
   const path = p => p.map(([x, y], k) => `${k ? 'L' : 'M'}${X(x).toFixed(1)} ${Math.max(T, Math.min(H - B, Y(y))).toFixed(1)}`).join('');
-  if (!S.parts || !S.parts.axes.isConnected) { s.textContent = ''; S.parts = { axes: svg('g', {}), lines: svg('g', {}), cursor: svg('line', { class: 'cursor', y1: T, y2: H - B, visibility: 'hidden' }) }; s.append(S.parts.axes, S.parts.lines, S.parts.cursor); }
+  if (!S.parts || !S.parts.axes.isConnected) { s.textContent = ''; S.parts = { axes: svg('g', {}), lines: svg('g', {}), cursor: svg('line', { class: 'cursor', y1: T, y2: H - B, visibility: 'hidden' }), marked: svg('rect', { class: 'marked', y: T, height: H - T - B, visibility: 'hidden' }), clip: svg('clipPath', { id: 'loss-inside' }) };
+    S.parts.clip.append(svg('rect', { x: L, y: 0, height: H })); S.parts.lines.setAttribute('clip-path', 'url(#loss-inside)'); s.append(S.parts.clip, S.parts.axes, S.parts.lines, S.parts.cursor, S.parts.marked); }
+  S.parts.clip.firstChild.setAttribute('width', Math.max(W - L - R, 1));
   const g = S.parts.axes; g.textContent = '';
   for (const v of ticks(y0, y1, logy, 5)) { const t = svg('text', { x: L - 7, y: Y(v) + 4, 'text-anchor': 'end' }); t.textContent = +v.toPrecision(3); g.append(svg('line', { class: 'grid-line', x1: L, x2: W - R, y1: Y(v), y2: Y(v) }), t); }
   for (const v of ticks(x0, x1, logx, W < 480 ? 3 : 6)) { const t = svg('text', { x: X(v), y: H - 10, 'text-anchor': X(v) > W - 40 ? 'end' : 'middle' }); t.textContent = big(v); g.append(t); }
   const lines = S.parts.lines; while (lines.children.length > 3 * names.length) lines.lastChild.remove(); while (lines.children.length < 3 * names.length) lines.append(svg('path', {}));
   S.lines.forEach((l, k) => [['raw', a > 0 ? l.raw : [], ''], ['smoothed', l.line, ''], ['held', l.held, '5 4']].forEach(([cls, p, dash], j) => { const e = lines.children[3 * k + j]; e.setAttribute('class', cls); e.setAttribute('stroke', l.colour); e.setAttribute('stroke-dasharray', dash); e.setAttribute('d', path(p)); }));
-  const legend = $('.legend'), key = names.join('|'); if (legend.dataset.of !== key || !legend.children.length) { legend.dataset.of = key; legend.textContent = ''; for (const l of S.lines) { const e = el('span', l.name); e.style.setProperty('--c', l.colour); legend.append(e); } legend.append(el('em', 'dashed: validation, EMA weights')); }
+  const legend = $('.legend'), key = names.join('|'); if (legend.dataset.of !== key || !legend.children.length) { legend.dataset.of = key; legend.textContent = ''; for (const l of S.lines) { const e = el('span', l.name); e.style.setProperty('--c', l.colour); legend.append(e); } legend.append(el('em', 'dashed: validation, EMA weights; drag over the chart to look closer')); }
   if (S.hover !== null) hover(S.hover);
 }
 function hover(px) {
   const tip = $('.tip'), c = S.parts && S.parts.cursor; S.hover = px; if (!c) return; if (px === null || !S.lines.length) { tip.hidden = true; c.setAttribute('visibility', 'hidden'); return; }
-  const near = p => p.length ? p.reduce((m, q) => Math.abs(S.X(q[0]) - px) < Math.abs(S.X(m[0]) - px) ? q : m) : null, at = near(S.lines.flatMap(l => l.line)), within = l => l.line.length && at[0] <= l.line[l.line.length - 1][0]; // a shorter run has no value there
+  const near = p => p.length ? p.reduce((m, q) => Math.abs(S.X(q[0]) - px) < Math.abs(S.X(m[0]) - px) ? q : m) : null, shown = S.zoom ? S.lines.flatMap(l => l.line).filter(p => p[0] >= S.zoom[0] && p[0] <= S.zoom[1]) : [], at = near(shown.length ? shown : S.lines.flatMap(l => l.line)), within = l => l.line.length && at[0] <= l.line[l.line.length - 1][0]; // a shorter run has no value there
   const x = S.X(at[0]); c.setAttribute('x1', x); c.setAttribute('x2', x); c.setAttribute('visibility', 'visible'); tip.hidden = false; tip.textContent = ''; tip.append(el('div', `${big(at[0])} images`));
   for (const l of S.lines) { const p = near(l.line), h = near(l.held), e = el('div', !within(l) ? `${l.name}: ended before` : `${l.name}: ${num(p[1])}${h ? `, validation ${num(h[1])}` : ''}`); e.style.color = l.colour; e.style.fontWeight = 600; tip.append(e); }
   tip.style.left = x > S.box.W / 2 ? 'auto' : `${x + 10}px`; tip.style.right = x > S.box.W / 2 ? `${S.box.W - x + 10}px` : 'auto';
@@ -119,7 +123,20 @@ element.addEventListener('click', e => {
   if (e.target.closest('.copy')) { const t = $('.command code').textContent; const c = $('.copy'); copied(t).then(ok => { c.textContent = ok ? 'Copied' : 'Select it, please'; }); setTimeout(() => { c.textContent = 'Copy'; }, 1500); }
 });
 element.addEventListener('input', e => { if (e.target.matches('.logx, .logy, .smooth')) chart(); });
-$('.chart').addEventListener('pointermove', e => hover(e.clientX - $('.chart').getBoundingClientRect().left)); $('.chart').addEventListener('pointerleave', () => hover(null));
+const at = e => e.clientX - $('.chart').getBoundingClientRect().left;
+function mark(px) { // the stretch under the drag; both ends inside the axes
+  const r = S.parts && S.parts.marked; if (!r) return; if (px === null) return r.setAttribute('visibility', 'hidden');
+  const in_ = v => Math.max(S.box.L, Math.min(S.box.W - S.box.R, v)), a = in_(Math.min(S.drag, px)), b = in_(Math.max(S.drag, px)); r.setAttribute('x', a); r.setAttribute('width', b - a); r.setAttribute('visibility', 'visible');
+}
+$('.chart').addEventListener('pointerdown', e => { if (e.button || !S.parts) return; S.drag = at(e); $('.chart').setPointerCapture(e.pointerId); });
+$('.chart').addEventListener('pointermove', e => { hover(at(e)); if (S.drag !== null) mark(at(e)); });
+$('.chart').addEventListener('pointerup', e => {
+  if (S.drag === null) return; const [a, b] = [S.drag, at(e)].sort((u, v) => u - v); S.drag = null; mark(null);
+  if (b - a < 8 || !S.parts) return; const want = [S.inv(a), S.inv(b)]; // a click is no stretch; one without a point stays unzoomed
+  if (S.lines.some(l => [...l.line, ...l.held].some(p => p[0] >= want[0] && p[0] <= want[1]))) { S.zoom = want; chart(); }
+});
+$('.chart').addEventListener('pointercancel', () => { S.drag = null; mark(null); }); $('.chart').addEventListener('pointerleave', () => hover(null));
+const unzoom = () => { S.zoom = null; chart(); }; $('.chart').addEventListener('dblclick', unzoom); $('.unzoom').addEventListener('click', unzoom);
 new ResizeObserver(() => { if (!$('.panel').hidden) chart(); }).observe($('.tv'));
 function upd() { const v = props.value; if (v && v.select && v.stamp !== S.stamp) { S.stamp = v.stamp; S.sel = S.picked = v.select; } poll(true); }
 watch('value', upd); upd(); S.timer = setInterval(() => { if (!element.isConnected) return clearInterval(S.timer); poll(); }, 1500);
