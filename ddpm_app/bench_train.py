@@ -15,7 +15,8 @@ import torch
 from . import bench
 from .device import describe, pick_device, pick_dtype
 from .probe import stand_in
-from .training import TrainConfig, Trainer
+from .train_config import TrainConfig
+from .training import Trainer
 from .unet import PRESETS, UNet, forward_flops
 
 BATCHES = {"cpu": {"tiny": 64, "small": 32, "ddpm": 8}, "cuda": {"tiny": 512, "small": 512, "ddpm": 128}}

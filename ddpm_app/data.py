@@ -88,7 +88,8 @@ def load_data(source: str, part: str = "train", image_size: int | None = None, u
         return _from_npz(path, path.stem, None, -1 if unlabelled else 0)
     if path.is_dir():
         return _from_folder(path, image_size or 32, unlabelled)
-    raise ValueError(f"no data set {source!r}: give {', '.join(KNOWN)}, an .npz file or a folder of images")
+    zipped = "; unpack the ZIP first" if path.suffix.lower() == ".zip" else ""
+    raise ValueError(f"no data set {source!r}: give {', '.join(KNOWN)}, an .npz file or a folder of images{zipped}")
 
 
 def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: int = 0) -> ImageData:
@@ -147,26 +148,34 @@ def _from_torchvision(name: str, part: str) -> ImageData:
 
 
 def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
-    """One sub-folder a class (or images right inside, one class); unreadable files are listed and skipped."""
+    """One sub-folder a class (or images right inside, one class). Unreadable files, images beside the sub-folders and sub-folders
+    without a readable image are listed and skipped."""
     from .pictures import PictureError, centre_crop, open_picture
 
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) or [path]
     flat = folders == [path]
-    images, labels, bad = [], [], []
-    for label, folder in enumerate(folders):
+    images, labels, bad, classes = [], [], [], []
+    for folder in folders:
+        before = len(images)
         for file in sorted(folder.rglob("*")):
             if file.suffix.lower() in IMAGE_SUFFIXES:
                 try:
                     images.append(np.asarray(centre_crop(open_picture(file), size)))
-                    labels.append(-1 if flat and unlabelled else label)
+                    labels.append(-1 if flat and unlabelled else len(classes))
                 except PictureError as error:
                     bad.append(f"{file}: {error}")
+        if len(images) > before:
+            classes.append(folder.name)
+        else:  # a class that no image could teach
+            bad.append(f"{folder}: no class, as there is no readable image in it")
+    if not flat and (beside := sum(f.suffix.lower() in IMAGE_SUFFIXES for f in path.iterdir())):
+        bad.append(f"{beside} image{'s' if beside > 1 else ''} beside the sub-folders of {path}: put them into one of their own")
     if not images:
         raise ValueError(f"{path}: no readable image in it" + (f" ({len(bad)} unreadable, first {bad[0]})" if bad else ""))
     for line in bad:
         print(f"skipped {line}")
     stack = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return ImageData(path.name, stack, torch.tensor(labels), tuple(f.name for f in folders))
+    return ImageData(path.name, stack, torch.tensor(labels), tuple(classes))
 
 
 def local_place(source: str, part: str = "test") -> Path | None:

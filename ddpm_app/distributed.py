@@ -147,6 +147,9 @@ class Follower:
     def pause_point(self, *_) -> None:
         pass  # rank 0 pauses; the others wait for it at the next exchange
 
+    def note(self, **_) -> None:
+        pass
+
     def end(self, *_) -> None:
         pass
 

@@ -99,7 +99,8 @@ def evaluate(studio: Studio, plan: Plan) -> Iterator[Progress | Measurement | Re
     own = checkpoint.config.data if checkpoint else guess if guess in KNOWN else ""
     if plan.pictures:
         if plan.images:
-            sets = [given(plan.images, checkpoint.config.network.in_channels if checkpoint else 1 if own == "mnist" else 0)]
+            channels = checkpoint.config.network.in_channels if checkpoint else 1 if own == "mnist" else 0
+            sets = [given(plan.images, channels, checkpoint.config.classes if checkpoint else KNOWN.get(own, ()))]
         else:
             sets = []
             for k, request in enumerate(sample_requests(plan)):

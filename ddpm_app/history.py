@@ -22,10 +22,10 @@ from PIL import Image
 from . import posthoc, viz
 from .checkpoints import open_checkpoint, read_text, write_atomically
 from .jobs import Run
+from .posthoc import OWN
 from .requests import Request
 from .studio import Studio
 
-OWN = "own"  # the EMA that the run itself tracks
 COLUMNS, ROWS = 4, 10  # pictures a class and classes in a grid, as in train_unet.py's
 SETTINGS = {"sampler": "dpmpp-2m", "evaluations": 12, "guidance": 1.5, "grid": "uniform-t", "seed": 0}
 SHARES = (0.1, 0.3, 1.0)  # of the budget, where the table looks
@@ -54,8 +54,16 @@ def moment(run: Run, images: int) -> Moment:
     nearest = min(held, key=lambda r: abs(r["images"] - images), default={"images": math.inf})
     close = abs(nearest["images"] - images) <= max(0.06 * max((r["images"] for r in rows), default=0), 1)
     validation = nearest["validation_loss"] if close else None
-    share = None if near is None else rows[near].get("progress")
+    share = None if near is None else share_of(run, rows[near])
     return Moment(images, share, sum(around) / len(around) if around else None, validation)
+
+
+def share_of(run: Run, row: dict) -> float | None:
+    """The share of the run's present budget that a log row stands at: a budget may have been given anew since."""
+    minutes, images, seconds = run.settings.get("minutes"), run.settings.get("images"), row.get("seconds")
+    if isinstance(minutes, (int, float)) and minutes > 0 and isinstance(seconds, (int, float)):
+        return min(seconds / (60 * minutes), 1.0)
+    return min(row["images"] / images, 1.0) if isinstance(images, int) and images > 0 else row.get("progress")
 
 
 def name_of(weights: str | float) -> str:
@@ -179,12 +187,16 @@ def at_shares(run: Run, shares: tuple[float, ...] = SHARES) -> dict[float, Path]
 
 
 def table(run: Run) -> list[dict]:
-    """The stored rows, by share."""
+    """The stored rows, one a share of SHARES. Those that are about another time now (the budget was lengthened, or the run went on
+    from an earlier state) are left out."""
     try:
         rows = json.loads(read_text(run.folder / "history" / "table.json") or "[]")
-        return sorted((r for r in rows if isinstance(r, dict) and isinstance(r.get("share"), float)), key=lambda r: r["share"])
+        rows = {r["share"]: r for r in rows if isinstance(r, dict) and r.get("share") in SHARES and isinstance(r.get("images"), int)}
     except (ValueError, TypeError):
         return []
+    here = {p.name for p in run.snapshots()}
+    now = {share: moment(run, r["images"]).share if r.get("snapshot") in here else None for share, r in rows.items()}
+    return [rows[share] for share in sorted(rows) if now[share] is not None and abs(now[share] - share) <= NEAR]
 
 
 def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
@@ -209,7 +221,7 @@ def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
                 refused.append(event.says)
             else:
                 numbers[event.name] = dataclasses.asdict(event)
-        row = {"share": float(share), "snapshot": place.name, **dataclasses.asdict(moment(run, int(place.name))), "n": n}
+        row = {**dataclasses.asdict(moment(run, int(place.name))), "share": float(share), "snapshot": place.name, "n": n}
         row |= {"numbers": _plain(numbers), "refused": list(dict.fromkeys(refused))}
         rows = [r for r in table(run) if r["share"] != share] + [row]
         write_atomically(run.folder / "history" / "table.json", json.dumps(rows, indent=1))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from . import train_flags
 from .checkpoints import write_atomically
-from .training import TrainConfig
+from .train_config import TrainConfig
 from .turns import alive, process_started, read_json
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,8 @@ class Run:
             if not job.get("claimed"):
                 return "starting", ""
             if job.get("waiting"):
-                return "queued", "waits for its turn on the device"
+                then = ", and pauses then" if (self.folder / "pause").exists() else ""
+                return "queued", "waits for its turn on the device" + then
             return ("paused", "") if (self.folder / "pause").exists() else ("running", "")
         if not job:  # trained before runs had job.json, or elsewhere
             return ("finished" if self.progress() >= 1 else "stopped"), ""
@@ -154,7 +155,7 @@ class Run:
     def resume(self) -> None:
         """Let a paused run go on, or start a new process that continues from the last saved state."""
         status, _ = self.status()
-        if status == "paused":
+        if status in LIVE and (self.folder / "pause").exists():
             (self.folder / "pause").unlink(missing_ok=True)
             return
         if status in LIVE:
@@ -162,10 +163,8 @@ class Run:
         if status == "finished":
             raise ValueError(f"{self.name} has finished its budget; fork it to train on")
         argv = self.job.get("argv")
-        argv = [*argv, "--resume", "auto"] if isinstance(argv, list) else ["--resume", str(self.folder)]
-        if argv[-4:-2] == ["--resume", "auto"]:
-            argv = argv[:-2]
-        _spawn(self.folder, argv, self.job)
+        argv = without(argv if isinstance(argv, list) else [], ("--resume", "--out", "--max-seconds"))
+        _spawn(self.folder, [*argv, "--out", str(self.folder.resolve()), "--resume", "auto"], self.job)
 
     def delete(self) -> Path:
         """Move the folder to .trash beside it; returns where it lies now."""
@@ -221,7 +220,7 @@ def check_name(name: str) -> str:
     """The name, if it can be a run's: never a path. Raises ValueError."""
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{name[:80]!r} cannot name a run; up to 60 letters, digits, '.', '_' and '-' are accepted, beginning with a letter"
+            f"{name[:80]!r} cannot name a run; up to 60 letters, digits, '.', '_' and '-' are accepted, a letter or a digit first"
         )
     return name
 
@@ -239,6 +238,16 @@ def flags(settings: dict, out: Path | str, init: str = "", now: bool = False) ->
     """The arguments of train_unet.py for these TrainConfig fields; those at their defaults are left out, the data is not."""
     argv = train_flags.write(dataclasses.asdict(TrainConfig(**settings)), always=train_flags.ALWAYS)  # TrainConfig judges them
     return [*argv, *(["--init", init] if init else []), *(["--now"] if now else []), "--out", str(out)]
+
+
+def without(argv: list[str], names: tuple[str, ...]) -> list[str]:
+    """The arguments without these flags and their values, written "--flag value" or "--flag=value"."""
+    kept, skip = [], False
+    for arg in argv:
+        if not skip and arg.partition("=")[0] not in names:
+            kept.append(arg)
+        skip = not skip and arg in names
+    return kept
 
 
 def shown(argv: list[str]) -> str:

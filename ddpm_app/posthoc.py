@@ -26,6 +26,7 @@ from .ema import power_gamma
 from .jobs import LIVE, Run
 
 RAW = "raw"
+OWN = "own"  # the EMA that the run itself tracks
 LENGTHS = (0.01, 0.28)  # shortest and longest relative width offered
 NOISE = 1e-4  # what a coefficient of 1 may cost, as a share of the profile: rounding makes large ones harmful
 EARLY = (0.01, 0.025)  # shares of the budget with a snapshot of their own: most of what is learned there is gone by a twentieth
@@ -131,9 +132,12 @@ class Average:
     images: int
     error: float
     used: int
+    own: str = ""  # what the run calls its own EMA
 
     def describe(self) -> str:
         """As a checkpoint's `ema` says it."""
+        if self.length == OWN:
+            return self.own
         if self.length == RAW:
             return "none (raw weights)"
         made = "" if self.used == 1 else f" (after the fact from {self.used} stored averages, profile within {self.error:.1%})"
@@ -185,17 +189,33 @@ def write(run: Path, length: float | str, out: Path, snapshot: str = "", dtype: 
 
 
 def keep(run: Run, length: float | str, snapshot: str = "") -> Average:
-    """Make these weights the run's checkpoint; its config says which they are. Its state, from which it resumes, is untouched.
-    Measured numbers go with the weights they were measured on, unless the new ones are the same."""
+    """Make these weights the run's checkpoint (OWN: what the run's own EMA was at the snapshot, by default the last); its config says
+    which they are. Its state, from which it resumes, is untouched. Measured numbers go with the weights they were measured on, unless
+    the new ones are the same."""
     status, _ = run.status()
     if status in LIVE:
         raise ValueError(f"{run.name} is {status} and saves its own weights; stop it, or wait for its end, before others are kept")
+    if length == OWN:
+        return _keep_own(run, snapshot)
     with contextlib.suppress(CheckpointError):
         before = checkpoints.open_checkpoint(run.folder).config
         _, found = reconstruct(run.folder, length, snapshot)
         if (before.ema, before.images_seen) == (found.describe(), found.images):
             return found
     return write(run.folder, length, run.folder, snapshot)
+
+
+def _keep_own(run: Run, snapshot: str) -> Average:
+    place = next((p for p in reversed(run.snapshots()) if snapshot in ("", p.name)), None)
+    if place is None:
+        raise ValueError(f"{run.name} has no snapshot {snapshot[:40]!r}" if snapshot else f"{run.name} has no snapshot yet")
+    config = checkpoints.open_checkpoint(place).config
+    with contextlib.suppress(CheckpointError):
+        before = checkpoints.open_checkpoint(run.folder).config
+        if (before.ema, before.images_seen) == (config.ema, config.images_seen):
+            return Average(OWN, 0, config.images_seen, 0.0, 1, config.ema)
+    checkpoints.save(run.folder, dataclasses.replace(config, metrics=[]), checkpoints.read_weights(place))
+    return Average(OWN, 0, config.images_seen, 0.0, 1, config.ema)
 
 
 def deviation(a: dict[str, Tensor], b: dict[str, Tensor], scale: Iterable[Tensor] | None = None) -> float:

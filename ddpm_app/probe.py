@@ -10,7 +10,8 @@ import torch
 
 from .data import KNOWN, SHAPES, ImageData, load_data
 from .device import describe, pick_device
-from .training import TrainConfig, Trainer
+from .train_config import TrainConfig
+from .training import Trainer
 
 CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
 STEPS = 2500  # a run should have at least about this many

@@ -20,7 +20,7 @@ def add_parser(commands) -> None:
     p.add_argument("name", nargs="?", help="which run; watch without one takes the newest")
     p.add_argument("--json", action="store_true", help="as JSON; watch prints a line a change")
     g = p.add_argument_group("ema", "without --length it lists what is stored")
-    g.add_argument("--length", help="EMA length as a share of the run, 0.01 to 0.28, or raw")
+    g.add_argument("--length", help="EMA length as a share of the run, 0.01 to 0.28; raw; or, with --keep, own: the run's own EMA")
     g.add_argument("--snapshot", default="", help="name of the snapshot, which is its images seen (default: the last)")
     g.add_argument("--out", help="directory for the averaged checkpoint")
     g.add_argument("--keep", action="store_true", help="make it the run's checkpoint")
@@ -70,7 +70,7 @@ def line(f: dict) -> str:
 
 def run(args: argparse.Namespace) -> int:
     if args.verb == "list":
-        found = [facts(r) for r in jobs.runs() if args.name in (None, r.name)]
+        found = [facts(r) for r in ([jobs.find(args.name)] if args.name else jobs.runs())]
         print(json.dumps(found, indent=1) if args.json else "\n".join(map(line, found)) or f"no runs in {jobs.runs_dir()}")
         return 0
     if args.verb == "watch":
@@ -110,11 +110,13 @@ def ema(run: jobs.Run, args: argparse.Namespace) -> int:
         print(json.dumps(told) if args.json else text or f"{run.name}: no averages stored")
         return 0
     try:
-        length = posthoc.RAW if args.length == posthoc.RAW else float(args.length)
+        length = args.length if args.length in (posthoc.RAW, posthoc.OWN) else float(args.length)
     except ValueError:
-        raise ValueError(f"--length is {args.length[:40]!r}; a share of the run, 0.01 to 0.28, or raw") from None
+        raise ValueError(f"--length is {args.length[:40]!r}; a share of the run, 0.01 to 0.28, raw or own") from None
     if args.keep == bool(args.out):
         raise ValueError("give either --out, a directory for the averaged checkpoint, or --keep")
+    if length == posthoc.OWN and not args.keep:
+        raise ValueError("the run's own EMA at a snapshot is a checkpoint already: copy its folder, or --keep it as the run's")
     if args.keep:
         average, place = posthoc.keep(run, length, args.snapshot), run.folder
     else:

@@ -133,16 +133,21 @@ def make_room(keep: Path, most: int = MOST_BYTES) -> None:
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
-def given(source: str, channels: int = 0) -> tuple[Images, Tensor]:
+def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tuple[Images, Tensor]:
     """Images of an .npz (arr_0, and arr_1 with -1 for no class) or of a folder, with their labels; nothing is resized.
 
-    channels: 1 reads colour pictures that are grey in truth (a folder of grey PNGs) as grey."""
+    channels: 1 reads colour pictures that are grey in truth (a folder of grey PNGs) as grey. classes: what the labels mean. A folder's
+    sub-folders are found among them by name, or by number where they are named so; an image of any other has no class."""
     path = Path(source).expanduser()
     data = load_data(str(path), image_size=_side(path) if path.is_dir() else None, unlabelled=True)
     images = data.images
     if channels == 1 and images.shape[1] == 3 and bool((images == images[:, :1]).all()):
         images = images[:, :1]
-    return Images.held(images), data.labels
+    labels = data.labels
+    if classes and path.is_dir() and int(labels.max()) >= 0:
+        known = {str(k): k for k in range(len(classes))} | {name: k for k, name in enumerate(classes)}
+        labels = torch.tensor([known.get(name, -1) for name in data.classes])[labels]
+    return Images.held(images), labels
 
 
 def _side(folder: Path) -> int:

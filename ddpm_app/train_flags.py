@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 from collections.abc import Collection
 
-from .training import TrainConfig
+from .train_config import TrainConfig
 
 ALWAYS = ("data", "preset", "row", "schedule")  # written even at their defaults: they say what the run is
 _KINDS = {"int": int, "float": float, "str": str}

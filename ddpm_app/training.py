@@ -9,7 +9,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,62 +19,15 @@ from torch import Tensor
 
 from .checkpoints import save_tensors
 from .data import GLYPHS, ImageData, to_model
-from .denoiser import ROWS, WEIGHTS, Denoiser
+from .denoiser import Denoiser
 from .device import keep_freed_memory, memory_format, pick_device, pick_dtype
 from .distributed import World
 from .ema import Ema, average_lengths
 from .schedules import make_schedule
-from .unet import PRESETS, UNet, preset_config
+from .train_config import FREE, TrainConfig
+from .unet import UNet, preset_config
 
 BANDS = 10  # noise bands the loss is reported in: equal parts of t
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a run. Units stand in each field's help; argparse is built from them."""
-
-    data: str = field(default="mnist", metadata={"help": "digits (8x8, ships), mnist, cifar10, a folder of class folders, or an .npz"})
-    preset: str = field(default="tiny", metadata={"help": "network size", "choices": tuple(PRESETS)})
-    row: str = field(default="v", metadata={"help": "what the network predicts", "choices": tuple(ROWS)})
-    schedule: str = field(default="cosine", metadata={"help": "noise schedule (linear, cosine, sigmoid, scaled-linear, quadratic)"})
-    T: int = field(default=1000, metadata={"help": "steps of the schedule"})
-    weight: str = field(default="min-snr-5", metadata={"help": "loss weighting", "choices": tuple(WEIGHTS)})
-    minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training on this machine (or give --images)"})
-    images: int = field(default=0, metadata={"help": "budget in training images"})
-    batch: int = field(default=64, metadata={"help": "images a step"})
-    lr: float = field(default=8e-4, metadata={"help": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decoupled weight decay"})
-    warmup: int = field(default=20_000, metadata={"help": "images of linear warm-up (at most a tenth of an --images budget)"})
-    decay: str = field(default="linear", metadata={"help": "learning rate to the end of the budget", "choices": ("linear", "none")})
-    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
-    label_dropout: float = field(default=0.1, metadata={"help": "share of labels replaced by the null class; 1 trains unconditionally"})
-    flip: str = field(default="auto", metadata={"help": "horizontal flips; auto: not of digits", "choices": ("auto", "yes", "no")})
-    ema: float = field(
-        default=0.05, metadata={"help": "EMA length as a share of the run (Karras et al. 2024); 0.9 and more is a fixed decay"}
-    )
-    averages: str = field(
-        default="0.05,0.1", metadata={"help": "EMA lengths kept in snapshots, from which any other is made afterwards; none: no such"}
-    )
-    dropout: float = field(default=-1.0, metadata={"help": "the network's dropout; -1 keeps the preset's"})
-    seed: int = field(default=0, metadata={"help": "of everything random"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
-    precision: str = field(default="auto", metadata={"help": "of matrix products", "choices": ("auto", "bf16", "fp32")})
-    compile: str = field(default="auto", metadata={"help": "auto: on CUDA, from 5 minutes on", "choices": ("auto", "yes", "no")})
-    image_size: int = field(default=0, metadata={"help": "pixels a side for folders; 0: as stored, folders 32"})
-
-    def __post_init__(self):
-        if not (self.minutes > 0) ^ (self.images > 0):
-            raise ValueError("give a budget: either minutes or images, above 0")
-        shares = 0 < self.lr < 1 and 0 <= self.label_dropout <= 1 and 0 <= self.ema < 1
-        if not (shares and 1 <= self.batch <= 65536 and self.warmup >= 0 and 0 <= self.seed < 2**31):
-            raise ValueError("out of range: batch 1..65536, lr (0, 1), label_dropout [0, 1], ema [0, 1), warmup 0.., seed 0..2147483647")
-        average_lengths(self.averages)
-
-
-RECIPES: dict[str, dict] = {
-    "classic": dict(preset="ddpm", row="eps", schedule="linear", weight="uniform", batch=128)
-    | dict(lr=2e-4, weight_decay=1e-4, ema=0.9999, warmup=640_000, decay="none"),
-}
 
 
 @dataclass(frozen=True)
@@ -268,10 +221,9 @@ class Trainer:
     def _load_state(self, file: Path) -> None:
         with safe_open(file, "pt") as f:
             meta = json.loads(f.metadata()["ddpm-studio"])
-            free = {"minutes", "images", "device", "precision", "compile"}
             mine = dataclasses.asdict(self.config)
             theirs = {"averages": "none"} | meta["config"]  # a state from before there were any
-            differs = [k for k in mine if k not in free and theirs.get(k) != mine[k]]
+            differs = [k for k in mine if k not in FREE and theirs.get(k) != mine[k]]
             if differs:
                 raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
             with torch.no_grad():
@@ -301,12 +253,26 @@ def train(
     first_bad = torch.full((), float("inf"), device=device)
     started, before = time.perf_counter(), trainer.seconds
     mark_time, mark_images = started, trainer.images
+
+    def event(now: float) -> TrainEvent:
+        world.add(sums, counts)
+        world.lowest(first_bad)
+        by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
+        rate = (trainer.images - mark_images) / max(now - mark_time, 1e-9)
+        lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
+        return TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
+
     while trainer.progress() < 1:
         asked = time.perf_counter()
-        if world.any(should_stop()):
-            break
+        stop = world.any(should_stop())
         waited = time.perf_counter() - asked
         started, mark_time = started + waited, mark_time + waited
+        if stop and since:  # the last steps are told of, too
+            yield event(time.perf_counter())
+        if stop:
+            break
         losses, band, norm = trainer.train_step()
         first_bad = torch.where(torch.isfinite(losses.sum()), first_bad, first_bad.clamp(max=trainer.step))
         sums.index_add_(0, band, losses)
@@ -316,14 +282,7 @@ def train(
         now = time.perf_counter()
         trainer.seconds, due = world.says(before + now - started, float(now - mark_time >= every_seconds))
         if since == every or trainer.progress() >= 1 or due:
-            world.add(sums, counts)
-            world.lowest(first_bad)
-            by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
-            rate = (trainer.images - mark_images) / max(now - mark_time, 1e-9)
-            lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
-            yield TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
+            yield event(now)
             sums.zero_(), counts.zero_(), norms.zero_()
             since, mark_time, mark_images = 0, time.perf_counter(), trainer.images
             before, started = trainer.seconds, time.perf_counter()  # what the watcher does is not training time

@@ -115,6 +115,11 @@ class Seat:
     def _write(self) -> None:
         write_atomically(self.folder / "job.json", json.dumps(self.job, indent=1))
 
+    def note(self, **facts) -> None:
+        """Add to job.json."""
+        self.job |= facts
+        self._write()
+
     # -- one run a device -------------------------------------------------------------------------------------------
 
     def take_turn(self, device: str, should_stop: Callable[[], bool], tell: Callable[[str], None] = print) -> bool:
@@ -166,8 +171,10 @@ class Seat:
         print("goes on", flush=True)
 
     def drop_after(self, images: int) -> None:
-        """Take away the snapshots and grids of steps that are run again. Those of a whole run begun anew go to .trash."""
-        late = [p for p in (*self.folder.glob("snapshots/*"), *self.folder.glob("samples/*.png")) if _count(p) > images]
+        """Take away the snapshots, grids and the time machine's pictures of steps that are run again. Those of a whole run begun anew go
+        to .trash."""
+        places = ("snapshots/*", "samples/*.png", "history/*/*.png")
+        late = [p for pattern in places for p in self.folder.glob(pattern) if _count(p) > images]
         if late and not images:
             trash = self.folder.parent / ".trash" / f"{self.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             for p in late:

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddpm_app import bench, bench_train, unet
 from ddpm_app.data import ImageData
 from ddpm_app.probe import stand_in
-from ddpm_app.training import TrainConfig, Trainer, validation_loss
+from ddpm_app.train_config import TrainConfig
+from ddpm_app.training import Trainer, validation_loss
 
 
 def arguments(*flags):

@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "ddpm_app"
 # Reading order: a module imports only from those before it. One that is not named here may import anything it does not make a circle with.
 ORDER = (
     "device schedules unet denoiser guidance samplers toy pictures data likelihood coding interpolation distances checkpoints hub classifier noisy_classifier "
-    "clip_tower clip_scores clip_labels reading features viz distributed ema trackers training probe bench bench_train jobs posthoc "
+    "clip_tower clip_scores clip_labels reading features viz distributed ema trackers train_config training probe bench bench_train jobs posthoc "
     "png_settings requests steering studio exports encode encode_cli clip_report samples protocols picture_metrics evaluation tradeoff history evaluate_cli ui __main__"
 ).split()
 LATE = {("checkpoints", "hub")}  # from_diffusers and to_diffusers, which are asked for under that name: imported when called

@@ -162,6 +162,20 @@ def test_folder(tmp_path, capsys):
     assert load_data(str(tmp_path / "cats")).images.shape[-1] == 32
 
 
+def test_a_class_needs_an_image(tmp_path, capsys):
+    for name in ("a-empty", "b-cats", "c-broken", "d-dogs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c-broken" / "x.png").write_bytes(b"no picture")
+    for name in ("b-cats/1.png", "d-dogs/1.png", "beside.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    found = load_data(str(tmp_path), image_size=8)
+    assert found.classes == ("b-cats", "d-dogs") and found.labels.tolist() == [0, 1]
+    said = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("skipped ") for line in said) and len(said) == 4
+    assert sum("no class, as there is no readable image" in line for line in said) == 2 and "1 image beside the sub-folders" in said[-1]
+    refused(tmp_path / "photos.zip", "unpack the ZIP first")
+
+
 def test_folder_of_plain_images(tmp_path):
     pytest.importorskip("ddpm_app.pictures")
     Image.new("L", (40, 40), 128).save(tmp_path / "a.png")

@@ -18,7 +18,8 @@ from ddpm_app import distributed, samples, unet
 from ddpm_app.data import ImageData
 from ddpm_app.distributed import World
 from ddpm_app.studio import Request
-from ddpm_app.training import TrainConfig, Trainer, train
+from ddpm_app.train_config import TrainConfig
+from ddpm_app.training import Trainer, train
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train" / "train_unet.py"

@@ -96,6 +96,16 @@ def test_the_table_is_the_engines(run, studio, monkeypatch):
     assert all("classifier" in r["refused"][0] for r in rows) and history.short(rows[0])["agreement"] is None
     list(history.fill(studio, run, n=4))
     assert len(history.table(run)) == 3, "a share has one row"
+    log = run.folder / "log.jsonl"
+    before = log.read_text()
+    near = [json.loads(line) for line in before.splitlines()]
+    # snapshots seldom lie on a share exactly
+    log.write_text("".join(json.dumps({**r, "progress": min(r.get("progress", 0) * 1.1, 1)}) + "\n" for r in near))
+    list(history.fill(studio, run, n=6))
+    assert [(r["share"], r["n"]) for r in history.table(run)] == [(0.1, 6), (0.3, 6), (1.0, 6)]
+    log.write_text("".join(json.dumps({**r, "progress": r.get("progress", 0) / 2}) + "\n" for r in near))  # a budget twice as long
+    assert [r["share"] for r in history.table(run)] == [0.1], "what was 30 % and 100 % is about other times now"
+    log.write_text(before)
     (run.folder / "history" / "table.json").write_text("[{")
     assert history.table(run) == []
 
@@ -152,7 +162,7 @@ def test_work_can_be_stopped(run, studio, monkeypatch):
 def test_the_server_takes_anything(run, studio):
     for query in (None, 7, [], {}, {"run": ["past"]}, {"run": "../past"}, {"run": "past", "do": "delete"}, {"run": "past", "do": []}):
         assert set(time_view.act(studio, query)) == {"error"}
-    bad = [{"weights": {}}, {"weights": True}, {"snapshot": 3}, {"kind": [], "do": "export"}, {"weights": "own", "do": "keep"}]
+    bad = [{"weights": {}}, {"weights": True}, {"snapshot": 3}, {"kind": [], "do": "export"}, {"snapshot": "../x", "do": "keep"}]
     for query in bad:
         assert set(time_view.act(studio, {"run": "past", "do": "draw", **query})) == {"error"}
     for query in (None, 3, {"run": 3}, {"run": "nothing"}):

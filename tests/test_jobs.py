@@ -11,7 +11,8 @@ import pytest
 
 from ddpm_app import jobs, runs_cli, turns
 from ddpm_app.jobs import Run
-from ddpm_app.training import TrainConfig, Trainer, train
+from ddpm_app.train_config import TrainConfig
+from ddpm_app.training import Trainer, train
 
 sys.path.insert(0, str(jobs.SCRIPT.parent))  # for train_unet
 SETTINGS = {"preset": "tiny", "batch": 8, "images": 200_000, "device": "cpu"}
@@ -89,7 +90,7 @@ def test_the_life_of_two_runs_on_one_device(root, data):
     with pytest.raises(ValueError, match="finished its budget"):
         fork.resume()
     wrong = jobs.flags({**SETTINGS, "data": data, "preset": "small", "images": 16}, root / "wrong", str(first.snapshots()[-1]))
-    assert train_unet.main(wrong) == 2 and "keys in the weights" in jobs.find("wrong").status()[1]
+    assert train_unet.main(wrong) == 2 and "another network: channels 32 instead of 64" in jobs.find("wrong").status()[1]
 
 
 def test_status_is_derived(root):
@@ -104,6 +105,11 @@ def test_status_is_derived(root):
     assert job() == "running" and job(waiting=True) == "queued" and job(claimed=False) == "starting"
     (folder / "pause").touch()
     assert job() == "paused"
+    assert job(waiting=True) == "queued" and run.status()[1].endswith("and pauses then")
+    run.resume()  # that, too, can be taken back
+    assert not (folder / "pause").exists() and run.status()[1] == "waits for its turn on the device"
+    with pytest.raises(ValueError, match="queued already"):
+        run.resume()
     assert job(started="another boot:17") == "interrupted"  # this number belongs to another process now
     (folder / "output.txt").write_text("Traceback\ntrain_unet: no such data\n\n")
     assert job(started="x", claimed=False) == "failed" and run.status()[1] == "train_unet: no such data"
@@ -261,3 +267,33 @@ def test_the_command_line_lists_and_refuses(root, capsys):
         runs("delete")
     assert json.loads(runs("delete", "old", "--json")[1])["name"] == "old" and not folder.exists()
     assert "no runs" in runs()[1] and list((root / ".trash").iterdir())
+
+
+def test_a_run_lengthened_from_a_shell_resumes(root, data):
+    """`--resume DIR` alone names the run; what is stored of it must still start a process that finds its folder."""
+    import train_unet
+
+    argv = [*jobs.flags({**SETTINGS, "data": data, "images": 16}, root / "r"), *FAST]
+    assert train_unet.main(argv) == 0
+    more = ["--resume", str(root / "r"), "--images", "100000000", "--max-seconds", "2"]
+    assert train_unet.main(more) == 0 and jobs.find("r").status()[0] == "stopped"
+    run = jobs.find("r")
+    seen = run.log()[-1]["images"]
+    run.resume()
+    until(lambda: run.log()[-1]["images"] > seen)
+    assert run.status()[0] == "running" and run.settings["images"] == 100_000_000
+    assert "--max-seconds" not in run.command() and run.command().count("--resume") == run.command().count("--out") == 1
+    run.stop()
+    assert run.wait("stopped") == "stopped"
+
+
+@pytest.mark.parametrize(
+    "argv, left",
+    [
+        (["--a", "1", "--resume", "x", "--b"], ["--a", "1", "--b"]),
+        (["--resume=x", "--out", "--resume"], []),
+        (["--data", "--out", "y"], ["--data"]),
+    ],
+)
+def test_flags_are_taken_out_with_their_values(argv, left):
+    assert jobs.without(argv, ("--resume", "--out")) == left

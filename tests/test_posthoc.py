@@ -12,7 +12,8 @@ import torch
 from ddpm_app import checkpoints, jobs, posthoc, runs_cli, unet
 from ddpm_app.data import ImageData
 from ddpm_app.ema import Ema, average_lengths, power_gamma
-from ddpm_app.training import TrainConfig, Trainer
+from ddpm_app.train_config import TrainConfig
+from ddpm_app.training import Trainer
 
 STEPS, SNAPSHOTS = 400, 20
 
@@ -179,7 +180,18 @@ def test_runs_ema_from_a_shell(run, tmp_path, monkeypatch, capsys):
     assert call("ema", "toy", "--length", "raw", "--keep") == 0 and "raw" in checkpoints.open_checkpoint(folder).config.ema
     assert call("ema", "toy", "--length", "0.05", "--keep") == 0
     assert posthoc.deviation(checkpoints.read_weights(folder), before) < 1e-4, "and the way back is open"
-    for wrong in (["--length", "0.5"], ["--length", "long"], ["--length", "nan"], ["--keep"], ["--length", "0.08", "--snapshot", "../x"]):
+    assert call("ema", "toy", "--length", "raw", "--snapshot", "0000000160", "--keep") == 0
+    assert checkpoints.open_checkpoint(folder).config.images_seen == 160
+    assert call("ema", "toy", "--length", "own", "--keep") == 0 and checkpoints.open_checkpoint(folder).config.images_seen == 8 * STEPS
+    assert posthoc.deviation(checkpoints.read_weights(folder), before) < 1e-4, "the run's own EMA can be kept again"
+    for wrong in (
+        ["--length", "own", "--out", str(tmp_path / "y")],
+        ["--length", "0.5"],
+        ["--length", "long"],
+        ["--length", "nan"],
+        ["--keep"],
+        ["--length", "0.08", "--snapshot", "../x"],
+    ):
         with pytest.raises(ValueError):
             call("ema", "toy", *wrong)
 

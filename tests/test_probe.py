@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ddpm_app import probe
-from ddpm_app.training import TrainConfig
+from ddpm_app.train_config import TrainConfig
 
 
 def test_the_smallest_good_batch_and_enough_steps():

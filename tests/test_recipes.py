@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
-from ddpm_app.training import TrainConfig
+from ddpm_app.train_config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 import recipes
@@ -86,6 +86,12 @@ def test_seeds_in_two_phases_beside_an_older_study(tmp_path, flags, capsys):
     assert f"{(one + two) / 2:.3g}" in text and f"({one:.3g}, {two:.3g})" in text and text.count("| `v-cosine` |") == 1
     assert text.startswith("# Studies\n\n## another, 3 minutes\n\nits table\n\n## ") and "--phase" not in text and "not trained" not in text
     assert text.count("\n## ") == 2 and "2 seeds" in text and "--seeds 2" in text
+
+
+def test_trying_it_out_leaves_the_study_that_ships_alone(tmp_path, flags):
+    where = [f for f in flags if f not in ("--table", str(tmp_path / "RECIPES.md"))]
+    assert recipes.parse([*where, "--seconds", "1"]).table == tmp_path / "runs" / "RECIPES.md"
+    assert recipes.parse([*where, "--minutes", "7"]).table == Path(recipes.__file__).parent / "RECIPES.md"
 
 
 def test_a_section_takes_the_place_of_its_own(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import make_checkpoint
 
 from ddpm_app import checkpoints
-from ddpm_app.training import TrainConfig
+from ddpm_app.train_config import TrainConfig
 
 
 def script():
@@ -37,12 +37,12 @@ def test_a_card_tells_of_the_run_that_was_forked(tmp_path, capsys):
     assert ship.lineage(second) == [first, second] and ship.lineage(first) == [first]
     assert ship.main([str(second), str(tmp_path / "out")]) == 0 and "960 images seen" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "640 images in 2 minutes, then 320 images in 1 minutes" in card
+    assert "640 images in 2.0 minutes, then 320 images in 1.0 minutes; a machine that its run does not name" in card
     assert (tmp_path / "out" / "log-first.jsonl").read_text() == (first / "log.jsonl").read_text()
     commands = [line.strip() for line in card.splitlines() if "train_unet.py" in line]
     assert len(commands) == 2 and commands[0].endswith("--images 640 --out runs/first")
     assert commands[1].endswith("--weight uniform --images 320 --init runs/first --out runs/second")
-    assert "| validation loss | 0.25 | mean squared error of F at the end" in card
+    assert "| validation loss | 0.25 | mean squared error of F the run's EMA weights" in card
     shipped = checkpoints.open_checkpoint(tmp_path / "out").config
     assert shipped.images_seen == 960 and shipped.metrics[0]["value"] == 0.25
     # numbers judged since are kept when the same run is shipped again
@@ -58,7 +58,27 @@ def test_a_weighted_validation_loss_says_so_and_lost_beginnings_are_refused(tmp_
     ship = script()
     alone = run(tmp_path / "alone", 640, 120, 0.5, [], weight="min-snr-5")
     assert ship.main([str(alone), str(tmp_path / "out")]) == 0
-    assert "weighted by min-snr-5, at the end" in (tmp_path / "out" / "README.md").read_text()
+    assert "weighted by min-snr-5, the run's EMA weights" in (tmp_path / "out" / "README.md").read_text()
     lost = run(tmp_path / "lost", 640, 120, 0.5, ["--init", "gone"])
     assert ship.main([str(lost), str(tmp_path / "out2")]) == 2 and "no run that could be told of" in capsys.readouterr().err
     assert not (tmp_path / "out2").exists()
+
+
+def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
+    ship = script()
+    early = run(tmp_path / "early", 640, 60, 0.5, [])
+    (early / "job.json").write_text(json.dumps({"machine": "CPU, 7 threads"}))
+    with (early / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 99, "images": 6400, "seconds": 6000, "validation_loss": 0.125}) + "\n")
+    assert ship.main([str(early), str(tmp_path / "a")]) == 0
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| validation loss | 0.5 |" in card and "640 images in 1.0 minutes; CPU, 7 threads" in card and "0.125" not in card
+    source = checkpoints.open_checkpoint(early)
+    checkpoints.save(
+        early / "snapshots" / "0000000640",
+        dataclasses.replace(source.config, ema="power, 0.05 of the run"),
+        {**checkpoints.read_weights(early)},
+    )
+    checkpoints.save(early, dataclasses.replace(source.config, ema="none (raw weights)"), checkpoints.read_weights(early))
+    assert ship.main([str(early), str(tmp_path / "b")]) == 0
+    assert "validation loss" not in (tmp_path / "b" / "README.md").read_text(), "it is taken of the run's EMA only"

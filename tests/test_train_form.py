@@ -8,7 +8,7 @@ import pytest
 
 from ddpm_app import jobs
 from ddpm_app.studio import Studio
-from ddpm_app.training import TrainConfig
+from ddpm_app.train_config import TrainConfig
 from ddpm_app.ui.train import FURTHER, Form, build, further, further_text
 
 
@@ -51,10 +51,15 @@ def test_what_cannot_be_started_is_said_where_the_command_stands(tmp_path, monke
     assert shown(values).startswith("python train/train_unet.py --data mnist")
     for label, value, says in (
         ("Name", "../x", "'../x' cannot name a run"),
-        ("Budget, minutes", None, "minutes is None"),
+        ("Budget, minutes", None, "minutes is empty"),
         ("Budget, minutes", -3, "give a budget"),
         ("Budget, minutes", float("nan"), "give a budget"),
         ("Batch", float("inf"), "# "),
+        ("Batch", 1.5, "batch is 1.5; a whole number"),
+        ("Batch", None, "batch is empty; a whole number"),
+        ("Further settings", "--T 0", "T is 0; a schedule has 2"),
+        ("Further settings", "--dropout 3", "dropout is 3.0; 0 to below 1"),
+        ("Further settings", "--device tpu", "auto, cpu, cuda"),
         ("Seed", 1e300, "# "),
     ):
         text = shown({**values, fields[label]: value})
@@ -74,7 +79,7 @@ def test_a_fork_has_all_of_the_runs_settings(tmp_path):
     (folder / "snapshots" / "0000000640").mkdir(parents=True)
     (folder / "snapshots" / "0000000640" / "config.json").write_text("{}")
     (folder / "config.json").write_text(json.dumps({"training": settings}))
-    (folder / "job.json").write_text(json.dumps({"cwd": str(tmp_path)}))
+    (folder / "job.json").write_text(json.dumps({"cwd": str(tmp_path), "argv": ["--data", "x", "--marks", "4"]}))
     (tmp_path / "photos.npz").write_bytes(b"")
     run = jobs.Run(folder)
     with gr.Blocks():
@@ -87,3 +92,4 @@ def test_a_fork_has_all_of_the_runs_settings(tmp_path):
     assert got["data"] == str(tmp_path / "photos.npz"), "as the run saw it, not as the studio would"
     same = {k: v for k, v in settings.items() if k not in ("data", "images", "minutes")}
     assert {k: dataclasses.asdict(TrainConfig(**got))[k] for k in same} == same
+    assert form.extra(values) == ["--marks", "4"]

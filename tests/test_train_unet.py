@@ -139,8 +139,12 @@ def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsy
     assert posthoc.deviation(own, {n: final[f"ema.{k}"] for k, n in enumerate(names)}) < 1e-5
     assert posthoc.deviation(posthoc.reconstruct(out, posthoc.RAW)[0], {n: final[f"raw.{k}"] for k, n in enumerate(names)}) < 1e-5
     assert sum(r.get("overhead_seconds", 0) for r in checkpoints.open_checkpoint(out).log()) > 0
+    with pytest.raises(SystemExit):
+        script(flags)  # the same line once more would take the run's place
+    assert "holds a model already" in capsys.readouterr().err and len(posthoc.stored(out)) == 33
     flags[flags.index("160")] = "8"
-    assert script(flags) == 0  # no --resume: another run in the same folder
+    (out / "state.safetensors").unlink()
+    assert script([*flags, "--resume", "auto"]) == 0  # nothing to go on from: a run begun anew in the same folder
     assert len(posthoc.stored(out)) == 3 and len(list(out.parent.glob(".trash/run-*/snapshots/*"))) == 11
 
 
@@ -190,3 +194,34 @@ def test_seconds_run_out_while_waiting_for_a_turn(tmp_path, npz, script, capsys)
     with pytest.raises(SystemExit):
         script([*flags, "--max-seconds", "nan"])
     assert "--max-seconds is nan" in capsys.readouterr().err
+
+
+def test_a_refused_start_leaves_the_run_as_it_is(tmp_path, npz, script, capsys):
+    out = tmp_path / "run"
+    flags = ["--data", npz, *FLAGS, "--marks", "0", "--snapshots", "1", "--images", "16", "--now"]
+    assert script([*flags, "--out", str(out)]) == 0
+    files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for wrong, says in (
+        (["--resume", str(out), "--batch", "4"], "was begun with --batch 8, not 4"),
+        (["--resume", str(out), "--recipe", "classic"], "was begun with --preset tiny, not ddpm"),
+        ([*flags, "--out", str(out)], "holds a model already"),
+        ([*flags, "--out", str(out), "--resume", "auto", "--every", "0"], "--every is 0; a number from 1"),
+        ([*flags, "--out", str(out), "--resume", "auto", "--marks", "-5"], "--marks is -5"),
+        ([*flags, "--out", str(out), "--resume", "auto", "--max-seconds", "0"], "--max-seconds is 0.0; a number above 0"),
+    ):
+        with pytest.raises(SystemExit):
+            script(wrong)
+        assert says in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == files
+    other = np.zeros((8, 16, 16, 1), np.uint8)
+    np.savez(tmp_path / "other.npz", arr_0=other, arr_1=np.arange(8) % 3)
+    fork = ["--data", str(tmp_path / "other.npz"), *FLAGS, "--images", "8", "--init", str(out), "--out", str(tmp_path / "fork")]
+    assert script(fork) == 2 and "another network: image_size 8 instead of 16" in capsys.readouterr().err
+
+
+def test_a_stop_is_told_of_to_its_last_step(tmp_path, npz, script):
+    out = tmp_path / "run"
+    flags = ["--data", npz, *FLAGS, "--marks", "0", "--snapshots", "1", "--minutes", "9", "--now", "--every", "100000"]
+    assert script([*flags, "--every-seconds", "1000", "--max-seconds", "3", "--out", str(out)]) == 0
+    rows = [r for r in checkpoints.open_checkpoint(out).log() if "loss" in r]
+    assert rows and rows[-1]["images"] == checkpoints.open_checkpoint(out).config.images_seen > 0

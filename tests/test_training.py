@@ -12,7 +12,8 @@ import torch
 from ddpm_app import training, unet
 from ddpm_app.data import ImageData, load_data, to_model
 from ddpm_app.ema import Ema, power_gamma
-from ddpm_app.training import RECIPES, TrainConfig, Trainer, train, validation_loss
+from ddpm_app.train_config import RECIPES, TrainConfig
+from ddpm_app.training import Trainer, train, validation_loss
 
 
 @pytest.fixture(autouse=True)
@@ -272,10 +273,14 @@ def test_weights_are_a_checkpoint():
         dict(lr=math.nan),
         dict(ema=1.0),
         dict(label_dropout=2),
+        dict(T=0),
+        dict(dropout=3.0),
+        dict(clip=0.0),
+        dict(minutes=1e9, images=0),
     ],
 )
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="budget|out of range"):
+    with pytest.raises(ValueError, match="budget|is accepted|2 to 100000"):
         config(**wrong)
 
 

@@ -40,7 +40,7 @@ from ddpm_app.distances import Stats, statistics  # noqa: E402
 from ddpm_app.guidance import cfg, clipped  # noqa: E402
 from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
 from ddpm_app.schedules import make_schedule, sigma_grid  # noqa: E402
-from ddpm_app.training import TrainConfig  # noqa: E402
+from ddpm_app.train_config import TrainConfig  # noqa: E402
 from ddpm_app.unet import PRESETS, UNet  # noqa: E402
 
 EMAS = (0.02, 0.05, 0.1, 0.2)  # all kept by every run, so that these lines need no training of their own
@@ -232,7 +232,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--phase", choices=("train", "judge"), help="only that (default both, a line after the other)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the runs (default runs/recipes)")
-    parser.add_argument("--table", type=Path, default=Path(__file__).with_name("RECIPES.md"), help="(default train/RECIPES.md)")
+    parser.add_argument("--table", type=Path, help="(default train/RECIPES.md; with --seconds, which tries it out, RECIPES.md in --out)")
     parser.add_argument("--list", action="store_true", help="only say which lines there are, which are done and how long the rest takes")
     parser.add_argument("--verbose", action="store_true", help="show what training prints")
     args = parser.parse_args(argv)
@@ -249,6 +249,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.n = args.n or (10_000 if args.where.type == "cuda" else 1000)
         args.sample_batch = 500 if args.where.type == "cuda" else 100
         args.out = args.out or jobs.runs_dir() / "recipes"
+        args.table = args.table or (args.out if args.seconds else Path(__file__).parent) / "RECIPES.md"
         known = [line.name for line in lines(args.default)]
         args.names = [n.strip() for n in args.only.split(",") if n.strip()] or known
         if wrong := [n for n in args.names if n not in known]:

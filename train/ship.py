@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ddpm_app import checkpoints, exports, jobs  # noqa: E402
 from ddpm_app.studio import Request, Studio  # noqa: E402
-from ddpm_app.training import TrainConfig  # noqa: E402
+from ddpm_app.train_config import TrainConfig  # noqa: E402
 
-VALIDATION = "at the end of training: EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
+VALIDATION = "the run's EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
 CARD = """---
 library_name: ddpm-studio
 tags: [diffusion, ddpm, {data}]
@@ -60,8 +60,26 @@ def lineage(run: Path) -> list[Path]:
         found.insert(0, before)
 
 
-def minutes(run: Path) -> float:
-    return max((r.get("seconds", 0) for r in checkpoints.open_checkpoint(run).log()), default=0) / 60
+def minutes(run: Path) -> str:
+    """The minutes of training behind the run's weights, which need not be its last."""
+    source = checkpoints.open_checkpoint(run)
+    rows = [r for r in source.log() if "seconds" in r and r.get("images", 0) <= source.config.images_seen]
+    found = max((r["seconds"] for r in rows), default=0) / 60
+    return f"{found:.0f} minutes" if found >= 10 else f"{found:.1f} minutes"
+
+
+def validation(source: checkpoints.Checkpoint) -> float | None:
+    """The logged validation loss of these very weights: it is taken of the run's own EMA only, and at its marks."""
+    own = {checkpoints.open_checkpoint(p).config.ema for p in jobs.Run(source.path).snapshots()}
+    if own and source.config.ema not in own:
+        return None
+    found = {r["images"]: r["validation_loss"] for r in source.log() if "validation_loss" in r and "images" in r}
+    return found.get(source.config.images_seen)
+
+
+def machine(run: Path) -> str:
+    """What the run says it was trained on."""
+    return jobs.read_json(run / "job.json").get("machine") or "a machine that its run does not name"
 
 
 def command(settings: dict, out: str = "", init: str = "") -> str:
@@ -97,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", help="directory that train_unet.py wrote")
     parser.add_argument("out", help="directory of the shipped model, e.g. checkpoints/mnist")
     parser.add_argument("--note", default="A denoising diffusion model.", help="the card's first paragraph")
-    parser.add_argument("--machine", default="two CPU cores", help="what it was trained on")
+    parser.add_argument("--machine", default="", help="what it was trained on (default: as the run says)")
     args = parser.parse_args(argv)
     try:
         source = checkpoints.open_checkpoint(args.run)
@@ -108,11 +126,11 @@ def main(argv: list[str] | None = None) -> int:
             config = checkpoints.open_checkpoint(out).config  # the same weights: keep the numbers judged since
         else:
             config = dataclasses.replace(source.config, images_seen=total)
-        losses = [r["validation_loss"] for r in source.log() if "validation_loss" in r]
-        if losses and not any(m["name"] == "validation loss" for m in config.metrics):
+        loss = validation(source)
+        if loss is not None and not any(m["name"] == "validation loss" for m in config.metrics):
             weight = config.training.get("weight", "uniform")
             kind = "mean squared error of F" + ("" if weight == "uniform" else f", weighted by {weight},")
-            entry = {"name": "validation loss", "value": losses[-1], "protocol": f"{kind} {VALIDATION}"}
+            entry = {"name": "validation loss", "value": loss, "protocol": f"{kind} {VALIDATION}"}
             config = dataclasses.replace(config, metrics=[entry, *config.metrics])
         checkpoints.save(out, config, checkpoints.read_weights(source.path))
     except ValueError as error:
@@ -130,8 +148,8 @@ def main(argv: list[str] | None = None) -> int:
         **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name", "place")},
         name=out.name,
         note=args.note,
-        machine=args.machine,
-        training=", then ".join(f"{c.images_seen:,} images in {minutes(r):.0f} minutes" for r, c in zip(runs, parts)),
+        machine=args.machine or machine(runs[-1]),
+        training=", then ".join(f"{c.images_seen:,} images in {minutes(r)}" for r, c in zip(runs, parts)),
         multipliers="-".join(map(str, facts["multipliers"])),
         classes=", ".join(facts["classes"]),
         command="\n    ".join(

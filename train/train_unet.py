@@ -34,7 +34,8 @@ from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
 from ddpm_app.guidance import cfg, clipped  # noqa: E402
 from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
 from ddpm_app.schedules import sigma_grid  # noqa: E402
-from ddpm_app.training import RECIPES, TrainConfig, Trainer, train, validation_loss  # noqa: E402
+from ddpm_app.train_config import FREE, RECIPES, TrainConfig  # noqa: E402
+from ddpm_app.training import Trainer, train, validation_loss  # noqa: E402
 from ddpm_app.unet import UNet  # noqa: E402
 
 COLUMNS = 4  # pictures a class in a sample grid
@@ -63,8 +64,10 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
     if args.resume and args.resume != "auto":
         args.out = args.out or args.resume
-    if not args.max_seconds > 0:
-        parser.error(f"--max-seconds is {args.max_seconds}; a number above 0 is accepted")
+    for name, least in (("max_seconds", 0), ("every_seconds", 0), ("every", 1), ("marks", 0), ("snapshots", 0)):
+        value, positive = getattr(args, name), isinstance(getattr(args, name), float)
+        if not (value > least if positive else value >= least):
+            parser.error(f"--{name.replace('_', '-')} is {value}; a number {'above' if positive else 'from'} {least} is accepted")
     if not args.out and not args.probe:
         parser.error("--out is needed")
     resume_from = Path(args.out if args.resume == "auto" else args.resume or "")
@@ -77,9 +80,16 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
             previous = dict(json.loads(stored.read_text())["training"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             parser.error(f"--resume: {stored} is damaged ({error})")
-        settings = {"averages": "none", **previous, **settings}  # from before runs kept averages
+        previous = {"averages": "none", **previous}  # from before runs kept averages
+        others = [k for k, v in settings.items() if k not in FREE and k in previous and previous[k] != v]
+        if others:  # said before the run's own record is touched
+            told = ", ".join(f"{train_flags.flag(k)} {previous[k]}, not {settings[k]}" for k in others)
+            parser.error(f"--resume: {resume_from} was begun with {told}; --init begins a new run from its weights")
+        settings = {**previous, **settings}
         if "minutes" in given or "images" in given:
             settings |= {"minutes": given.get("minutes", 0.0), "images": given.get("images", 0)}
+    if not args.resume and not args.probe and (Path(args.out) / "weights.safetensors").is_file() and os.environ.get("RANK", "0") == "0":
+        parser.error(f"{args.out} holds a model already; --resume auto goes on with it, another --out begins a new run")
     try:
         return TrainConfig(**settings), args
     except (ValueError, TypeError) as error:
@@ -178,13 +188,20 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
     training, held_out = split(load_data(config.data, image_size=config.image_size or None), seed=0)
     if world.main:
         world.wait()
+    if len(training) + len(held_out) < 3:
+        say(f"only {len(training) + len(held_out)} image in {config.data}: validation is no judgement of anything new")
     trainer = Trainer(config, training, world)
+    seat.note(machine=describe(trainer.device) + (f", {world.size} processes" if world.size > 1 else ""))
     if not world.main:
         pass  # rank 0 shares what it reads
     elif args.state and args.state.is_file():
         trainer.load_state(args.state)
     elif args.init:
-        weights = checkpoints.read_weights(checkpoints.open_checkpoint(args.init).path)
+        source = checkpoints.open_checkpoint(args.init)
+        theirs, mine = dataclasses.asdict(source.config.network), dataclasses.asdict(trainer.network.config)
+        if apart := [f"{k} {theirs[k]} instead of {mine[k]}" for k in mine if k != "dropout" and theirs[k] != mine[k]]:
+            raise ValueError(f"--init: {args.init} is another network: {', '.join(apart)}")
+        weights = checkpoints.read_weights(source.path)
         checkpoints.check_keys(weights, trainer.network, args.init)
         trainer.init_weights(weights)
     distributed.share(trainer, world)

@@ -101,7 +101,8 @@ def look(query: dict) -> dict:
     times = sorted({k for places in sets.values() for k in places} | {int(p.name) for p in snapshots if p.name.isdecimal()})
     task = TASKS.get(str(run.folder))
     try:
-        kept = open_checkpoint(run.folder).config.ema
+        config = open_checkpoint(run.folder).config
+        kept = f"{config.ema}, after {config.images_seen:,} images"
     except CheckpointError:
         kept = ""
     return {
@@ -141,8 +142,6 @@ def act(studio: Studio, query: dict) -> dict:
                 task.stop.set()
             return {"ok": ""}
         if do == "keep":
-            if weights == history.OWN:
-                raise ValueError("these are the run's own weights already; choose raw or a length")
             average = posthoc.keep(run, weights, snapshot)
             return {"ok": f"{run.name} now has the weights: {average.describe()}, after {average.images:,} images."}
         if do == "export":

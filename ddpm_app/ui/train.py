@@ -14,10 +14,11 @@ import gradio as gr
 
 from .. import jobs, train_flags
 from ..denoiser import ROWS, WEIGHTS
+from ..device import pick_device
 from ..probe import MARKS
 from ..schedules import SCHEDULES
 from ..studio import Studio
-from ..training import TrainConfig
+from ..train_config import TrainConfig
 from ..unet import PRESETS
 from ..uploads import unpack_images
 from .handlers import guarded
@@ -41,6 +42,8 @@ def note(text: str = "") -> str:
 
 
 def whole(value, name: str) -> int:
+    if value is None:
+        raise ValueError(f"{name} is empty; a whole number is accepted")
     if not isinstance(value, (int, float)) or value != int(value):
         raise ValueError(f"{name} is {value!r}; a whole number is accepted")
     return int(value)
@@ -64,7 +67,8 @@ def predicted(plan: dict) -> str:
     return (
         f"{plan['device']}: {plan['images_per_s']:.0f} images/s at batch {plan['batch']}. In {plan['minutes']:g} minutes about "
         f"{plan['images']:,} images, {plan['steps']:,} steps; started now it ends at about {end}. An EMA of {plan['ema']:g} of "
-        f"the run (any other can be had afterwards); validation, samples and a saved state about every {gap:.3g} {unit}."
+        f"the run (any other can be had afterwards); a saved state about every {gap:.3g} {unit}, with validation and samples where they "
+        "stay within 3 % of the time."
     )
 
 
@@ -107,13 +111,13 @@ class Form:
             self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
             self.minutes = gr.Number(30, label="Budget, minutes", elem_id="train-minutes")
         with gr.Accordion("Advanced", open=False):
-            # no minimum and maximum: Gradio would refuse before the command can say why
-            self.batch = gr.Number(t["batch"], label="Batch", precision=0, elem_id="train-batch")
+            # no minimum, maximum or precision: Gradio would refuse, or round, before the command can say why
+            self.batch = gr.Number(t["batch"], label="Batch", elem_id="train-batch")
             self.lr = gr.Number(t["lr"], label="Learning rate, peak")
-            self.warmup = gr.Number(t["warmup"], label="Warm-up, images", precision=0)
+            self.warmup = gr.Number(t["warmup"], label="Warm-up, images")
             self.ema = gr.Number(t["ema"], label="EMA length", info="A share of the run; 0.9 and more is a fixed decay.")
             self.marks = gr.Number(
-                MARKS[1], label="Evaluations", precision=0, elem_id="train-marks",
+                MARKS[1], label="Evaluations", elem_id="train-marks",
                 info="Validation, sample grid and saved state, this often over the budget.",
             )  # fmt: skip
             self.weight = gr.Dropdown(
@@ -122,7 +126,7 @@ class Form:
                 label="Loss weight",
                 info="min-snr-5 makes better pictures soon; uniform costs fewer bits per dimension.",
             )
-            self.seed = gr.Number(0, label="Seed", precision=0)
+            self.seed = gr.Number(0, label="Seed")
             self.further = gr.Textbox(
                 "", label="Further settings", placeholder="--T 200 --flip no --label-dropout 0.2", max_lines=1, max_length=300,
                 info="Flags of train_unet.py that have no control here.", elem_id="train-further",
@@ -142,6 +146,8 @@ class Form:
             raise ValueError(f"unknown data {data[:40]!r}")
         numbers = {k: values[getattr(self, k)] for k in ("minutes", "lr", "ema")}
         for k, v in numbers.items():
+            if v is None:
+                raise ValueError(f"{k} is empty; a number is accepted")
             if not isinstance(v, (int, float)) or isinstance(v, bool):
                 raise ValueError(f"{k} is {v!r}; a number is accepted")
         settings = {
@@ -157,6 +163,7 @@ class Form:
             if settings[k] not in names:
                 raise ValueError(f"{k} is {settings[k][:40]!r}; {', '.join(names)} are known")
         TrainConfig(**settings)
+        pick_device(settings.get("device", "auto"))
         return settings
 
     def extra(self, values: dict) -> list[str]:
@@ -177,7 +184,10 @@ class Form:
         s = {**{f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}, **run.settings}
         own = s["data"] not in [v for _, v in DATA]
         path = str(Path(jobs.read_json(run.folder / "job.json").get("cwd") or "", s["data"])) if own else ""  # as the run saw it
-        same = {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
+        argv = run.job.get("argv") or []
+        marks = argv[argv.index("--marks") + 1] if "--marks" in argv[:-1] else ""
+        same = {self.marks: int(marks) if marks.isdecimal() else MARKS[1]}
+        same |= {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
         return {
             **same,
             self.data: OWN if own else s["data"],
@@ -205,7 +215,7 @@ def build(studio: Studio) -> None:
                 note("Measure tries this machine for some 15 s: batch, learning rate, EMA and a predicted end."),
                 elem_id="train-plan", apply_default_css=False,
             )  # fmt: skip
-            form = Form()
+            form, fresh = Form(), gr.State(False)  # whether the prediction above is of these settings
             command = gr.Code(
                 "", language="shell", label="The same from a shell", interactive=False, wrap_lines=True, lines=3, max_lines=9,
                 elem_classes="mono", elem_id="train-command",
@@ -241,7 +251,10 @@ def build(studio: Studio) -> None:
             raise ValueError((done.stderr.strip().splitlines() or ["the probe ended without a word"])[-1].removeprefix("train_unet: "))
         found = json.loads(done.stdout.splitlines()[-1])
         derived = {getattr(form, k): found[k] for k in DERIVED}
-        yield {plan: note(predicted(found)), probe: gr.Button(interactive=True), **derived}
+        yield {plan: note(predicted(found)), probe: gr.Button(interactive=True), fresh: True, **derived}
+
+    def stale(told: bool):
+        return (note("Changed since it was measured; Measure predicts anew."), False) if told else (gr.skip(), gr.skip())
 
     def choose(data):
         own = data == OWN
@@ -262,14 +275,19 @@ def build(studio: Studio) -> None:
         gr.Info("Its settings are on the form, with the snapshot under Advanced. Change what you like, then start.")
         return form.from_run(jobs.find(str(chosen.get("run"))), str(chosen.get("snapshot")))
 
+    # what a person changes; what a measurement or a fork sets is no input
+    changed = [getattr(form, k).input for k in ("data", "path", "size", "preset", "minutes", "batch", "ema", "marks", "further")]
+    gr.on(changed, stale, fresh, [plan, fresh], queue=False, **HIDDEN)
     start.click(guarded(begin), set(form.fields), [view, form.name, form.init], trigger_mode="once", **HIDDEN)
     measured = probe.click(
-        guarded(measure), set(form.fields), [plan, probe, *(getattr(form, k) for k in DERIVED)],
+        guarded(measure), set(form.fields), [plan, probe, fresh, *(getattr(form, k) for k in DERIVED)],
         concurrency_id="probe", concurrency_limit=1, trigger_mode="once", **HIDDEN,
     )  # fmt: skip
     measured.failure(lambda: (note(), gr.Button(interactive=True)), None, [plan, probe], queue=False, **HIDDEN)
     form.data.change(choose, form.data, [form.path, form.zip, form.size], queue=False, **HIDDEN)
-    form.zip.upload(guarded(unpack), form.zip, [form.path, plan], **HIDDEN)
+    unpacked = form.zip.upload(guarded(unpack), form.zip, [form.path, plan], **HIDDEN)
+    for event in (unpacked.failure, form.zip.clear):  # the box above shows no good ZIP: none is trained on
+        event(lambda: ("", note()), None, [form.path, plan], queue=False, **HIDDEN)
     view.recall(guarded(fork), None, form.fields, **HIDDEN)
     listeners = [f.change for f in form.fields if f is not form.zip]
     gr.on(listeners, command_of, set(form.fields), command, queue=False, trigger_mode="always_last", **HIDDEN)

@@ -33,7 +33,7 @@ async function look() {
 }
 function draw() {
   const d = T.data, list = times(); $('.tm').hidden = !list.length; if (!list.length) return;
-  const w = $('.when'), last = list.length - 1, at = T.at === null ? last : list.indexOf(nearest(list, T.at));
+  const w = $('.when'), last = list.length - 1, drawn = d.sets[setName(weights())] || [], at = T.at === null ? Math.max(list.indexOf(drawn[drawn.length - 1]), 0) || last : list.indexOf(nearest(list, T.at));
   if (+w.max !== last) w.max = last; if (+w.value !== at) w.value = at;
   const images = list[at], m = d.moments[images], live = d.task && d.task.live;
   setText($('.at'), m.share == null ? '' : pct(m.share));
@@ -42,11 +42,11 @@ function draw() {
   const row = d.table.find(r => r.images === images), f = [['images seen', count(images)], ['of the budget', pct(m.share)], ['loss', num(m.loss, 4)], ['validation', num(m.validation, 4)]];
   if (row) f.push(['read as asked', num(row.agreement)], ['confidence', num(row.confidence)], [row.distance_name || 'distance', row.distance == null ? '–' : row.distance.toPrecision(3)]);
   const box = $('.facts'); box.textContent = ''; for (const [n, v] of f) box.append(el('span', n), el('b', v));
-  const own = $('.weights').value === 'own', stored = d.lengths.length > 0; $('.len').hidden = $('.weights').value !== 'any';
+  const stored = d.lengths.length > 0; $('.len').hidden = $('.weights').value !== 'any';
   setText($('.len output'), length().toFixed(3));
   element.querySelectorAll('.weights option').forEach(o => { o.disabled = o.value !== 'own' && !stored; });
   $('[data-t=one]').disabled = $('[data-t=all]').disabled = live || !d.snapshots.length; $('[data-t=stop]').disabled = !live; $('[data-t=table]').disabled = live || !d.snapshots.length;
-  $('[data-t=keep]').disabled = own || live || d.live; $('[data-t=keep]').title = d.live ? 'When the run has ended' : 'They become the checkpoint that Generate and ship.py use';
+  $('[data-t=keep]').disabled = live || d.live || !d.snapshots.length; $('[data-t=keep]').title = d.live ? 'When the run has ended' : 'They become the checkpoint that Generate and ship.py use';
   const p = $('.tm > progress'); p.hidden = !live; if (live) p.value = d.task.share; setText($('.hint'), live ? d.task.what + '…' : 'The same noise, denoised by the network as it was then.');
   const shown = (d.sets[setName(weights())] || []).length; element.querySelectorAll('[data-x]').forEach(x => { x.disabled = shown < 2; });
   setText($('.ema'), d.kept ? `The run's checkpoint holds: ${d.kept}` : ''); table(d.table);
@@ -62,11 +62,11 @@ function table(rows) {
   const head = $('thead'), body = $('tbody'); head.textContent = body.textContent = '';
   const line = (cells, tag) => { const tr = el('tr'); for (const c of cells) { const e = el(tag); if (c instanceof Node) e.append(c); else e.textContent = c; tr.append(e); } return tr; };
   const named = rows.find(r => r.distance_name), clip = rows.some(r => r.clip != null);
-  head.append(line(['budget', 'images', 'loss', 'validation', 'read as asked', 'confidence', 'classes read', (named || {}).distance_name || 'distance', ...(clip ? ['CLIP'] : [])], 'th'));
+  head.append(line(['budget', 'images', 'samples', 'loss', 'validation', 'read as asked', 'confidence', 'classes read', (named || {}).distance_name || 'distance', ...(clip ? ['CLIP'] : [])], 'th'));
   const bars = r => { if (!r.counts) return '–'; const s = el('span', undefined, 'counts'), top = Math.max(...r.counts, 1); r.counts.forEach((c, k) => { const i = el('i'); i.style.height = `${Math.max(1, 26 * c / top)}px`; i.title = `${(r.classes || [])[k] ?? k}: ${c}`; s.append(i); }); s.setAttribute('role', 'img'); s.setAttribute('aria-label', 'Classes read: ' + r.counts.join(', ')); return s; };
-  for (const r of rows) body.append(line([pct(r.share), count(r.images), num(r.loss, 4), num(r.validation, 4), num(r.agreement), num(r.confidence), bars(r), r.distance == null ? '–' : r.distance.toPrecision(3), ...(clip ? [num(r.clip)] : [])], 'td'));
-  const real = rows.find(r => r.real_agreement != null || r.real_distance != null);
-  if (real) body.append(line(['real test images', '', '', '', num(real.real_agreement), num(real.real_confidence), '', real.real_distance == null ? '–' : real.real_distance.toPrecision(3), ...(clip ? [''] : [])], 'td'));
+  for (const r of rows) body.append(line([pct(r.share), count(r.images), r.n == null ? '–' : count(r.n), num(r.loss, 4), num(r.validation, 4), num(r.agreement), num(r.confidence), bars(r), r.distance == null ? '–' : r.distance.toPrecision(3), ...(clip ? [num(r.clip)] : [])], 'td'));
+  const real = rows.find(r => r.real_distance != null) || rows.find(r => r.real_agreement != null);
+  if (real) body.append(line(['real test images', '', '', '', '', num(real.real_agreement), num(real.real_confidence), '', real.real_distance == null ? '–' : real.real_distance.toPrecision(3), ...(clip ? [''] : [])], 'td'));
   $('.scroll').hidden = !rows.length;
   setText($('.refused'), rows.length ? [...new Set(rows.flatMap(r => r.refused || []))].join(' · ') : 'Empty: 200 samples at each share are judged by the classifier that ships for the data. Half a minute a row on two cores.');
 }
@@ -79,10 +79,15 @@ function wanted() { // chosen weights without a picture here are sampled at once
   if (w === 'own' || !T.data || !T.data.lengths.length || (T.data.sets[setName(w)] || []).includes(+here())) return;
   if (T.data.task && T.data.task.live) T.wish = true; else act({ do: 'draw', snapshot: here() });
 }
+function sure(b) { // the run's checkpoint is replaced: asked once
+  if (b.classList.contains('sure')) { calm(); return true; }
+  b.classList.add('sure'); b.textContent = "Really? Replaces the run's checkpoint"; clearTimeout(T.sure); T.sure = setTimeout(calm, 5000); return false;
+}
+function calm() { const b = $('[data-t=keep]'); b.classList.remove('sure'); b.textContent = 'Keep these weights'; }
 const here = () => { const list = times(), x = list[+$('.when').value], s = T.data.snapshots; return s[s.map(Number).indexOf(nearest(s.map(Number), x))]; };
 element.addEventListener('click', async e => {
   const b = e.target.closest('[data-t]'), x = e.target.closest('[data-x]');
-  if (b && !b.disabled) { const t = b.dataset.t; act(t === 'one' ? { do: 'draw', snapshot: here() } : t === 'all' ? { do: 'draw' } : t === 'keep' ? { do: 'keep', snapshot: here() } : { do: t }); }
+  if (b && !b.disabled) { const t = b.dataset.t; if (t === 'keep' && !sure(b)) return; act(t === 'one' ? { do: 'draw', snapshot: here() } : t === 'all' ? { do: 'draw' } : t === 'keep' ? { do: 'keep', snapshot: here() } : { do: t }); }
   if (x && !x.disabled) { x.disabled = true; const r = await act({ do: 'export', kind: x.dataset.x }); x.disabled = false; if (r.data) { const a = el('a'); a.href = `data:${r.type};base64,${r.data}`; a.download = `${T.run}-${setName(weights())}.${x.dataset.x}`; a.click(); } }
   if (e.target.closest('.play')) play();
 });
@@ -93,12 +98,12 @@ function play() {
 }
 element.addEventListener('input', e => { if (e.target.matches('.when')) { T.at = times()[+e.target.value]; draw(); } if (e.target.matches('.length')) setText($('.len output'), length().toFixed(3)); });
 element.addEventListener('change', e => {
-  if (e.target.matches('.beside')) look();
+  calm(); if (e.target.matches('.beside')) look();
   if (e.target.matches('.weights, .length')) { draw(); look(); wanted(); }
 });
 function chosen(e) {
   if (!element.isConnected) return document.removeEventListener('ddpm-run', chosen);
-  const { run, sig } = e.detail; if (run !== T.run) { T.run = run; T.pics = {}; T.at = null; T.data = null; $('.tm').hidden = true; $('.weights').value = 'own'; $('.beside').value = ''; if (T.playing) play(); say(''); }
+  const { run, sig } = e.detail; if (run !== T.run) { calm(); T.run = run; T.pics = {}; T.at = null; T.data = null; $('.tm').hidden = true; $('.weights').value = 'own'; $('.beside').value = ''; if (T.playing) play(); say(''); }
   if (sig !== T.sig) { T.sig = sig; look(); }
 }
 document.addEventListener('ddpm-run', chosen);

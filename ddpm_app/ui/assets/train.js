@@ -21,7 +21,7 @@ async function poll(force) {
     const r = await server.train_poll({ open: want, have, grids });
     if (S.lost) { S.lost = false; say(''); }
     S.heads = r.runs;
-    if (!S.heads.some(h => h.name === S.sel)) S.sel = S.picked && S.heads.some(h => h.name === S.picked) ? S.picked : (S.heads.find(h => LIVE.includes(h.status)) || S.heads[0] || {}).name || null;
+    if (!S.heads.some(h => h.name === S.sel)) S.sel = S.picked && S.heads.some(h => h.name === S.picked) ? S.picked : (S.heads.find(h => h.status === 'running') || S.heads.find(h => LIVE.includes(h.status)) || S.heads[0] || {}).name || null;
     for (const n in S.data) if (!S.heads.some(h => h.name === n)) delete S.data[n];
     for (const n in r.open) { const old = S.data[n] || {}, d = r.open[n]; S.data[n] = { ...old, ...d, curves: d.curves || old.curves, picture: d.picture || old.picture }; }
     draw();
@@ -39,13 +39,13 @@ function draw() {
   const k = $('.skipped'), gone = d.skipped || []; k.hidden = !gone.length; if (k.dataset.of !== gone.join()) { k.dataset.of = gone.join(); setText(k.firstChild, `${gone.length}${gone.length === 50 ? ' or more' : ''} ${gone.length === 1 ? 'image' : 'images'} could not be read and ${gone.length === 1 ? 'was' : 'were'} left out`); k.lastChild.textContent = ''; for (const g of gone) k.lastChild.append(el('li', g)); }
   const can = { pause: ['running', 'starting'].includes(d.status), resume: ['paused', 'stopped', 'interrupted', 'failed'].includes(d.status), stop: LIVE.includes(d.status), delete: !LIVE.includes(d.status) };
   element.querySelectorAll('[data-do]').forEach(b => { b.disabled = !can[b.dataset.do]; });
-  const t = [[big(d.images), 'images'], [num(d.images_per_s), 'images/s'], [`${(100 * d.progress).toFixed(1)} %`, 'of the budget'], [LIVE.includes(d.status) ? span(d.eta_seconds) : '–', 'left'],
+  const t = [[big(d.images), 'images'], [num(d.images_per_s), 'images/s'], [`${(100 * d.progress).toFixed(d.progress > .9995 ? 0 : 1)} %`, 'of the budget'], [LIVE.includes(d.status) ? span(d.eta_seconds) : '–', 'left'],
     [num(d.loss), 'loss'], [num(d.validation_loss), 'validation'], [d.lr == null ? '–' : d.lr.toExponential(1), 'learning rate'], [num(d.grad_norm, 2), 'gradient norm'], [d.memory_mb ? `${(d.memory_mb / 1000).toFixed(1)} GB` : '–', 'memory']];
   const box = $('.tiles'); t.forEach(([v, n], k) => { let e = box.children[k]; if (!e) { e = el('div', undefined, 'tile'); e.append(el('b'), el('small')); box.append(e); } setText(e.firstChild, v); setText(e.lastChild, n); });
   const img = $('.grid'); if (d.picture && img.dataset.of !== d.name + d.grid) { img.src = 'data:image/png;base64,' + d.picture; img.dataset.of = d.name + d.grid; }
   img.hidden = !d.picture; $('.samples .none').hidden = !!d.picture;
   const pick = $('.fork select'), names = d.snapshots.join(); $('.fork').hidden = !d.snapshots.length;
-  if (pick.dataset.of !== d.name + names) { const last = pick.options.length ? pick.options[pick.options.length - 1].value : '', keep = pick.value === last ? '' : pick.value; pick.dataset.of = d.name + names; pick.textContent = ''; for (const n of d.snapshots) { const o = el('option', `after ${big(+n)} images`); o.value = n; pick.append(o); } pick.value = d.snapshots.includes(keep) ? keep : d.snapshots[d.snapshots.length - 1]; }
+  if (pick.dataset.of !== d.name + names) { const last = pick.options.length ? pick.options[pick.options.length - 1].value : '', keep = pick.value === last ? '' : pick.value; pick.dataset.of = d.name + names; pick.textContent = ''; for (const n of d.snapshots) { const o = el('option', `after ${(+n).toLocaleString('en')} images`); o.value = n; pick.append(o); } pick.value = d.snapshots.includes(keep) ? keep : d.snapshots[d.snapshots.length - 1]; }
   setText($('.command code'), d.command); bars(d.curves ? d.curves.bands : []); chart(); S.drawn++;
   tell(d.name, [d.name, d.status, d.grid, names].join());
 }
@@ -76,7 +76,7 @@ function ticks(lo, hi, log, n) {
 }
 function chart() {
   const s = $('.chart'), names = open().filter(n => S.data[n] && S.data[n].curves && S.data[n].curves.train.length), W = s.clientWidth || 600, H = 260, L = 52, R = 14, T = 12, B = 30;
-  const d = S.data[S.sel]; $('.waiting').hidden = names.length > 0; if (d) setText($('.waiting'), LIVE.includes(d.status) ? 'The first loss appears some seconds after the start.' : 'This run has logged no loss.');
+  const d = S.data[S.sel]; $('.waiting').hidden = names.length > 0; if (d) setText($('.waiting'), d.status === 'queued' ? 'It waits for its turn: another run trains on the device.' : d.status === 'paused' ? 'Paused before the first loss.' : LIVE.includes(d.status) ? 'The first loss appears some seconds after the start.' : 'This run has logged no loss.');
   const a = +$('.smooth').value, logy = $('.logy').checked, logx = $('.logx').checked; s.setAttribute('viewBox', `0 0 ${W} ${H}`);
   S.lines = names.map((n, k) => ({ name: n, colour: COLOURS[k % 6], raw: S.data[n].curves.train, line: smooth(S.data[n].curves.train, a), held: S.data[n].curves.held }));
   const all = S.lines.flatMap(l => [...l.line, ...l.held]), xs = all.map(p => p[0]);
@@ -87,7 +87,7 @@ function chart() {
   let [x0, x1] = S.zoom || [logx ? Math.max(1, Math.min(...xs)) : 0, Math.max(...xs)], y0 = Math.min(...ys), y1 = Math.max(...ys); if (x1 <= x0) x1 = x0 + 1;
   const pad = logy ? 1.06 : 0; if (logy) { y0 /= pad; y1 *= pad; } else { const e = (y1 - y0 || y1 || 1) * .06; y0 = Math.max(0, y0 - e); y1 += e; }
   const X = v => L + (f.x(v) - f.x(x0)) / (f.x(x1) - f.x(x0)) * (W - L - R), Y = v => H - B - (f.y(Math.max(v, 1e-6)) - f.y(y0)) / (f.y(y1) - f.y(y0)) * (H - T - B); S.X = X; S.Y = Y; S.inv = px => { const u = f.x(x0) + (Math.max(L, Math.min(W - R, px)) - L) / (W - L - R) * (f.x(x1) - f.x(x0)); return logx ? Math.exp(u) : u; }; S.box = { L, R, T, B, W, H };
-  const path = p => p.map(([x, y], k) => `${k ? 'L' : 'M'}${X(x).toFixed(1)} ${Math.max(T, Math.min(H - B, Y(y))).toFixed(1)}`).join('');
+  const path = p => p.map(([x, y], k) => `${k ? 'L' : 'M'}${X(x).toFixed(1)} ${Math.max(T, Math.min(H - B, Y(y))).toFixed(1)}`).join('') + (p.length === 1 ? 'h.01' : ''); // a single point: the round ends of a line of no length
   if (!S.parts || !S.parts.axes.isConnected) { s.textContent = ''; S.parts = { axes: svg('g', {}), lines: svg('g', {}), cursor: svg('line', { class: 'cursor', y1: T, y2: H - B, visibility: 'hidden' }), marked: svg('rect', { class: 'marked', y: T, height: H - T - B, visibility: 'hidden' }), clip: svg('clipPath', { id: 'loss-inside' }) };
     S.parts.clip.append(svg('rect', { x: L, y: 0, height: H })); S.parts.lines.setAttribute('clip-path', 'url(#loss-inside)'); s.append(S.parts.clip, S.parts.axes, S.parts.lines, S.parts.cursor, S.parts.marked); }
   S.parts.clip.firstChild.setAttribute('width', Math.max(W - L - R, 1));
@@ -103,13 +103,13 @@ function hover(px) {
   const tip = $('.tip'), c = S.parts && S.parts.cursor; S.hover = px; if (!c) return; if (px === null || !S.lines.length) { tip.hidden = true; c.setAttribute('visibility', 'hidden'); return; }
   const near = p => p.length ? p.reduce((m, q) => Math.abs(S.X(q[0]) - px) < Math.abs(S.X(m[0]) - px) ? q : m) : null, shown = S.zoom ? S.lines.flatMap(l => l.line).filter(p => p[0] >= S.zoom[0] && p[0] <= S.zoom[1]) : [], at = near(shown.length ? shown : S.lines.flatMap(l => l.line)), within = l => l.line.length && at[0] <= l.line[l.line.length - 1][0]; // a shorter run has no value there
   const x = S.X(at[0]); c.setAttribute('x1', x); c.setAttribute('x2', x); c.setAttribute('visibility', 'visible'); tip.hidden = false; tip.textContent = ''; tip.append(el('div', `${big(at[0])} images`));
-  for (const l of S.lines) { const p = near(l.line), h = near(l.held), e = el('div', !within(l) ? `${l.name}: ended before` : `${l.name}: ${num(p[1])}${h ? `, validation ${num(h[1])}` : ''}`); e.style.color = l.colour; e.style.fontWeight = 600; tip.append(e); }
+  for (const l of S.lines) { const p = near(l.line), h = near(l.held), live = S.heads.some(q => q.name === l.name && LIVE.includes(q.status)), far = h && Math.abs(S.X(h[0]) - x) > 20 ? ` (after ${big(h[0])})` : '', e = el('div', !within(l) ? `${l.name}: ${live ? 'not there yet' : 'ended before'}` : `${l.name}: ${num(p[1])}${h ? `, validation ${num(h[1])}${far}` : ''}`); e.style.color = l.colour; e.style.fontWeight = 600; tip.append(e); }
   tip.style.left = x > S.box.W / 2 ? 'auto' : `${x + 10}px`; tip.style.right = x > S.box.W / 2 ? `${S.box.W - x + 10}px` : 'auto';
 }
 function bars(bands) {
   const s = $('.bars'), top = Math.max(...bands.filter(v => v != null), 1e-9);
-  if (!s.children.length) { for (let k = 0; k < 10; k++) { s.append(svg('rect', { class: 'band', x: 12 + k * 30, width: 24, rx: 3 })); s.append(svg('text', { x: 24 + k * 30, 'text-anchor': 'middle', style: 'font-size:9px' })); } for (const [x, t, at] of [[12, 'little noise', 'start'], [306, 'much noise', 'end']]) { const e = svg('text', { x, y: 144, 'text-anchor': at }); e.textContent = t; s.append(e); } }
-  for (let k = 0; k < 10; k++) { const v = bands[k], h = v == null ? 0 : Math.max(1, v / top * 104); s.children[2 * k].setAttribute('y', 128 - h); s.children[2 * k].setAttribute('height', h); const t = s.children[2 * k + 1]; t.setAttribute('y', 124 - h); setText(t, v == null ? '' : num(v, 2)); }
+  if (!s.children.length) { for (let k = 0; k < 10; k++) { s.append(svg('rect', { class: 'band', x: 12 + k * 30, width: 24, rx: 3 })); s.append(svg('text', { x: 24 + k * 30, 'text-anchor': 'middle', style: 'font-size:9px' })); } for (const [x, t, at] of [[12, 'little noise', 'start'], [306, 'much noise', 'end']]) { const e = svg('text', { x, y: 144, 'text-anchor': at, style: 'font-size:9px' }); e.textContent = t; s.append(e); } }
+  for (let k = 0; k < 10; k++) { const v = bands[k], h = v == null ? 0 : Math.max(1, v / top * 104); s.children[2 * k].setAttribute('y', 128 - h); s.children[2 * k].setAttribute('height', h); const t = s.children[2 * k + 1]; t.setAttribute('y', 124 - h); setText(t, v == null ? '' : v > 0 && v < .01 ? v.toExponential(0) : num(v, 2)); }
 }
 async function act(b) {
   if (b.dataset.do === 'delete' && !b.classList.contains('sure')) { b.classList.add('sure'); b.textContent = 'Really? Moves it to the trash'; clearTimeout(S.sure); S.sure = setTimeout(calm, 5000); return; }
