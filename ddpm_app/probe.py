@@ -10,7 +10,7 @@ import torch
 
 from .data import KNOWN, SHAPES, ImageData, load_data
 from .device import describe, pick_device
-from .train_config import TrainConfig
+from .train_config import LR, TrainConfig
 from .training import Trainer
 
 CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
@@ -67,7 +67,7 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
     """batch, lr, warmup, ema, marks and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
 
     The smallest batch within GOOD of the best rate, smaller still where a run would have fewer than STEPS steps; the learning
-    rate grows with its root from 8e-4 at 64 (2e-4 at 128 for `ddpm`), up to 2e-3; a tenth of the images warm up, at most 20,000.
+    rate grows with its root from train_config.LR, up to 2e-3; a tenth of the images warm up, at most 20,000.
     The EMA is 0.05 of the run, 0.02 of one below STEPS: where the learning rate falls to zero a long one lags behind (938 steps on
     digits: validation loss 0.2378 raw, 0.2379 at 0.02, 0.2380 at 0.05, 0.2386 at 0.1, 0.2396 at 0.15).
     """
@@ -76,7 +76,7 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
     fewer = [b for b in sorted(found) if b < batch and found[batch] * 60 * minutes / batch < STEPS]
     batch = fewer[0] if fewer else batch
     images = found[batch] * 60 * minutes
-    base = 2e-4 * math.sqrt(batch / 128) if preset == "ddpm" else 8e-4 * math.sqrt(batch / 64)
+    base = 2e-4 * math.sqrt(batch / 128) if preset == "ddpm" else LR.get(preset, LR["small"]) * math.sqrt(batch / 64)
     steps = int(images // batch)
     return {
         "batch": batch,

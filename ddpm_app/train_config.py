@@ -9,6 +9,7 @@ from .ema import average_lengths
 from .schedules import make_schedule
 from .unet import PRESETS
 
+LR = {"tiny": 1.6e-3, "small": 8e-4, "ddpm": 2e-4}  # at a batch of 64, ddpm (Ho et al.'s) at 128; tiny: train/RECIPES.md
 FREE = ("minutes", "images", "device", "precision", "compile")  # what a resumed run may have anew
 
 
@@ -25,7 +26,7 @@ class TrainConfig:
     minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training on this machine (or give --images)"})
     images: int = field(default=0, metadata={"help": "budget in training images"})
     batch: int = field(default=64, metadata={"help": "images a step"})
-    lr: float = field(default=8e-4, metadata={"help": "peak learning rate of AdamW"})
+    lr: float = field(default=1.6e-3, metadata={"help": "peak learning rate of AdamW, of tiny; small 8e-4, ddpm 2e-4"})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decoupled weight decay"})
     warmup: int = field(default=20_000, metadata={"help": "images of linear warm-up (at most a tenth of an --images budget)"})
     decay: str = field(default="linear", metadata={"help": "learning rate to the end of the budget", "choices": ("linear", "none")})
@@ -64,6 +65,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; {says} is accepted")
         make_schedule(self.schedule, self.T)
         average_lengths(self.averages)
+
+
+def default_of(name: str, preset: str):
+    """What a field is where nothing is said of it: its default, but for the learning rate, which the network decides."""
+    return LR.get(preset, TrainConfig.lr) if name == "lr" else getattr(TrainConfig, name)
 
 
 RECIPES: dict[str, dict] = {

@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 from collections.abc import Collection
 
-from .train_config import TrainConfig
+from .train_config import TrainConfig, default_of
 
 ALWAYS = ("data", "preset", "row", "schedule")  # written even at their defaults: they say what the run is
 _KINDS = {"int": int, "float": float, "str": str}
@@ -47,8 +47,8 @@ def write(settings: dict, names: Collection[str] = tuple(_FIELDS), always: Colle
     """The arguments that read() takes for the same settings; those at their defaults are left out, but for `always`."""
     argv = []
     for name in names:
-        default = _FIELDS[name].default
+        default = default_of(name, settings.get("preset", TrainConfig.preset))
         value = settings.get(name, default)
-        if name in always or (default is not dataclasses.MISSING and value != default):
+        if name in always or value != default:
             argv += [flag(name), f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)]
     return argv

@@ -204,6 +204,8 @@ def test_the_time_machine_on_the_page(run, studio, browser, monkeypatch):
         page.wait_for_selector("#train-time .b img:visible")
         page.wait_for_selector("#train-time [data-t=keep]:enabled")
         page.click("#train-time [data-t=keep]")
+        assert "Really?" in page.inner_text("#train-time [data-t=keep]") and "0.08" not in page.inner_text("#train-time .ema")  # it asks
+        page.click("#train-time [data-t=keep]")
         page.wait_for_function("() => document.querySelector('#train-time .ema').textContent.includes('0.08')")
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     finally:

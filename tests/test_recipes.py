@@ -32,7 +32,7 @@ def flags(tmp_path):
 
 
 def test_one_factor_at_a_time():
-    default = TrainConfig(minutes=1)
+    default = TrainConfig(minutes=1, lr=8e-4)
     found = {line.name: line for line in recipes.lines(default)}
     assert len(found) == 16 and len({line.trained for line in found.values()}) == 13
     cross = {(c.get("row", "v"), c.get("schedule", "cosine")) for c in (line.changes for line in found.values())}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ddpm_app import checkpoints, exports, jobs  # noqa: E402
+from ddpm_app import checkpoints, exports, jobs, train_flags  # noqa: E402
 from ddpm_app.studio import Request, Studio  # noqa: E402
 from ddpm_app.train_config import TrainConfig  # noqa: E402
 
@@ -84,12 +84,8 @@ def machine(run: Path) -> str:
 
 def command(settings: dict, out: str = "", init: str = "") -> str:
     """The train_unet.py call, with what differs from the defaults."""
-    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    flags = [
-        f"--{k.replace('_', '-')} {v}"
-        for k, v in settings.items()
-        if k in default and (v != default[k] or k in ("data", "preset", "row", "schedule"))
-    ]
+    known = {k: v for k, v in settings.items() if k in TrainConfig.__dataclass_fields__}
+    flags = train_flags.write(known, always=train_flags.ALWAYS)
     return "python train/train_unet.py " + " ".join(
         [*flags, *([f"--init runs/{init}"] if init else []), f"--out runs/{out or settings['data']}"]
     )

@@ -34,7 +34,7 @@ from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
 from ddpm_app.guidance import cfg, clipped  # noqa: E402
 from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
 from ddpm_app.schedules import sigma_grid  # noqa: E402
-from ddpm_app.train_config import FREE, RECIPES, TrainConfig  # noqa: E402
+from ddpm_app.train_config import FREE, RECIPES, TrainConfig, default_of  # noqa: E402
 from ddpm_app.training import Trainer, train, validation_loss  # noqa: E402
 from ddpm_app.unet import UNet  # noqa: E402
 
@@ -90,6 +90,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
             settings |= {"minutes": given.get("minutes", 0.0), "images": given.get("images", 0)}
     if not args.resume and not args.probe and (Path(args.out) / "weights.safetensors").is_file() and os.environ.get("RANK", "0") == "0":
         parser.error(f"{args.out} holds a model already; --resume auto goes on with it, another --out begins a new run")
+    settings.setdefault("lr", default_of("lr", settings.get("preset", TrainConfig.preset)))
     try:
         return TrainConfig(**settings), args
     except (ValueError, TypeError) as error:

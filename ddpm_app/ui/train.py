@@ -18,7 +18,7 @@ from ..device import pick_device
 from ..probe import MARKS
 from ..schedules import SCHEDULES
 from ..studio import Studio
-from ..train_config import TrainConfig
+from ..train_config import LR, TrainConfig
 from ..unet import PRESETS
 from ..uploads import unpack_images
 from .handlers import guarded
@@ -284,6 +284,7 @@ def build(studio: Studio) -> None:
         concurrency_id="probe", concurrency_limit=1, trigger_mode="once", **HIDDEN,
     )  # fmt: skip
     measured.failure(lambda: (note(), gr.Button(interactive=True)), None, [plan, probe], queue=False, **HIDDEN)
+    form.preset.input(lambda preset: LR.get(preset, TrainConfig.lr), form.preset, form.lr, queue=False, **HIDDEN)
     form.data.change(choose, form.data, [form.path, form.zip, form.size], queue=False, **HIDDEN)
     unpacked = form.zip.upload(guarded(unpack), form.zip, [form.path, plan], **HIDDEN)
     for event in (unpacked.failure, form.zip.clear):  # the box above shows no good ZIP: none is trained on
