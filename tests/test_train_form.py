@@ -93,3 +93,15 @@ def test_a_fork_has_all_of_the_runs_settings(tmp_path):
     same = {k: v for k, v in settings.items() if k not in ("data", "images", "minutes")}
     assert {k: dataclasses.asdict(TrainConfig(**got))[k] for k in same} == same
     assert form.extra(values) == ["--marks", "4"]
+
+
+@pytest.mark.parametrize("preset, lr", [("tiny", 1.6e-3), ("small", 8e-4), ("ddpm", 2e-4)])
+def test_the_learning_rate_left_unsaid_is_the_networks(preset, lr, monkeypatch):
+    """The form, the shown command and the script must mean the same by a command without --lr."""
+    monkeypatch.syspath_prepend(str(jobs.SCRIPT.parent))
+    import train_unet
+
+    argv = jobs.flags({"data": "digits", "preset": preset, "minutes": 1.0, "lr": lr}, "runs/x")
+    assert "--lr" not in argv and train_unet.parse(argv)[0].lr == lr
+    argv = jobs.flags({"data": "digits", "preset": preset, "minutes": 1.0, "lr": 5e-4}, "runs/x")
+    assert train_unet.parse(argv)[0].lr == 5e-4
