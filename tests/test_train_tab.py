@@ -1,8 +1,11 @@
 """The Train tab in a real Chromium: start a run, watch it, stop it, reload, find it again, fork it, delete it."""
 
+import io
 import os
 import shutil
+import subprocess
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -181,6 +184,35 @@ def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
     page.wait_for_selector("#train-view .item[data-run=two]", state="detached")
     assert not (runs_root / "two").exists() and list((runs_root / ".trash").glob("two-*"))
     context.close()
+
+
+def test_a_zip_that_fails_leaves_no_other_armed_and_a_prediction_ages(page, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as z:
+        for k in range(4):
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(picture, "PNG")
+            z.writestr(f"{'ab'[k % 2]}/{k}.png", picture.getvalue())
+    (tmp_path / "broken.zip").write_bytes((tmp_path / "good.zip").read_bytes()[:300])
+    command = "() => document.querySelector('#train-command').innerText"
+    choose(page, "#train-data", "Own images")
+    page.wait_for_selector("#train-zip input[type=file]", state="attached")
+    page.set_input_files("#train-zip input[type=file]", tmp_path / "good.zip")
+    page.wait_for_function(f"() => ({command})().includes('.data/good-')")
+    assert "4 images in 2 classes" in page.inner_text("#train-plan")
+    page.click("#train-zip button[aria-label=Clear], #train-zip [aria-label='Remove this file'], #train-zip [title=Clear]")
+    page.wait_for_function(f"() => !({command})().includes('.data/good-')")
+    page.set_input_files("#train-zip input[type=file]", tmp_path / "broken.zip")
+    assert "damaged" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    assert page.evaluate(command).splitlines()[-1].startswith("# give a folder") and "good" not in page.inner_text("#train-plan")
+
+    told = '{"device": "CPU", "images_per_s": 9, "batch": 32, "minutes": 30, "images": 9, "steps": 9, "ema": 0.02, "marks": 9, "lr": 0.001, "warmup": 9}'
+    done = subprocess.CompletedProcess([], 0, told, "")
+    monkeypatch.setattr("ddpm_app.ui.train.subprocess.run", lambda *a, **kw: done)
+    choose(page, "#train-data", "Digits")
+    page.click("#train-probe")
+    page.wait_for_function("() => document.querySelector('#train-plan').innerText.includes('9 images/s at batch 32')")
+    page.fill("#train-minutes input", "7")
+    page.wait_for_function("() => document.querySelector('#train-plan').innerText.startsWith('Changed since it was measured')")
 
 
 def test_fork_fills_the_form(page, runs_root, roots):
