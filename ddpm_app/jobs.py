@@ -163,8 +163,12 @@ class Run:
         if status == "finished":
             raise ValueError(f"{self.name} has finished its budget; fork it to train on")
         argv = self.job.get("argv")
-        argv = without(argv if isinstance(argv, list) else [], ("--resume", "--out", "--max-seconds"))
-        _spawn(self.folder, [*argv, "--out", str(self.folder.resolve()), "--resume", "auto"], self.job)
+        argv = argv if isinstance(argv, list) else []
+        source = argv[argv.index("--resume") + 1] if "--resume" in argv[:-1] else "auto"
+        if (self.folder / "state.safetensors").is_file():  # until it has one of its own, it goes on from where it was to begin
+            source = "auto"
+        argv = without(argv, ("--resume", "--out", "--max-seconds"))
+        _spawn(self.folder, [*argv, "--out", str(self.folder.resolve()), "--resume", source], self.job)
 
     def delete(self) -> Path:
         """Move the folder to .trash beside it; returns where it lies now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -145,8 +146,11 @@ def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tupl
         images = images[:, :1]
     labels = data.labels
     if classes and path.is_dir() and int(labels.max()) >= 0:
-        known = {str(k): k for k in range(len(classes))} | {name: k for k, name in enumerate(classes)}
-        labels = torch.tensor([known.get(name, -1) for name in data.classes])[labels]
+        known = {str(k): k for k in range(len(classes))} | {name.lower(): k for k, name in enumerate(classes)}
+        labels = torch.tensor([known.get(name.lower(), -1) for name in data.classes])[labels]
+        if strange := [name for name in data.classes if name.lower() not in known]:
+            told = ", ".join(strange[:5]) + (", …" if len(strange) > 5 else "")
+            logging.getLogger(__name__).warning("%s: no class is called %s; these images count for no class", source, told)
     return Images.held(images), labels
 
 

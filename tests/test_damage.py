@@ -68,13 +68,14 @@ def test_images_without_labels_agree_with_nothing(studio, judge, model, referenc
         assert set(rows) == {"confidence", "distance-from-uniform"}
 
 
-def test_a_folders_classes_are_found_by_their_names(reference_images, tmp_path):
+def test_a_folders_classes_are_found_by_their_names(reference_images, tmp_path, caplog):
     """Two of ten classes in a folder are not the first two."""
-    for k, name in enumerate(("dog", "8", "zebra")):
+    for k, name in enumerate(("Dog", "8", "zebra")):
         (tmp_path / name).mkdir()
         Image.fromarray(reference_images[k]).save(tmp_path / name / "0.png")
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     assert samples.given(str(tmp_path), classes=classes)[1].tolist() == [8, 5, -1]
+    assert "no class is called zebra" in caplog.text
     assert samples.given(str(tmp_path))[1].tolist() == [0, 1, 2]
 
 

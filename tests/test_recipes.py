@@ -63,7 +63,7 @@ def test_a_study_of_seconds(tmp_path, flags, capsys):
     assert one["protocol"]["n"] == 8 and one["protocol"]["minutes"] == pytest.approx(1.5 / 60)
     text = (tmp_path / "RECIPES.md").read_text()
     assert "| `v-cosine` | nothing |" in text and "| `ema-0.2` | ema 0.2 |" in text and "FD-classifier, n = 8" in text
-    assert f"**{min(one['fd'], two['fd']):.3g}**" in text and f"--minutes {1.5 / 60:g}" in text and "ema-0.2: FD" in said
+    assert f"**{min(one['fd'], two['fd']):#.3g}**" in text and f"--minutes {1.5 / 60:g}" in text and "ema-0.2: FD" in said
     assert recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0 and "done already" in capsys.readouterr().out
     assert recipes.main([*flags, "--list"]) == 0 and "12 trainings" in capsys.readouterr().out
     flags[-1] = "1.6"  # another study may not go on with this one's runs
@@ -83,7 +83,7 @@ def test_seeds_in_two_phases_beside_an_older_study(tmp_path, flags, capsys):
     assert "--seed 1" in found["v-cosine-seed-1"]["command"] and found["ema-0.2-seed-1"]["command"] == "of v-cosine-seed-1"
     text = (tmp_path / "RECIPES.md").read_text()
     one, two = (found[n]["fd"] for n in ("v-cosine", "v-cosine-seed-1"))
-    assert f"{(one + two) / 2:.3g}" in text and f"({one:.3g}, {two:.3g})" in text and text.count("| `v-cosine` |") == 1
+    assert f"{(one + two) / 2:#.3g}" in text and f"({one:#.3g}, {two:#.3g})" in text and text.count("| `v-cosine` |") == 1
     assert text.startswith("# Studies\n\n## another, 3 minutes\n\nits table\n\n## ") and "--phase" not in text and "not trained" not in text
     assert text.count("\n## ") == 2 and "2 seeds" in text and "--seeds 2" in text
 

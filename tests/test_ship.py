@@ -72,7 +72,11 @@ def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
         log.write(json.dumps({"step": 99, "images": 6400, "seconds": 6000, "validation_loss": 0.125}) + "\n")
     assert ship.main([str(early), str(tmp_path / "a")]) == 0
     card = (tmp_path / "a" / "README.md").read_text()
-    assert "| validation loss | 0.5 |" in card and "640 images in 1.0 minutes; CPU, 7 threads" in card and "0.125" not in card
+    assert (
+        "| validation loss | 0.5 |" in card
+        and "640 images in 1.0 minutes (the run's whole: 6,400); CPU, 7 threads" in card
+        and "0.125" not in card
+    )
     source = checkpoints.open_checkpoint(early)
     checkpoints.save(
         early / "snapshots" / "0000000640",
@@ -81,4 +85,10 @@ def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
     )
     checkpoints.save(early, dataclasses.replace(source.config, ema="none (raw weights)"), checkpoints.read_weights(early))
     assert ship.main([str(early), str(tmp_path / "b")]) == 0
-    assert "validation loss" not in (tmp_path / "b" / "README.md").read_text(), "it is taken of the run's EMA only"
+    (early / "samples").mkdir()
+    (early / "samples" / "0000000640.png").write_bytes(b"the EMA's")
+    for place in ("b", "a"):  # anew, and over the card of the EMA after as many images
+        assert ship.main([str(early), str(tmp_path / place)]) == 0
+        card = (tmp_path / place / "README.md").read_text()
+        assert "validation loss" not in card, "it is taken of the run's EMA only"
+        assert "| weights | raw, no EMA, fp16" in card and not (tmp_path / place / "samples.png").exists()

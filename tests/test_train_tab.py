@@ -152,6 +152,11 @@ def zoomed_by_a_drag_until_shown_whole_again(page, folder):
     assert page.is_visible("#train-view .unzoom")
     page.uncheck("#train-view .logx")
     page.click("#train-view .unzoom")
+    drag(0.5, 0.0)  # past the axis: from no image at all, which has no logarithm
+    page.check("#train-view .logx")
+    assert page.is_visible("#train-view .unzoom") and page.evaluate(ticks)
+    page.uncheck("#train-view .logx")
+    page.dblclick("#train-view .chart")
     assert "0" in page.evaluate(ticks) and page.is_hidden("#train-view .unzoom")
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ddpm_app import checkpoints, posthoc
+from ddpm_app import checkpoints, jobs, posthoc
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train" / "train_unet.py"
 
@@ -213,10 +213,47 @@ def test_a_refused_start_leaves_the_run_as_it_is(tmp_path, npz, script, capsys):
             script(wrong)
         assert says in capsys.readouterr().err
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == files
+    with pytest.raises(SystemExit):  # another run's state into a folder that holds a model
+        script(["--resume", str(out), "--images", "32", "--out", str(shipped(tmp_path, out))])
+    assert "holds a model already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script([*flags, "--resume", "auto", "--out", str(tmp_path / "shipped")])
+    assert "no state to go on from" in capsys.readouterr().err
     other = np.zeros((8, 16, 16, 1), np.uint8)
     np.savez(tmp_path / "other.npz", arr_0=other, arr_1=np.arange(8) % 3)
     fork = ["--data", str(tmp_path / "other.npz"), *FLAGS, "--images", "8", "--init", str(out), "--out", str(tmp_path / "fork")]
     assert script(fork) == 2 and "another network: image_size 8 instead of 16" in capsys.readouterr().err
+
+
+def shipped(tmp_path, out):
+    """The run as a model that ships: no state, no process."""
+    place = tmp_path / "shipped"
+    place.mkdir()
+    for name in ("config.json", "weights.safetensors"):
+        (place / name).write_bytes((out / name).read_bytes())
+    return place
+
+
+def test_a_branch_is_a_run_of_its_own_from_its_first_second(tmp_path, npz, script, monkeypatch):
+    out, branch = tmp_path / "run", tmp_path / "branch"
+    flags = ["--data", npz, *FLAGS, "--marks", "0", "--snapshots", "1", "--images", "16", "--now"]
+    assert script([*flags, "--out", str(out)]) == 0
+
+    def killed(*a, **kw):
+        assert (branch / "state.safetensors").is_file() and (branch / "config.json").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(script.__globals__, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        script(["--resume", str(out), "--images", "32", "--out", str(branch), "--now"])
+    run, started = jobs.Run(branch), []
+    monkeypatch.setattr(jobs.Run, "status", lambda self: ("interrupted", ""))  # its process is this one, which lives
+    monkeypatch.setattr(jobs, "_spawn", lambda folder, argv, job: started.append(argv))
+    run.resume()
+    assert started[0][-4:] == ["--out", str(branch), "--resume", "auto"]
+    (branch / "state.safetensors").unlink()  # killed before even that
+    run.resume()
+    assert started[1][-4:] == ["--out", str(branch), "--resume", str(out)]
 
 
 def test_a_stop_is_told_of_to_its_last_step(tmp_path, npz, script):

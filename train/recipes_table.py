@@ -19,8 +19,9 @@ def table(args: argparse.Namespace, where: str, results: list[dict], real: dict,
     d, kind, seeds = args.default, "" if args.n == 10_000 else f", n = {args.n:,}", args.seeds
     said = f"seed {d.seed}" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     times = "" if seeds == 1 else f", {seeds} seeds"
+    long = f"{d.minutes:g} minutes" if d.minutes >= 1 else f"{60 * d.minutes:g} seconds"
     text = [
-        f"## {d.data}, `{d.preset}`, {d.minutes:g} minutes a line, {args.n:,} samples{times}",
+        f"## {d.data}, `{d.preset}`, {long} a line, {args.n:,} samples{times}",
         "",
         f"Trained on {where}, {said}; made by",
         "",
@@ -43,8 +44,8 @@ def table(args: argparse.Namespace, where: str, results: list[dict], real: dict,
     for name, of in recipes.items():
         what = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in of[0]["changes"].items()) or "nothing"
         fd = mean(r["fd"] for r in of)
-        shown = f"**{fd:.3g}**" if fd == best else f"{fd:.3g}"
-        spread = "" if seeds == 1 else f" ({', '.join(format(r['fd'], '.3g') for r in of)})"
+        shown = f"**{fd:#.3g}**" if fd == best else f"{fd:#.3g}"
+        spread = "" if seeds == 1 else f" ({', '.join(format(r['fd'], '#.3g') for r in of)})"
         low, high = of[0]["interval95"]
         agreed = f"{low:.3f} to {high:.3f}" if seeds == 1 else ", ".join(f"{r['agreement']:.3f}" for r in of)
         losses = [r["validation_loss"] for r in of if r["validation_loss"] is not None]

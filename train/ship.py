@@ -36,7 +36,7 @@ tags: [diffusion, ddpm, {data}]
 | network | U-Net, {channels} channels x {multipliers}, {blocks} block(s) a level, {parameters:,} parameters |
 | predicts | {row}, {schedule} schedule, T = {T} |
 | training | {training}; {machine} |
-| weights | EMA ({ema}), fp16 safetensors |
+| weights | {average}, fp16 safetensors |
 
 Trained with
 
@@ -68,10 +68,21 @@ def minutes(run: Path) -> str:
     return f"{found:.0f} minutes" if found >= 10 else f"{found:.1f} minutes"
 
 
+def own_weights(source: checkpoints.Checkpoint) -> bool:
+    """Whether the run's checkpoint is its own EMA, not raw weights or another average kept afterwards."""
+    own = {checkpoints.open_checkpoint(p).config.ema for p in jobs.Run(source.path).snapshots()}
+    return not own or source.config.ema in own
+
+
+def trained(run: Path, images: int) -> str:
+    """What the weights have seen, and whether the run went on after them."""
+    most = max((r.get("images", 0) for r in checkpoints.open_checkpoint(run).log()), default=0)
+    return f"{images:,} images in {minutes(run)}" + (f" (the run's whole: {most:,})" if most > images else "")
+
+
 def validation(source: checkpoints.Checkpoint) -> float | None:
     """The logged validation loss of these very weights: it is taken of the run's own EMA only, and at its marks."""
-    own = {checkpoints.open_checkpoint(p).config.ema for p in jobs.Run(source.path).snapshots()}
-    if own and source.config.ema not in own:
+    if not own_weights(source):
         return None
     found = {r["images"]: r["validation_loss"] for r in source.log() if "validation_loss" in r and "images" in r}
     return found.get(source.config.images_seen)
@@ -118,8 +129,9 @@ def main(argv: list[str] | None = None) -> int:
         out, runs = Path(args.out), lineage(Path(args.run))
         parts = [checkpoints.open_checkpoint(r).config for r in runs]
         total = sum(c.images_seen for c in parts)
-        if (out / "config.json").is_file() and checkpoints.open_checkpoint(out).config.images_seen == total:
-            config = checkpoints.open_checkpoint(out).config  # the same weights: keep the numbers judged since
+        before = checkpoints.open_checkpoint(out).config if (out / "config.json").is_file() else None
+        if before and (before.images_seen, before.ema) == (total, source.config.ema):
+            config = before  # the same weights: keep the numbers judged since
         else:
             config = dataclasses.replace(source.config, images_seen=total)
         loss = validation(source)
@@ -135,17 +147,20 @@ def main(argv: list[str] | None = None) -> int:
     shutil.copyfile(source.path / "log.jsonl", out / "log.jsonl")
     for before in runs[:-1]:
         shutil.copyfile(before / "log.jsonl", out / f"log-{before.name}.jsonl")
-    newest = max((source.path / "samples").glob("*.png"), default=None)
-    if newest:
-        shutil.copyfile(newest, out / "samples.png")
+    grid = source.path / "samples" / f"{source.config.images_seen:010d}.png"
+    if own_weights(source) and grid.is_file():
+        shutil.copyfile(grid, out / "samples.png")
+    else:  # the run drew none of these weights
+        (out / "samples.png").unlink(missing_ok=True)
     checkpoints.write_atomically(out / "denoising.webp", animation(out))
     facts = exports.model_facts(checkpoints.open_checkpoint(out))
     text = CARD.format(
         **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name", "place")},
         name=out.name,
         note=args.note,
+        average="raw, no EMA" if config.ema.startswith("none") else f"EMA ({config.ema})",
         machine=args.machine or machine(runs[-1]),
-        training=", then ".join(f"{c.images_seen:,} images in {minutes(r)}" for r, c in zip(runs, parts)),
+        training=", then ".join(trained(r, c.images_seen) for r, c in zip(runs, parts)),
         multipliers="-".join(map(str, facts["multipliers"])),
         classes=", ".join(facts["classes"]),
         command="\n    ".join(

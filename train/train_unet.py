@@ -88,8 +88,14 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
         settings = {**previous, **settings}
         if "minutes" in given or "images" in given:
             settings |= {"minutes": given.get("minutes", 0.0), "images": given.get("images", 0)}
-    if not args.resume and not args.probe and (Path(args.out) / "weights.safetensors").is_file() and os.environ.get("RANK", "0") == "0":
-        parser.error(f"{args.out} holds a model already; --resume auto goes on with it, another --out begins a new run")
+    if not args.probe and (Path(args.out) / "weights.safetensors").is_file() and os.environ.get("RANK", "0") == "0":
+        own = args.resume and resume_from.resolve() == Path(args.out).resolve()
+        if not own:
+            parser.error(f"{args.out} holds a model already; --resume auto goes on with it, another --out begins a new run")
+        if not args.state.is_file() and not (Path(args.out) / "job.json").is_file():  # a shipped model, not a run killed as it began
+            parser.error(
+                f"{args.out} holds a model and no state to go on from; --init {args.out} with another --out begins from its weights"
+            )
     settings.setdefault("lr", default_of("lr", settings.get("preset", TrainConfig.preset)))
     try:
         return TrainConfig(**settings), args
@@ -273,7 +279,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
     say(f"{describe(trainer.device)}{several}; {len(training)} images of {trainer.data.name}; {out}")
     if trouble := trainer.compile():
         say(trouble)
-    if not trainer.step:
+    if not trainer.step or not (out / "state.safetensors").is_file():  # begun, here or from another run's state
         save()  # a kill before the first mark finds something to resume
     tracking = trackers.Trackers(args.track, out, dataclasses.asdict(config), trainer.step, say, world.main)
     with tracking as tracked, log_file.open("a") as log:

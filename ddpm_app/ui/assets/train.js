@@ -57,7 +57,7 @@ function list() {
     box.dataset.of = names; box.textContent = '';
     for (const h of S.heads) {
       const row = el('div', undefined, 'item'), c = el('input'), b = el('button', h.name); row.setAttribute('role', 'listitem'); row.dataset.run = h.name; c.type = 'checkbox'; c.setAttribute('aria-label', `Compare ${h.name}`); c.title = 'Overlay its curves';
-      b.type = 'button'; c.onchange = () => { c.checked ? S.compare.add(h.name) : S.compare.delete(h.name); poll(true); chart(); }; b.onclick = () => { S.picked = S.sel = h.name; draw(); poll(true); };
+      b.type = 'button'; c.onchange = () => { c.checked ? S.compare.add(h.name) : S.compare.delete(h.name); poll(true); chart(); }; b.onclick = () => { if (S.sel !== h.name) S.zoom = null; S.picked = S.sel = h.name; draw(); poll(true); };
       row.append(c, b, el('span', '', 'share'), el('span', '', 'chip')); box.append(row);
     }
   }
@@ -69,7 +69,7 @@ async function copied(t) { // over plain HTTP from another device there is no na
   const a = el('textarea'); a.value = t; a.style.position = 'fixed'; a.style.opacity = 0; document.body.append(a); a.select(); const ok = document.execCommand('copy'); a.remove(); return ok;
 }
 function ticks(lo, hi, log, n) {
-  if (log) { const out = []; for (let e = Math.floor(Math.log10(lo)); e <= Math.ceil(Math.log10(hi)); e++) for (const k of hi / lo > 30 ? [1] : [1, 2, 5]) { const v = k * 10 ** e; if (v >= lo * .999 && v <= hi * 1.001) out.push(v); } if (out.length > 1) return out; } // a narrow range has none of these: even steps
+  if (log && lo > 0) { const out = []; for (let e = Math.floor(Math.log10(lo)); e <= Math.ceil(Math.log10(hi)); e++) for (const k of hi / lo > 30 ? [1] : [1, 2, 5]) { const v = k * 10 ** e; if (v >= lo * .999 && v <= hi * 1.001) out.push(v); } if (out.length > 1) return out; } // a narrow range has none of these: even steps
 
   const raw = (hi - lo) / n, p = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map(k => k * p).find(s => s >= raw), out = [];
   for (let v = Math.ceil(lo / step) * step; v <= hi * 1.0001; v += step) out.push(v); return out;
@@ -84,7 +84,7 @@ function chart() {
   const ys = seen.map(p => p[1]).filter(isFinite); $('.unzoom').hidden = !S.zoom;
   if (!xs.length) { s.textContent = ''; S.parts = null; $('.legend').textContent = ''; return; }
   const f = { x: logx ? v => Math.log(Math.max(v, 1)) : v => v, y: logy ? v => Math.log(Math.max(v, 1e-6)) : v => v };
-  let [x0, x1] = S.zoom || [logx ? Math.max(1, Math.min(...xs)) : 0, Math.max(...xs)], y0 = Math.min(...ys), y1 = Math.max(...ys); if (x1 <= x0) x1 = x0 + 1;
+  let [x0, x1] = S.zoom ? [logx ? Math.max(1, S.zoom[0]) : S.zoom[0], Math.max(S.zoom[1], S.zoom[0] + 1)] : [logx ? Math.max(1, Math.min(...xs)) : 0, Math.max(...xs)], y0 = Math.min(...ys), y1 = Math.max(...ys); if (x1 <= x0) x1 = x0 + 1;
   const pad = logy ? 1.06 : 0; if (logy) { y0 /= pad; y1 *= pad; } else { const e = (y1 - y0 || y1 || 1) * .06; y0 = Math.max(0, y0 - e); y1 += e; }
   const X = v => L + (f.x(v) - f.x(x0)) / (f.x(x1) - f.x(x0)) * (W - L - R), Y = v => H - B - (f.y(Math.max(v, 1e-6)) - f.y(y0)) / (f.y(y1) - f.y(y0)) * (H - T - B); S.X = X; S.Y = Y; S.inv = px => { const u = f.x(x0) + (Math.max(L, Math.min(W - R, px)) - L) / (W - L - R) * (f.x(x1) - f.x(x0)); return logx ? Math.exp(u) : u; }; S.box = { L, R, T, B, W, H };
   const path = p => p.map(([x, y], k) => `${k ? 'L' : 'M'}${X(x).toFixed(1)} ${Math.max(T, Math.min(H - B, Y(y))).toFixed(1)}`).join('') + (p.length === 1 ? 'h.01' : ''); // a single point: the round ends of a line of no length
