@@ -192,11 +192,13 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         return "stopped"
     if not world.main:
         world.wait()  # rank 0 may have to download the data first
-    training, held_out = split(load_data(config.data, image_size=config.image_size or None), seed=0)
+    data = load_data(config.data, image_size=config.image_size or None)
+    training, held_out = split(data, seed=0)
     if world.main:
         world.wait()
-    if len(training) + len(held_out) < 3:
-        say(f"only {len(training) + len(held_out)} image in {config.data}: validation is no judgement of anything new")
+    if len(data) == 1:
+        say(f"{config.data} holds one image: the validation loss is of the image that is trained on")
+    del data  # the two parts are copies
     trainer = Trainer(config, training, world)
     seat.note(machine=describe(trainer.device) + (f", {world.size} processes" if world.size > 1 else ""))
     if not world.main:
