@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import secrets
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from ..studio import Studio
 from ..tradeoff import Point, Sweep, sweep
 from .components import b64
 from .controls import sampler_choices
-from .handlers import Newest, Pace, guarded, idle, running
+from .handlers import Pace, idle, running, wire_runs
 from .theme import asset
 
 CHOICES = [
@@ -29,7 +30,6 @@ CHOICES = [
     ("Bits/dim, bound", "bpd-bound"), ("Bits/dim, flow", "bpd-flow"),
 ]  # fmt: skip
 MOST_N = 50_000
-NEWEST = Newest()
 PAIRS, SHOWN = 10, 36  # neighbours in the strip; samples of a point of the curve
 
 
@@ -188,15 +188,13 @@ def build(studio: Studio, model: gr.Radio) -> None:
         studio.checkpoint(name)  # known, before anything begins
         return name, form.plan(values, name)
 
-    def measure(values: dict, visitor: gr.Request):
+    def measure(values: dict):
         name, plan = chosen(values)
-        run, pace, left, kept = NEWEST.begin(visitor), Pace(4), Left(), 0
+        run, pace, left, kept = secrets.token_urlsafe(8), Pace(4), Left(), 0
         yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}, **busy()}
         fresh: list[dict] = []
         with closing(evaluate(studio, plan)) as events:
             for event in events:
-                if not NEWEST.is_on(visitor, run):
-                    return
                 if isinstance(event, Progress):
                     if pace.due() or event.done == event.total:
                         yield {view: {"run": run, "model": name, **message(event, left)}, **busy()}
@@ -224,15 +222,13 @@ def build(studio: Studio, model: gr.Radio) -> None:
             gr.Warning(html.escape(f"The number is shown, but not kept: {error}"))
             return 0
 
-    def draw(values: dict, visitor: gr.Request):
+    def draw(values: dict):
         name, plan = chosen(values)
         along = Sweep(str(values[axis]), (), (plan.features or ("classifier",))[0])
-        run, pace, left, points = NEWEST.begin(visitor), Pace(4), Left(), []
+        run, pace, left, points = secrets.token_urlsafe(8), Pace(4), Left(), []
         yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}, **busy()}
         with closing(sweep(studio, plan, along)) as events:
             for event in events:
-                if not NEWEST.is_on(visitor, run):
-                    return
                 if isinstance(event, Point):
                     points.append(event)
                     yield {view: {"run": run, "model": name, "point": point_value(event), "index": len(points) - 1}}
@@ -243,17 +239,8 @@ def build(studio: Studio, model: gr.Radio) -> None:
     def failed() -> dict:
         return {view: {"failed": True}, **at_rest()}
 
-    # as handlers.wire_run, for two runs that share a Stop: whatever happens, the buttons come back
-    inputs, buttons, runs = {model, axis, *form.fields}, [start, stop, curve], []
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    for button, handler in ((start, measure), (curve, draw)):
-        # "multiple": after a Stop the browser may hold the cancelled run for going on, and "once" would never start another
-        shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple"}
-        runs.append(button.click(guarded(handler, failed), inputs, [view, *buttons], **shared, **quiet))
-    halted = stop.click(NEWEST.end, None, None, cancels=runs, queue=False, trigger_mode="multiple", **quiet)
-    halted.then(at_rest, None, buttons, queue=False, **quiet)
-    tell = "() => document.dispatchEvent(new CustomEvent('ddpm-stop', { detail: 'evaluate-view' }))"
-    halted.then(None, None, None, js=tell, api_visibility="private")
+    inputs = {model, axis, *form.fields}
+    wire_runs([(start, measure, inputs), (curve, draw, inputs)], stop, [view, start, stop, curve], at_rest, failed, "evaluate-view")
     model.change(lambda name: stored_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
 
 

@@ -72,10 +72,10 @@ class Pace:
 
 
 class Newest:
-    """Each visitor's newest run; one that is still on its way ends at its next step when another begins.
+    """Each visitor's newest run; one that is still on its way ends at its next step when another begins or a Stop was pressed.
 
-    After a Stop a browser may hold the cancelled one for going on, and trigger_mode "once" would never start
-    another, so runs are "multiple", and a second click replaces what the first began."""
+    Not Gradio's own `cancels`: what a cancelled run has sent, and its last message, which Gradio sends once more at the end, may
+    reach the browser after what the Stop showed, and nothing would come to put that right."""
 
     def __init__(self, most: int = 500):
         self._runs: OrderedDict[str, str] = OrderedDict()
@@ -91,11 +91,36 @@ class Newest:
         return run
 
     def end(self, visitor: gr.Request) -> None:
-        """What is on its way shall send nothing more."""
+        """What is on its way shall stop."""
         self._runs.pop(str(visitor.session_hash), None)
 
     def is_on(self, visitor: gr.Request, run: str) -> bool:
         return self._runs.get(str(visitor.session_hash)) == run
+
+    def follow(self, handler, stopped):
+        """handler: values -> messages, a generator. Returns the same for Gradio: (values, visitor) -> messages, the newest run's only.
+
+        After a Stop its last message is stopped(), on the way that the earlier ones took, so that none of them outlasts it; a run
+        that another has replaced ends with a message that changes nothing. What such a run raises concerns nobody any more."""
+
+        def run(values: dict, visitor: gr.Request):
+            name = self.begin(visitor)
+            try:
+                with closing(handler(values)) as messages:
+                    for message in messages:
+                        if not self.is_on(visitor, name):
+                            break
+                        yield message
+                    else:
+                        return
+            except Exception as error:
+                if self.is_on(visitor, name):
+                    raise
+                log.info("a run that was no longer wanted failed: %r", error)
+            last = stopped()
+            yield {part: gr.skip() for part in last} if str(visitor.session_hash) in self._runs else last
+
+        return run
 
 
 def running(start: gr.Button, stop: gr.Button) -> dict:
@@ -110,28 +135,23 @@ def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: l
     """A generator behind a button, with a Stop that closes it at its next step and buttons that always come back.
 
     view_id: elem_id of the component that shows the run; its JavaScript hears of the stop. failed: what outputs show after an error."""
-    newest = Newest()
 
-    def run(values: dict, visitor: gr.Request):
-        name = newest.begin(visitor)
-        with closing(handler(values)) as messages:
-            for message in messages:
-                if not newest.is_on(visitor, name):
-                    return
-                yield message
+    def rest() -> dict:
+        return idle(start, stop)
 
-    event = start.click(
-        guarded(run, lambda: {**(failed or {}), **idle(start, stop)}),
-        inputs=inputs,
-        outputs=[*outputs, start, stop],
-        show_progress="hidden",
-        concurrency_limit=4,
-        concurrency_id="denoise",
-        trigger_mode="multiple",
-        api_visibility="private",
-    )
-    # the Stop event itself may write nothing that the cancelled one writes
-    halt = stop.click(newest.end, None, None, cancels=[event], trigger_mode="multiple", queue=False, api_visibility="private")
-    halt.then(lambda: idle(start, stop), None, [start, stop], show_progress="hidden", api_visibility="private", queue=False)
-    tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
-    halt.then(None, None, None, js=tell, api_visibility="private")
+    wire_runs([(start, handler, inputs)], stop, [*outputs, start, stop], rest, lambda: {**(failed or {}), **rest()}, view_id)
+
+
+def wire_runs(starts: list[tuple], stop: gr.Button, outputs: list, stopped, failed, view_id: str = "") -> list:
+    """wire_run for several runs that share a Stop. starts: (button, handler, inputs) each. stopped, failed: () -> what outputs show
+    after a Stop, and after an error. Returns the events of the buttons."""
+    newest, quiet = Newest(), {"show_progress": "hidden", "api_visibility": "private"}
+    # "multiple": a second click replaces what the first began, where "once" would ignore it
+    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
+    events = [button.click(guarded(newest.follow(h, stopped), failed), inputs, outputs, **shared) for button, h, inputs in starts]
+    halt = stop.click(newest.end, None, None, trigger_mode="multiple", queue=False, **quiet)
+    halt.then(stopped, None, outputs, queue=False, **quiet)  # at once, whatever the run is busy with
+    if view_id:
+        tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
+        halt.then(None, None, None, js=tell, api_visibility="private")
+    return events

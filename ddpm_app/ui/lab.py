@@ -17,10 +17,10 @@ from ..toy_data import SHAPES
 from ..toy_training import ToyTrainConfig
 from . import lab_experiments
 from .components import b64
-from .handlers import Newest, Pace, guarded, idle, running
+from .handlers import Pace, guarded, idle, running, wire_runs
 from .theme import asset
 
-LAB, NEWEST = use_cases.Lab(), Newest()
+LAB = use_cases.Lab()
 DENOISERS = [("learned network", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points (1,000)", "points")]
 FIELDS = [("none", "none"), ("learned", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points", "points")]
 FIELDS += [("difference of learned and exact", "difference")]
@@ -163,8 +163,8 @@ def build(tab: gr.Tab) -> None:
             yield {note: "Sampling"}
             yield sample(values)
 
-    def learn(values: dict, visitor: gr.Request):
-        setup, pace, run = setup_of(values), Pace(4), NEWEST.begin(visitor)
+    def learn(values: dict):
+        setup, pace = setup_of(values), Pace(4)
         config = ToyTrainConfig(
             schedule=str(values[schedule]),
             T=int(values[T] or 0),
@@ -181,8 +181,6 @@ def build(tab: gr.Tab) -> None:
         events, trained = LAB.train(setup, config), setup  # whatever is wrong with the settings is said before anything changes
         yield {note: "Training", **at_work()}
         for event, trained in events:
-            if not NEWEST.is_on(visitor, run):
-                return
             text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {time.monotonic() - began:.1f} s"
             if pace.due() and event.step < event.steps:
                 quick = {"which": "learned", "evaluations": 12, "n": 1000, "sampler": "dpmpp-2m", **shown_class}
@@ -248,14 +246,9 @@ def build(tab: gr.Tab) -> None:
         return {view: UNLOCK, note: "Stopped.", **at_rest()}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    # as handlers.wire_run, for two runs that share a Stop and change more than two buttons: all of it comes back
-    changed, runs = [view, note, busy, start, stop, *closed], []
-    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
-    for button, handler, inputs in ((start, go, plane_inputs), (train, learn, training_inputs)):
-        runs.append(button.click(guarded(handler, stopped), inputs, [own, *changed], **shared))
-        runs[-1].success(guarded(redrawn), plane_inputs, [view], **quiet)
-    halted = stop.click(NEWEST.end, None, None, cancels=runs, queue=False, trigger_mode="multiple", **quiet)
-    halted.then(stopped, None, changed, queue=False, **quiet)
+    starts = [(start, go, plane_inputs), (train, learn, training_inputs)]
+    for event in wire_runs(starts, stop, [own, view, note, busy, start, stop, *closed], stopped, stopped):
+        event.success(guarded(redrawn), plane_inputs, [view], **quiet)
     for component in (data, noise, *mixture.values()):
         component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **quiet)
     tab.select(guarded(opened), plane_inputs, [view, note], **quiet)

@@ -14,7 +14,7 @@ from ..lab import Setup, ways_value
 from ..toy_cli import numbers, over_seeds, pairs, to_csv
 from ..toy_experiments import EXPERIMENTS
 from ..toy_sweeps import DEFAULT_PAIRS, DEFAULT_T, Progress, Scale
-from .handlers import Newest, Pace, guarded, idle, running
+from .handlers import Pace, idle, running, wire_runs
 from .theme import asset
 
 BUTTONS = {
@@ -25,7 +25,6 @@ BUTTONS = {
     "classifier": "Training-free classifier",
     "likelihood": "Likelihood honesty",
 }
-NEWEST = Newest()
 COUNTS = (2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)  # evaluations
 
 
@@ -118,14 +117,12 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
         return run(data, setup.choose("learned") if trained and fair else None, seed=chosen)
 
     def runner(what: str):
-        def run_experiment(values: dict, visitor: gr.Request):
-            setup, pace, rows, pictures, run = setup_of(values), Pace(4), [], [], NEWEST.begin(visitor)
+        def run_experiment(values: dict):
+            setup, pace, rows, pictures = setup_of(values), Pace(4), [], []
             events = events_of(what, values, setup)
             busy = {b: gr.Button(interactive=False) for b in buttons.values()}
             yield {bar: _bar(0, "starting"), curve: "", rows_view: "", ways: None, **busy, **running(buttons[what], halt)}
             for event in events:
-                if not NEWEST.is_on(visitor, run):
-                    return
                 rows += event.rows
                 pictures += [event.picture] if event.picture else []
                 if event.rows or event.picture or pace.due():
@@ -148,15 +145,9 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
     def stopped() -> dict:
         return {bar: "Stopped.", **at_rest()}
 
-    # as handlers.wire_run, for six runs that share a Stop
     inputs = c.inputs | {c.seed, c.label, seeds, lengths, betas, t}
-    changed, runs = [*buttons.values(), halt], []
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
-    for name, button in buttons.items():
-        runs.append(button.click(guarded(runner(name), stopped), inputs, [bar, curve, ways, rows_view, *changed], **shared))
-    halted = halt.click(NEWEST.end, None, None, cancels=runs, queue=False, trigger_mode="multiple", **quiet)
-    halted.then(stopped, None, [bar, *changed], queue=False, **quiet)
+    starts = [(button, runner(name), inputs) for name, button in buttons.items()]
+    wire_runs(starts, halt, [bar, curve, ways, rows_view, *buttons.values(), halt], stopped, stopped)
 
 
 def _bar(fraction: float, text: str) -> str:

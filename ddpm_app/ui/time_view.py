@@ -54,6 +54,10 @@ class Task:
         }
 
 
+class Busy(ValueError):
+    """The run has work going on already."""
+
+
 TASKS: dict[str, Task] = {}  # by the run's folder
 _lock = threading.Lock()
 
@@ -63,7 +67,7 @@ def begin(run: jobs.Run, what: str, events: Iterator) -> Task:
     with _lock:
         going = [key for key, task in TASKS.items() if task.running]
         if str(run.folder) in going:
-            raise ValueError(f"{run.name} is busy here already; stop that first")
+            raise Busy(f"{run.name} is busy here already; stop that first")
         if len(going) >= MOST_TASKS:
             raise ValueError(f"{len(going)} time machines are running; wait until one is done")
         task = TASKS[str(run.folder)] = Task(what)
@@ -121,7 +125,8 @@ def look(query: dict) -> dict:
 
 
 def act(studio: Studio, query: dict) -> dict:
-    """Do query["do"]: draw (weights; at one snapshot or all), table, stop, keep, export. {"ok": sentence, ...} or {"error": sentence}."""
+    """Do query["do"]: draw (weights; at one snapshot or all), table, stop, keep, export. {"ok": sentence, ...} or {"error": sentence},
+    with "busy" where only other work on the run is in the way."""
     try:
         run, do = find(query), query.get("do")
         weights, snapshot = query.get("weights", history.OWN), query.get("snapshot") or ""
@@ -149,6 +154,8 @@ def act(studio: Studio, query: dict) -> dict:
             data = history.animation(run, kind if isinstance(kind, str) else "", weights)
             return {"ok": f"{len(data) / 1e6:.1f} MB", "data": b64(data), "type": EXPORTS[kind][1]}
         raise ValueError("a time machine can draw, fill the table, stop, keep and export")
+    except Busy as error:
+        return {"error": str(error), "busy": True}
     except RuntimeError as error:  # no PyAV here
         return {"error": str(error)}
     except Exception as error:

@@ -12,8 +12,9 @@ const say = (t, ok) => { const e = $('.say'); e.hidden = !t; setText(e, t || '')
 const times = () => Object.keys(T.data ? T.data.moments : {}).map(Number).sort((a, b) => a - b);
 const nearest = (list, x) => list.length ? list.reduce((m, v) => Math.abs(v - x) < Math.abs(m - x) ? v : m) : null;
 
-async function look() {
-  if (T.busy || !T.run) return; T.busy = true; let again = false;
+async function look() { // asked for while an answer is on its way: that one may be older than what was done meanwhile, so another follows
+  if (T.busy) { T.missed = true; return; }
+  if (!T.run) return; T.busy = true; T.missed = false; let again = false;
   try {
     const run = T.run, want = [...new Set([setName(weights()), $('.beside').value].filter(Boolean))], have = {};
     for (const n of want) have[n] = Object.keys(T.pics[n] || {}).map(Number);
@@ -27,9 +28,9 @@ async function look() {
         again = r.more || !!(r.task && r.task.live); T.more = r.more; draw(); if (T.wish && !(r.task && r.task.live)) wanted();
       }
     } else again = true;
-  } catch (e) { /* the runs' view says so */ }
+  } catch (e) { again = element.isConnected && !!(T.data && T.data.task && T.data.task.live); /* the runs' view says so */ }
   T.busy = false;
-  if (again) { clearTimeout(T.timer); T.timer = setTimeout(look, T.more ? 30 : 700); }
+  if (again || T.missed) { clearTimeout(T.timer); T.timer = setTimeout(look, T.more || T.missed ? 30 : 700); }
 }
 function draw() {
   const d = T.data, list = times(); $('.tm').hidden = !list.length; if (!list.length) return;
@@ -77,7 +78,8 @@ async function act(query) {
 function wanted() { // chosen weights without a picture here are sampled at once, or when the work going on is done
   const w = weights(); T.wish = false;
   if (w === 'own' || !T.data || !T.data.lengths.length || (T.data.sets[setName(w)] || []).includes(+here())) return;
-  if (T.data.task && T.data.task.live) T.wish = true; else act({ do: 'draw', snapshot: here() });
+  if (T.data.task && T.data.task.live) T.wish = true;
+  else act({ do: 'draw', snapshot: here() }).then(r => { if (r.busy) { T.wish = true; say(''); } }); // what is known here may be older than the work
 }
 function sure(b) { // the run's checkpoint is replaced: asked once
   if (b.classList.contains('sure')) { calm(); return true; }
