@@ -30,8 +30,8 @@ def friendly(error: Exception) -> gr.Error:
 def guarded(handler, last=None):
     """Wrap a handler, plain or generator, so that only friendly sentences reach the page.
 
-    last: () -> what a generator that fails still sends, before its sentence. Not a .failure() of the event: that one also runs for a
-    run which a Stop has cancelled, at some time after it, and would then undo what the next run has begun."""
+    last: () -> what a generator that fails still sends, before its sentence. Not a .failure() of the event: that one is another
+    request, which may be answered after what the next run has begun to show."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
