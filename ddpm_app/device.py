@@ -79,4 +79,7 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     bf16 = ", bf16" if pick_dtype(device) == torch.bfloat16 else ""
-    return f"{device.type.upper()}, {torch.get_num_threads()} threads{bf16}" if device.type == "cpu" else device.type.upper()
+    if device.type != "cpu":
+        return device.type.upper()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' * (threads != 1)}{bf16}"

@@ -69,7 +69,7 @@ def build(tab: gr.Tab) -> None:
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
             with gr.Row(elem_classes="run-row"):
                 start = gr.Button("Run", variant="primary", elem_id="lab-start", min_width=90)
-                train = gr.Button("Train", elem_id="lab-train", min_width=80, elem_classes="framed")
+                train = gr.Button("Train", elem_id="lab-train", min_width=80)
                 stop = gr.Button("Stop", interactive=False, elem_id="lab-stop", min_width=70)
             with gr.Group(elem_classes="tight"):
                 data = gr.Dropdown(list(SHAPES), value="moons", label="Data", elem_id="lab-data")
@@ -77,7 +77,7 @@ def build(tab: gr.Tab) -> None:
                 components = gr.Slider(1, 12, value=3, step=1, label="Components", visible=False, elem_id="lab-components")
                 spread = gr.Slider(0.2, 4, value=1, step=0.1, label="Spread", visible=False, info="How far apart they lie.")
                 layout = gr.Slider(0, 50, value=0, step=1, label="Layout", visible=False, info="Seed of where they lie.")
-                upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload", elem_classes="framed")
+                upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload")
             with gr.Group(elem_classes="tight"):
                 which = gr.Dropdown(DENOISERS, value="learned", label="Denoiser", elem_id="lab-which")
                 label = gr.Dropdown(_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
@@ -101,7 +101,7 @@ def build(tab: gr.Tab) -> None:
             with gr.Row(elem_classes="plain-row"):
                 kind = gr.Dropdown(FIELDS, value="none", label="Vector field", elem_id="lab-field", min_width=150)
                 level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
-                contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150, elem_classes="framed")
+                contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
     mixture = {"components": components, "spread": spread, "layout": layout}
     c = SimpleNamespace(inputs={own, data, noise, *mixture.values()}, seed=seed, label=label)
     plane_inputs = c.inputs | {busy, which, label, scale, sampler, evaluations, points, seed, kind, level}

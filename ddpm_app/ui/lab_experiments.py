@@ -68,8 +68,8 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
         buttons = {}
         with gr.Row(elem_classes="plain-row"):
             for name, text in BUTTONS.items():
-                buttons[name] = gr.Button(text, elem_id=f"lab-{name}", min_width=150, size="md", elem_classes="framed")
-            halt = gr.Button("Stop", interactive=False, min_width=80, elem_id="lab-halt", size="md", elem_classes="framed")
+                buttons[name] = gr.Button(text, elem_id=f"lab-{name}", min_width=150, size="md")
+            halt = gr.Button("Stop", interactive=False, min_width=80, elem_id="lab-halt", size="md")
         about = "".join(f"<li><b>{BUTTONS[k]}</b>: {html.escape(text)}</li>" for k, (_, text) in EXPERIMENTS.items())
         with gr.Accordion("What they do, and their settings", open=False):
             gr.HTML(f"<ul class='note'>{about}</ul>", apply_default_css=False)
