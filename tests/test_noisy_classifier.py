@@ -122,6 +122,13 @@ def test_training_from_the_command_line(tmp_path, capsys):
     card = (out / "README.md").read_text()
     assert all(f"| {s:g} | {v:.2%} |" in card for s, v in by_level.items()) and "one draw of noise" in card
     assert not (out / "classifier.json").exists()
+    more = [*command[:4], "1", *command[5:-1], str(tmp_path / "more"), "--init", str(out), "--device", "cpu"]
+    assert module.main(more) == 0  # its card tells of both cycles
+    again = load_noisy(tmp_path / "more").config
+    assert (
+        f"{again.images_seen} images in 2 cycles ({config.images_seen} after one of peak 0.05"
+        in (tmp_path / "more" / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)

@@ -155,7 +155,7 @@ never saw noise. Read it with `ddpm_app.noisy_classifier.load_noisy(path)`.
 
 Accuracy and mean -ln p(right class) on {metric["protocol"]}.
 
-Trained on {metric["trained_on"]}, noised at the levels of the {t["schedule"]} schedule, t uniform: {config.images_seen} images in
+Trained on {metric["trained_on"]}, noised at the levels of the {t["schedule"]} schedule, t uniform: {config.images_seen} images{further(t)}
 {t["seconds"]:.0f} s on {t["device"]}, seed {t["seed"]}. Nesterov SGD, peak learning rate {t["lr"]:g} (one cycle), batch {t["batch"]},
 weight decay {t["weight_decay"]:g}, label smoothing {t["smoothing"]:g}. Weights fp16 (float32 norm statistics), used in float32.
 
