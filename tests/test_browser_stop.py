@@ -3,7 +3,10 @@
 import time
 
 import pytest
+from conftest import PATIENCE
 from test_browser import generated, number
+
+from ddpm_app.ui.handlers import AT_ONCE
 
 pytestmark = pytest.mark.browser
 
@@ -40,6 +43,35 @@ def test_stop_and_start_again_many_times(page, app):
     number(page, "Evaluations", 3)
     page.click("#generate-start")
     generated(page)
+
+
+def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
+    """Four runs go on at once, over all visitors."""
+    studio, url = app
+    studio.hold_after = 1
+    others = [browser.new_page() for _ in range(AT_ONCE)]
+    try:
+        for other in others:
+            other.set_default_timeout(PATIENCE)
+            other.goto(url)
+            other.click("#generate-start")
+            other.wait_for_selector("#generate-grid .status:has-text('evaluation')")
+        number(page, "Evaluations", 3)
+        for _ in range(2):
+            page.click("#generate-start")
+            page.wait_for_selector("[data-testid=toast-body]:has-text('Yours begins when one of them ends')")
+            page.click("#generate-stop")
+            page.wait_for_selector("#generate-start:not([disabled])")
+        assert page.evaluate("() => document.querySelector('#generate-grid .status').textContent") == ""
+        page.click("#generate-start")
+        page.wait_for_selector("#generate-stop:not([disabled])")
+        studio.hold_after = None
+        generated(page)  # what was taken back did not run before it
+        page.wait_for_selector("#generate-start:not([disabled])")
+    finally:
+        studio.hold_after = None
+        for other in others:
+            other.close()
 
 
 def test_an_unconditional_model_is_pulled_to_a_class(page):

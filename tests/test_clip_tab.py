@@ -115,3 +115,19 @@ def test_samples_uploads_and_another_clip(page, tmp_path):
     box.press("Enter")
     label(page)
     toast(page, "not in the local cache")
+
+
+def test_stop_is_said_and_the_bar_goes(page, app):
+    slow, _ = app
+    tab(page, "CLIP")
+    page.get_by_label("New samples of the model").check()
+    page.wait_for_selector("#clip-request input[aria-label='number input for Images']")
+    slow.hold_after = 1
+    label(page)
+    page.locator("#clip-view", has_text="evaluation").wait_for()
+    page.click("#clip-stop")
+    page.locator("#clip-view", has_text="Stopped").wait_for()
+    page.wait_for_selector("#clip-start:not([disabled])")
+    slow.hold_after = None
+    page.wait_for_timeout(500)
+    assert "Stopped" in page.inner_text("#clip-view") and page.locator("#clip-view progress").count() == 0

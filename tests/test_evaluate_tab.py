@@ -109,6 +109,24 @@ def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
     page.wait_for_function("n => document.querySelectorAll('#evaluate-view .results tbody tr').length === n", arg=len(names))
 
 
+def test_another_model_chosen_before_a_stop(opened, app, model):  # noqa: F811
+    """What was stopped has no numbers: those of the chosen model are shown, not "nothing measured" under the other's name."""
+    page, (slow, _) = opened, app
+    state = "[...document.querySelectorAll('#evaluate-view, #evaluate-view *')].find(e => e.__evaluate).__evaluate"
+    page.get_by_label("mnist-random").check()
+    page.wait_for_function(f"() => {state}.picked === 'mnist-random'")
+    slow.hold_after = 1
+    page.click("#evaluate-start")
+    wait_for(page, "sampling")
+    page.get_by_label(model).check()
+    page.wait_for_function(f"m => {state}.picked === m && {state}.model === 'mnist-random'", arg=model)  # the run's next message
+    page.click("#evaluate-stop")
+    wait_for(page, "Stopped. The samples of mnist-random so far are kept")
+    page.wait_for_selector("#evaluate-start:not([disabled])")
+    slow.hold_after = None
+    assert page.evaluate(f"() => {state}.model") == model
+
+
 def test_a_mistake_is_a_sentence(opened):
     page = opened
     for label in ("Frechet distance", "Precision, recall", "Classifier's reading"):

@@ -208,7 +208,7 @@ def test_training_that_fails_on_its_way_gives_everything_back(page, monkeypatch)
     page.click("#lab-train")
     page.get_by_text("the loss is not a number").wait_for()
     at_rest(page)
-    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === 'Stopped.'")
+    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === ''")  # nobody stopped it
     page.click("#lab-start")
     page.get_by_text("2000 particles").wait_for()
 
@@ -302,6 +302,31 @@ def test_experiments_draw_and_export(page, monkeypatch):
     page.click("#lab-steps")
     page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
     page.wait_for_selector("#lab-steps:not([disabled])")
+    assert page.inner_text("#lab-progress").strip() == ""
+
+
+@pytest.mark.browser
+def test_data_chosen_while_the_tab_opens_stay_chosen(browser, url, monkeypatch):
+    """The first particles may be ready only after somebody wants others."""
+    from ddpm_app.ui import lab as tab
+
+    gate, move = threading.Event(), tab._move
+    monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(url)
+    page.get_by_role("tab", name="Lab", exact=True).click()
+    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === 'Sampling'")
+    page.locator("#lab-data input").click()
+    page.get_by_role("option", name="circles").click()
+    page.get_by_text("Press Train to fit a network").wait_for()
+    gate.set()
+    page.wait_for_timeout(1500)
+    assert page.evaluate(STATE + "&& lab().v.hint") == "circles" and "Press Train" in page.inner_text("#lab-note")
+    page.click("#lab-start")
+    page.get_by_text("these follow the exact denoiser").wait_for()
+    assert page.evaluate("() => lab().v.hint").startswith("circles: ")
+    page.close()
 
 
 @pytest.mark.browser

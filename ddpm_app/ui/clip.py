@@ -158,7 +158,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
         yield {view: clip_view.page(r, urls), shown: keep(r, urls), **idle(start, stop)}
 
     inputs = controls.inputs | {source, files, name, prompts, last_run}
-    wire_run(start, stop, label, inputs, [view, ranked, shown], "clip-view", {view: clip_view.EMPTY})
+    wire_run(start, stop, label, inputs, [view, ranked, shown], "clip-view", {view: clip_view.EMPTY}, {view: clip_view.STOPPED})
 
     def by_words(text: str, kept: str):
         (prompt,) = check_prompts([str(text or "")], 1)

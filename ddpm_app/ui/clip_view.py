@@ -15,6 +15,7 @@ EMPTY = (
     "<div class='cv'><div class='empty'><strong>Nothing labelled yet</strong>"
     "<span>Choose pictures and press Label: CLIP reads each of them against every prompt.</span></div></div>"
 )
+STOPPED = EMPTY.replace("Nothing labelled yet", "Stopped")
 
 
 def e(value: object) -> str:

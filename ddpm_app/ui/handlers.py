@@ -71,6 +71,10 @@ class Pace:
         return True
 
 
+AT_ONCE = 4  # runs of all visitors and tabs together: they share the processor
+_going: set[str] = set()
+
+
 class Newest:
     """Each visitor's newest run; one that is still on its way ends at its next step when another begins or a Stop was pressed.
 
@@ -82,43 +86,56 @@ class Newest:
         self._most = most
 
     def begin(self, visitor: gr.Request) -> str:
-        """A name for a new run."""
-        key, run = str(visitor.session_hash), secrets.token_urlsafe(8)
+        """A name for a new run. It ends with + if so many others go on that it will have to wait."""
+        key, run = str(visitor.session_hash), secrets.token_urlsafe(8) + "+" * (len(_going) >= AT_ONCE)
         self._runs[key] = run
         self._runs.move_to_end(key)
         while len(self._runs) > self._most:
             self._runs.popitem(last=False)
         return run
 
-    def end(self, visitor: gr.Request) -> None:
-        """What is on its way shall stop."""
-        self._runs.pop(str(visitor.session_hash), None)
+    def end(self, visitor: gr.Request, run: str = "") -> bool:
+        """The visitor's run, if it is this one, shall stop. Returns whether it was on its way."""
+        on = self.any(visitor) and (not run or self.is_on(visitor, run))
+        if on:
+            del self._runs[str(visitor.session_hash)]
+        return on
+
+    def any(self, visitor: gr.Request) -> bool:
+        return str(visitor.session_hash) in self._runs
 
     def is_on(self, visitor: gr.Request, run: str) -> bool:
         return self._runs.get(str(visitor.session_hash)) == run
 
-    def follow(self, handler, stopped):
-        """handler: values -> messages, a generator. Returns the same for Gradio: (values, visitor) -> messages, the newest run's only.
+    def follow(self, handler, stopped, token):
+        """handler: values -> messages, a generator. Returns the same for Gradio: (values, visitor) -> messages of the run begun as
+        values[token], while that is the visitor's newest.
 
         After a Stop its last message is stopped(), on the way that the earlier ones took, so that none of them outlasts it; a run
-        that another has replaced ends with a message that changes nothing. What such a run raises concerns nobody any more."""
+        that another has replaced, or that was stopped while it waited, ends with a message that changes nothing. What a run raises
+        that is no longer wanted concerns nobody."""
 
         def run(values: dict, visitor: gr.Request):
-            name = self.begin(visitor)
+            name, begun = values[token], False
+            _going.add(name)
             try:
                 with closing(handler(values)) as messages:
-                    for message in messages:
-                        if not self.is_on(visitor, name):
-                            break
-                        yield message
-                    else:
-                        return
+                    while self.is_on(visitor, name):
+                        begun = True
+                        message = next(messages, None)
+                        if message is None:
+                            return
+                        if self.is_on(visitor, name):
+                            yield message
             except Exception as error:
                 if self.is_on(visitor, name):
                     raise
                 log.info("a run that was no longer wanted failed: %r", error)
+            finally:
+                _going.discard(name)
+                self.end(visitor, name)
             last = stopped()
-            yield {part: gr.skip() for part in last} if str(visitor.session_hash) in self._runs else last
+            yield {part: gr.skip() for part in last} if self.any(visitor) or not begun else last
 
         return run
 
@@ -131,27 +148,49 @@ def idle(start: gr.Button, stop: gr.Button) -> dict:
     return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
 
 
-def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str, failed: dict | None = None):
+def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str, failed=None, stopped=None) -> None:
     """A generator behind a button, with a Stop that closes it at its next step and buttons that always come back.
 
-    view_id: elem_id of the component that shows the run; its JavaScript hears of the stop. failed: what outputs show after an error."""
+    view_id: elem_id of the component that shows the run; its JavaScript hears of the stop. failed, stopped: what outputs show after
+    an error and after a Stop, {component: value}."""
 
-    def rest() -> dict:
-        return idle(start, stop)
+    def after(shown: dict | None):
+        return lambda: {**(shown or {}), **idle(start, stop)}
 
-    wire_runs([(start, handler, inputs)], stop, [*outputs, start, stop], rest, lambda: {**(failed or {}), **rest()}, view_id)
+    wire_runs([(start, handler, inputs)], stop, [*outputs, start, stop], after(stopped), after(failed), view_id)
 
 
-def wire_runs(starts: list[tuple], stop: gr.Button, outputs: list, stopped, failed, view_id: str = "") -> list:
+def wire_runs(
+    starts: list[tuple], stop: gr.Button, outputs: list, stopped, failed, view_id: str = "", newest: Newest | None = None
+) -> list:
     """wire_run for several runs that share a Stop. starts: (button, handler, inputs) each. stopped, failed: () -> what outputs show
-    after a Stop, and after an error. Returns the events of the buttons."""
-    newest, quiet = Newest(), {"show_progress": "hidden", "api_visibility": "private"}
-    # "multiple": a second click replaces what the first began, where "once" would ignore it
-    shared = {"concurrency_limit": 4, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
-    events = [button.click(guarded(newest.follow(h, stopped), failed), inputs, outputs, **shared) for button, h, inputs in starts]
-    halt = stop.click(newest.end, None, None, trigger_mode="multiple", queue=False, **quiet)
-    halt.then(stopped, None, outputs, queue=False, **quiet)  # at once, whatever the run is busy with
+    after a Stop, and after an error. newest: the caller's, if it takes part. Returns the runs' events.
+
+    A run has its name from the click on, so that one which has to wait for others can be stopped, and a Stop ends the run it was meant
+    for. The name is kept in the page: what the server keeps of a visitor is read when a run begins, which may be after the next click."""
+    newest, quiet = newest or Newest(), {"show_progress": "hidden", "api_visibility": "private"}
+    at_once = {"queue": False, "trigger_mode": "multiple", **quiet}
+    token = gr.Textbox(visible="hidden", show_label=False, container=False)
+    buttons, events = [button for button, _, _ in starts], []
+
+    def clicked(visitor: gr.Request) -> dict:
+        return {token: newest.begin(visitor), stop: gr.Button(interactive=True), **{b: gr.Button(interactive=False) for b in buttons}}
+
+    def tell(name: str) -> None:
+        if name.endswith("+"):
+            gr.Info(f"{AT_ONCE} runs are going on here. Yours begins when one of them ends; Stop takes it back.")
+
+    def halt(name: str, visitor: gr.Request) -> dict:
+        was_on, last = newest.end(visitor, name), stopped()
+        return last if was_on else {part: gr.skip() for part in last}
+
+    for button, handler, inputs in starts:
+        click = button.click(clicked, None, [token, stop, *buttons], **at_once)  # "multiple": "once" would ignore what replaces a run
+        shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
+        events.append(click.then(guarded(newest.follow(handler, stopped, token), failed), {*inputs, token}, outputs, **shared))
+        click.then(tell, token, None, concurrency_limit=None, trigger_mode="multiple", **quiet)
+    halted = stop.click(halt, token, outputs, **at_once)  # at once, whatever the run is busy with
     if view_id:
-        tell = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
-        halt.then(None, None, None, js=tell, api_visibility="private")
+        js = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
+        halted.then(None, None, None, js=js, api_visibility="private")
     return events

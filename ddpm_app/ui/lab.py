@@ -17,7 +17,7 @@ from ..toy_data import SHAPES
 from ..toy_training import ToyTrainConfig
 from . import lab_experiments
 from .components import b64
-from .handlers import Pace, guarded, idle, running, wire_runs
+from .handlers import Newest, Pace, guarded, idle, running, wire_runs
 from .theme import asset
 
 LAB = use_cases.Lab()
@@ -158,10 +158,15 @@ def build(tab: gr.Tab) -> None:
         yield {note: "Sampling", **at_work()}
         yield {**sample(values), **at_rest()}
 
-    def opened(values: dict):
-        if not values[busy]:  # alive on opening; what was trained or drawn stays
-            yield {note: "Sampling"}
-            yield sample(values)
+    newest = Newest()
+
+    def opened(values: dict, visitor: gr.Request):
+        if values[busy] or newest.any(visitor):  # alive on opening; what was trained or drawn stays
+            return
+        run = newest.begin(visitor)
+        yield {note: "Sampling"}
+        shown = sample(values)  # of data that may no longer be the chosen ones
+        yield shown if newest.end(visitor, run) else {view: gr.skip(), note: gr.skip()}
 
     def learn(values: dict):
         setup, pace = setup_of(values), Pace(4)
@@ -212,8 +217,9 @@ def build(tab: gr.Tab) -> None:
         shown = _value(setup, setup.data.name, keep=True, locked=bool(values[busy]), density=found, **more)
         return {view: shown, note: "Contours 0.5, 1.5, 3, 5 and 8 nats below the peak of the density."}
 
-    def fresh(values: dict):
+    def fresh(values: dict, visitor: gr.Request):
         free(values[busy])
+        newest.end(visitor)
         setup = named(values)
         known = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
         shown = _value(setup, setup.data.name)
@@ -232,12 +238,14 @@ def build(tab: gr.Tab) -> None:
         text = f"{len(setup.data)} points of {setup.data.dim} number{'s' * (setup.data.dim > 1)}. {notes} Press Train to fit a network."
         return LAB.keep(setup), _value(setup, setup.data.name), html.escape(text), classes_of(setup)
 
-    def uploaded(path: str, is_busy: bool):
+    def uploaded(path: str, is_busy: bool, visitor: gr.Request):
         free(is_busy)
+        newest.end(visitor)
         return take(LAB.upload(path))
 
-    def sketched(is_busy: bool, event: gr.EventData):
+    def sketched(is_busy: bool, event: gr.EventData, visitor: gr.Request):
         free(is_busy)
+        newest.end(visitor)
         strokes = getattr(event, "strokes", None)
         strokes = strokes if isinstance(strokes, list) and len(strokes) <= 60 and all(isinstance(s, list) for s in strokes) else []
         return take(LAB.draw([s[:500] for s in strokes]))
@@ -245,9 +253,12 @@ def build(tab: gr.Tab) -> None:
     def stopped() -> dict:
         return {view: UNLOCK, note: "Stopped.", **at_rest()}
 
+    def failed() -> dict:
+        return {view: UNLOCK, note: "", **at_rest()}
+
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     starts = [(start, go, plane_inputs), (train, learn, training_inputs)]
-    for event in wire_runs(starts, stop, [own, view, note, busy, start, stop, *closed], stopped, stopped):
+    for event in wire_runs(starts, stop, [own, view, note, busy, start, stop, *closed], stopped, failed, newest=newest):
         event.success(guarded(redrawn), plane_inputs, [view], **quiet)
     for component in (data, noise, *mixture.values()):
         component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **quiet)

@@ -145,9 +145,12 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
     def stopped() -> dict:
         return {bar: "Stopped.", **at_rest()}
 
+    def failed() -> dict:
+        return {bar: "", **at_rest()}
+
     inputs = c.inputs | {c.seed, c.label, seeds, lengths, betas, t}
     starts = [(button, runner(name), inputs) for name, button in buttons.items()]
-    wire_runs(starts, halt, [bar, curve, ways, rows_view, *buttons.values(), halt], stopped, stopped)
+    wire_runs(starts, halt, [bar, curve, ways, rows_view, *buttons.values(), halt], stopped, failed)
 
 
 def _bar(fraction: float, text: str) -> str:

@@ -1,7 +1,7 @@
 // value = {run, model, ...} of a run: begin ("measure" or "curve", with axis), what/done/total/left (progress), rows (all of this run so
 // far; a refusal is {refused, says}), point + index (of the curve), over (a closing sentence). Without a run: {model, stored, trouble}.
 const $ = s => element.querySelector(s);
-const S = element.__evaluate = { run: null, stored: [], fresh: [], rows: [], points: [], axis: '', sort: null, up: true, open: new Set(), stopped: null, chosen: -1 };
+const S = element.__evaluate = { run: null, stored: [], fresh: [], rows: [], points: [], axis: '', sort: null, up: true, open: new Set(), stopped: null, over: false, chosen: -1, known: {}, model: '', picked: '', of: '' }; // known: each model's kept numbers; picked: the model chosen above, of: the run's
 const el = (tag, content, cls) => { const e = document.createElement(tag); if (content !== undefined && content !== null) e.textContent = content; if (cls) e.className = cls; return e; };
 const svg = (tag, at, content) => { const e = document.createElementNS('http://www.w3.org/2000/svg', tag); for (const k in at) e.setAttribute(k, at[k]); if (content !== undefined) e.textContent = content; return e; };
 const num = v => typeof v !== 'number' || !isFinite(v) ? '–' : Math.abs(v) >= 100 ? v.toFixed(1) : v.toPrecision(4);
@@ -108,14 +108,14 @@ S.refused = [];
 function upd() {
   const v = props.value; if (!v || (v.run && v.run === S.stopped)) return; // a message may overtake the Stop
   if (v.failed) { $('.bar').hidden = true; return; } // its toast has said why
-  if (!v.run) { S.model = v.model; S.stored = v.stored || []; S.fresh = []; S.points = []; S.refused = []; S.open.clear(); S.before = null; trouble(v.trouble); if (!S.run) $('.bar').hidden = true; return draw(); }
-  if (v.run !== S.run) { S.run = v.run; S.before = null; trouble(''); S.refused = []; if (v.begin === 'curve') { S.points = []; S.chosen = -1; S.axis = v.axis; } if (v.begin === 'measure') { S.stored = [...S.stored, ...S.fresh.map(({ strip, ...r }) => r)]; S.fresh = []; } draw(); }
-  if (v.model !== S.model) { S.model = v.model; S.stored = []; draw(); } // another model was chosen meanwhile: this run's numbers are not its own
+  if (!v.run) { S.model = S.picked = v.model; S.stored = S.known[v.model] = v.stored || []; S.fresh = []; S.points = []; S.refused = []; S.open.clear(); S.before = null; trouble(v.trouble); if (!S.run) $('.bar').hidden = true; return draw(); }
+  if (v.run !== S.run) { S.run = v.run; S.over = false; S.before = null; trouble(''); S.refused = []; if (v.begin === 'curve') { S.points = []; S.chosen = -1; S.axis = v.axis; } if (v.begin === 'measure') { S.stored = [...S.stored, ...S.fresh.map(({ strip, ...r }) => r)]; S.fresh = []; } draw(); }
+  S.of = v.model; if (v.model !== S.model) { S.model = v.model; S.stored = S.known[v.model] || []; draw(); } // another model was chosen meanwhile: this run's numbers are not its own
   const bar = $('.bar'); bar.hidden = false;
   if (v.total) { const p = $('progress'); p.hidden = false; p.value = v.done / v.total; $('.what').textContent = `${v.what}: ${v.done.toLocaleString('en')} of ${v.total.toLocaleString('en')}` + (v.left != null ? `, about ${span(v.left)} left` : ''); }
   if (v.rows) { S.fresh = v.rows; draw(); }
   if (v.point) { S.points[v.index] = v.point; if (S.chosen < 0) S.chosen = 0; draw(); }
-  if (v.over) { $('progress').hidden = true; $('.what').textContent = v.over; }
+  if (v.over) { S.over = true; $('progress').hidden = true; $('.what').textContent = v.over; }
 }
 element.addEventListener('click', e => {
   const sort = e.target.closest('[data-sort]'), row = e.target.closest('[data-row]'), point = e.target.closest('[data-point]');
@@ -126,5 +126,10 @@ element.addEventListener('click', e => {
 });
 element.addEventListener('keydown', e => { const p = e.target.closest('[data-point]'); if (p && (e.key === 'Enter' || e.key === ' ')) { e.preventDefault(); S.chosen = +p.dataset.point; curve(); $(`[data-point="${S.chosen}"]`).focus(); } });
 element.addEventListener('change', e => { if (e.target.matches('.by select')) curve(); });
-document.addEventListener('ddpm-stop', e => { if (e.detail !== 'evaluate-view' || !S.run) return; S.stopped = S.run; $('progress').hidden = true; $('.what').textContent = 'Stopped. The samples so far are kept: the same settings go on from there.'; });
+document.addEventListener('ddpm-stop', e => {
+  if (e.detail !== 'evaluate-view' || !S.run || S.over || S.run === S.stopped) return;
+  const whose = S.picked !== S.of ? ` of ${S.of}` : ''; S.stopped = S.run; $('progress').hidden = true;
+  $('.what').textContent = `Stopped. The samples${whose} so far are kept: the same settings go on from there.`;
+  if (whose && !S.fresh.length && !S.points.length) { S.model = S.picked; S.stored = S.known[S.model] || []; S.refused = []; draw(); } // nothing came of it: the chosen model's numbers
+});
 watch('value', upd); upd();

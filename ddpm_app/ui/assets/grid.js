@@ -72,7 +72,7 @@ element.addEventListener('click', async e => {
   }
 });
 document.addEventListener('ddpm-stop', e => {
-  if (!S.run || S.pngs.length || !element.closest('#' + e.detail)) return;
+  if (!S.run || S.run === S.stopped || S.pngs.length || !element.closest('#' + e.detail)) return;
   S.stopped = S.run; $('progress').hidden = true; $('.status').textContent = 'Stopped at ' + $('.status').textContent;
 });
 watch('value', upd); upd();
