@@ -306,30 +306,6 @@ def test_experiments_draw_and_export(page, monkeypatch):
 
 
 @pytest.mark.browser
-def test_data_chosen_while_the_tab_opens_stay_chosen(browser, url, monkeypatch):
-    """The first particles may be ready only after somebody wants others."""
-    from ddpm_app.ui import lab as tab
-
-    gate, move = threading.Event(), tab._move
-    monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
-    page.goto(url)
-    page.get_by_role("tab", name="Lab", exact=True).click()
-    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === 'Sampling'")
-    page.locator("#lab-data input").click()
-    page.get_by_role("option", name="circles").click()
-    page.get_by_text("Press Train to fit a network").wait_for()
-    gate.set()
-    page.wait_for_timeout(1500)
-    assert page.evaluate(STATE + "&& lab().v.hint") == "circles" and "Press Train" in page.inner_text("#lab-note")
-    page.click("#lab-start")
-    page.get_by_text("these follow the exact denoiser").wait_for()
-    assert page.evaluate("() => lab().v.hint").startswith("circles: ")
-    page.close()
-
-
-@pytest.mark.browser
 def test_an_untouched_t_averages_over_the_schedule(page):
     """A number field without a value would send 0, the worst of all times."""
     from ddpm_app.ui.lab_experiments import one_time
@@ -341,25 +317,3 @@ def test_an_untouched_t_averages_over_the_schedule(page):
     for text in ("x", "1,2", "1.5"):
         with pytest.raises(ValueError, match="^t: "):
             one_time(text)
-
-
-@pytest.mark.browser
-def test_stopped_runs_start_again_and_say_that_they_stopped(page):
-    """Six runs behind one Stop, and two behind another: none may be taken for one still going on."""
-    page.get_by_text("Particles, seed and training").click()
-    enter(page, "input[aria-label='number input for Steps']", "20000")
-    page.locator("#lab-experiments").get_by_text("Experiments", exact=True).click()
-    for _ in range(4):
-        page.click("#lab-train")
-        page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
-        page.wait_for_selector("#lab-stop:not([disabled])")
-        page.click("#lab-stop")
-        at_rest(page)
-        page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === 'Stopped.'")
-        for name in ("steps", "classifier"):
-            page.click(f"#lab-{name}")
-            page.wait_for_selector("#lab-halt:not([disabled])")
-            page.wait_for_selector("#lab-progress progress")
-            page.click("#lab-halt")
-            page.wait_for_selector(f"#lab-{name}:not([disabled])")
-            page.wait_for_function("() => document.querySelector('#lab-progress').innerText.trim() === 'Stopped.'")
