@@ -69,16 +69,16 @@ def test_generate_click_download_and_drop_back(page, app, tmp_path):
 
     # another model and other settings, then the PNG restores all of them
     page.get_by_label("mnist-random").check()
-    page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('mnist-random')")
+    page.wait_for_function("() => (document.querySelector('#status .chip')?.textContent ?? '').includes('mnist-random')")
     number(page, "Evaluations", 9)
     page.set_input_files("#generate-drop input[type=file]", str(file))
-    page.wait_for_function("() => document.querySelector('#model-choice input:checked').value === 'cifar10-random'")
+    page.wait_for_function("() => (document.querySelector('#model-choice input:checked')?.value ?? '') === 'cifar10-random'")
     page.wait_for_function("s => [...document.querySelectorAll('input')].some(i => i.value === s)", arg=str(settings["seed"]))
     images = (
         "() => [...document.querySelectorAll('input[aria-label=\"number input for Images\"]')].some(i => i.offsetParent && i.value === '1')"
     )
     page.wait_for_function(images)
-    page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('cifar10-random')")
+    page.wait_for_function("() => (document.querySelector('#status .chip')?.textContent ?? '').includes('cifar10-random')")
     page.click("#generate-start")
     page.wait_for_function("() => document.querySelectorAll('#generate-grid .cell:not([disabled])').length === 1")
     page.click("#generate-grid .cell")
@@ -90,7 +90,7 @@ def test_generate_click_download_and_drop_back(page, app, tmp_path):
 
     # and the code it shows gives the same pixels
     page.get_by_text("Show the code").click()
-    page.wait_for_function("() => /--seed/.test(document.querySelector('#generate-code').innerText)")  # it unfolds first
+    page.wait_for_function("() => /--seed/.test((document.querySelector('#generate-code')?.innerText ?? ''))")  # it unfolds first
     code = page.inner_text("#generate-code")
     assert f"seed={settings['seed']}" in code and f"--seed {settings['seed']}" in code
 
@@ -123,9 +123,9 @@ def test_steer_toward_a_class_and_keep_the_best(page, app, tmp_path):
     assert np.abs(again.astype(int) - kept).max() <= 1
 
     page.get_by_label("mnist-random").check()  # grey: no CLIP, and the page says so
-    page.wait_for_function("() => document.querySelector('#steer-note').innerText.includes('colour photos only')")
+    page.wait_for_function("() => (document.querySelector('#steer-note')?.innerText ?? '').includes('colour photos only')")
     page.set_input_files("#generate-drop input[type=file]", str(file))
-    page.wait_for_function("() => document.querySelector('#model-choice input:checked').value === 'cifar10-random'")
+    page.wait_for_function("() => (document.querySelector('#model-choice input:checked')?.value ?? '') === 'cifar10-random'")
     page.wait_for_function(
         "() => [...document.querySelectorAll('input[aria-label=\"number input for Candidates per image\"]')].some(i => i.value === '1')"
     )
@@ -135,7 +135,7 @@ def test_steer_toward_a_class_and_keep_the_best(page, app, tmp_path):
 def test_all_classes_as_rows(page):
     page.get_by_label("mnist-random").check()
     page.wait_for_function(
-        "() => document.querySelector('#status .chip').textContent.includes('mnist-random')"
+        "() => (document.querySelector('#status .chip')?.textContent ?? '').includes('mnist-random')"
     )  # its classes are in the menu
     page.locator("input[aria-label='Class']").locator("visible=true").first.click()
     page.get_by_role("option", name="all, one row each").click()
@@ -161,7 +161,7 @@ def test_denoise_is_live_complete_and_scrubs_without_the_server(page, latency):
     page.click("#denoise-start")
     page.wait_for_selector("#denoise-player .stage.has")
     page.wait_for_selector("#denoise-player .exports:not([hidden])")
-    page.wait_for_function("() => document.querySelector('#denoise-player .at').textContent.startsWith('60 /')")
+    page.wait_for_function("() => (document.querySelector('#denoise-player .at')?.textContent ?? '').startsWith('60 /')")
     now = state(page, "denoise-player", "__player")
     assert now["total"] == now["have"] == 61 and now["drawn"] >= 20  # played, not jumped to the end
     requests = []
@@ -193,7 +193,7 @@ def test_denoise_exports(page):
                 assert sum(1 for _ in video.decode(video=0)) >= 9
         else:
             assert Image.open(io.BytesIO(data)).n_frames == 9
-        page.wait_for_function("() => /MB/.test(document.querySelector('#denoise-player .exports .note').textContent)")
+        page.wait_for_function("() => /MB/.test((document.querySelector('#denoise-player .exports .note')?.textContent ?? ''))")
 
 
 def test_compare_two_samplers(page):
@@ -231,7 +231,9 @@ def test_forward_shows_what_the_core_computes(page, tmp_path, app):
     schedule = make_schedule(**studio.checkpoint("cifar10-random").config.schedule)
     for t in (0, 250, 777):
         number(page, "t", t, "#forward-t")
-        page.wait_for_function("t => document.querySelector('#forward-view .main figcaption').textContent.includes(`t = ${t} of`)", arg=t)
+        page.wait_for_function(
+            "t => (document.querySelector('#forward-view .main figcaption')?.textContent ?? '').includes(`t = ${t} of`)", arg=t
+        )
         shown = page.evaluate(
             "() => { const c = document.querySelector('#forward-view .xt'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; }"
         )
@@ -240,7 +242,7 @@ def test_forward_shows_what_the_core_computes(page, tmp_path, app):
         assert np.abs(shown.astype(int) - want.astype(int)).max() <= 1, t  # alpha_bar travels with five decimals
     assert page.locator("#forward-view .strip canvas").count() == 10 and page.locator("#forward-view .three canvas").count() == 3
     page.click("#forward-view .strip button >> nth=3")
-    page.wait_for_function("() => document.querySelector('#forward-t input[type=number]').value === '333'")
+    page.wait_for_function("() => (document.querySelector('#forward-t input[type=number]')?.value ?? '') === '333'")
     number(page, "Evaluations", 5)
     page.click("#forward-start")
     page.wait_for_selector("#forward-player .exports:not([hidden])")
@@ -292,7 +294,7 @@ def test_models_shows_cards_and_refuses_pickles(page, tmp_path, roots):
     make_checkpoint(tmp_path / "mine", size=16, seed=9)
     page.fill("#models-source textarea, #models-source input", str(tmp_path / "mine"))
     page.click("#models-load")
-    page.wait_for_function("() => document.querySelector('#models-card h3').textContent === 'mine'")
+    page.wait_for_function("() => (document.querySelector('#models-card h3')?.textContent ?? '') === 'mine'")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -16,11 +16,11 @@ def test_stop_stops_at_the_next_step(page, app):
     studio.hold_after = 5
     number(page, "Evaluations", 40)
     page.click("#generate-start")
-    page.wait_for_function("() => document.querySelector('#generate-grid .status').textContent.startsWith('evaluation')")
+    page.wait_for_function("() => (document.querySelector('#generate-grid .status')?.textContent ?? '').startsWith('evaluation')")
     page.wait_for_selector("#generate-stop:not([disabled])")
     page.click("#generate-stop")
     page.wait_for_selector("#generate-start:not([disabled])")
-    page.wait_for_function("() => document.querySelector('#generate-grid .status').textContent.startsWith('Stopped at')")
+    page.wait_for_function("() => (document.querySelector('#generate-grid .status')?.textContent ?? '').startsWith('Stopped at')")
     studio.hold_after = None
     time.sleep(0.5)  # would be 35 more steps of a network this small
     assert studio.steps <= 6
@@ -62,7 +62,7 @@ def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
             page.wait_for_selector("[data-testid=toast-body]:has-text('Yours begins when one of them ends')")
             page.click("#generate-stop")
             page.wait_for_selector("#generate-start:not([disabled])")
-        assert page.evaluate("() => document.querySelector('#generate-grid .status').textContent") == ""
+        assert page.evaluate("() => (document.querySelector('#generate-grid .status')?.textContent ?? '')") == ""
         page.click("#generate-start")
         page.wait_for_selector("#generate-stop:not([disabled])")
         studio.hold_after = None
@@ -76,7 +76,7 @@ def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
 
 def test_an_unconditional_model_is_pulled_to_a_class(page):
     page.get_by_label("plain-random").check()
-    page.wait_for_function("() => document.querySelector('#status .chip').textContent.includes('plain-random')")
+    page.wait_for_function("() => (document.querySelector('#status .chip')?.textContent ?? '').includes('plain-random')")
     menu = page.locator("input[aria-label='Class']").locator("visible=true").first
     page.wait_for_function("() => [...document.querySelectorAll('input[aria-label=Class]')].some(i => i.value === 'none (unconditional)')")
     menu.click()

@@ -80,7 +80,7 @@ def test_grid_prompts_and_ranking(page):
     label(page)
     toast(page, "1,000 prompts were given; at most 100")
     page.click("#clip-reset")
-    page.wait_for_function("() => document.querySelector('#clip-prompts textarea').value.split('\\n').length === 10")
+    page.wait_for_function("() => (document.querySelector('#clip-prompts textarea')?.value ?? '').split('\\n').length === 10")
 
 
 def test_samples_uploads_and_another_clip(page, tmp_path):

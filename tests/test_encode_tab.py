@@ -1,6 +1,7 @@
 """The Encode tab in a real Chromium: bits of an upload, scrubbing, likelihood, stop; between two seeds and two pictures."""
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_the_bits_of_an_upload(page, app, picture):
     number(page, "Noise levels visited", 12)
     page.check("#coding-flow input")
     page.click("#coding-start")
-    page.wait_for_function("() => /probability flow, 4 draws/.test(document.querySelector('#coding-view .sum').textContent)")
+    page.wait_for_function("() => /probability flow, 4 draws/.test((document.querySelector('#coding-view .sum')?.textContent ?? ''))")
     encoded(page)
     want = curve([list(encode.code(app[0], encode.CodeRequest("cifar10-random", states=12), image))])
     shown = page.locator("#coding-view .sum b").all_inner_texts()
@@ -59,7 +60,7 @@ def test_the_bits_of_an_upload(page, app, picture):
     bits = float(page.locator("#coding-view .now b").first.inner_text().replace(",", ""))
     assert bits == pytest.approx(want.rate[4] * want.dims, rel=0.02)
     page.fill("#coding-view .k", str(int(want.rate[-2] * want.dims) + 1))  # the first so many bits: x_1 is known, the pixels are not
-    page.wait_for_function("() => document.querySelector('#coding-view .scrub').value === '12'")
+    page.wait_for_function("() => (document.querySelector('#coding-view .scrub')?.value ?? '') === '12'")
     page.hover("#coding-view .c-rd")
     assert "bits/dim" in page.inner_text("#coding-view .charts figure:nth-child(3) .tip")
     with page.expect_download() as download:
@@ -79,7 +80,7 @@ def test_stop_keeps_what_has_arrived(page):
     page.wait_for_selector("#coding-view .cv.has")
     page.click("#coding-stop")
     page.wait_for_selector("#coding-start:not([disabled])")
-    page.wait_for_function("() => document.querySelector('#coding-view .status').textContent.startsWith('Stopped after')")
+    page.wait_for_function("() => (document.querySelector('#coding-view .status')?.textContent ?? '').startsWith('Stopped after')")
     number(page, "Noise levels visited", 10)
     page.click("#coding-start")
     encoded(page)
@@ -101,8 +102,15 @@ def test_between_two_seeds_and_two_pictures(page, app, picture):
     assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).n_frames == 5
     end = list(encode.interpolate(app[0], encode.PathRequest("cifar10-random", frames=5, evaluations=5)))[-1]
     cell = "() => [...document.querySelector('#path-strip .cell:nth-child(3) canvas').getContext('2d').getImageData(0, 0, 16, 16).data]"
-    got = np.array(page.evaluate(cell), np.uint8).reshape(16, 16, 4)[..., :3]
-    assert np.abs(got.astype(int) - end.images[2].transpose(1, 2, 0).astype(int)).max() <= 1
+    wanted = end.images[2].transpose(1, 2, 0).astype(int)
+
+    def apart() -> int:
+        return int(np.abs(np.array(page.evaluate(cell), int).reshape(16, 16, 4)[..., :3] - wanted).max())
+
+    deadline = time.monotonic() + 30  # the strip may still show a picture on its way
+    while apart() > 1 and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert apart() <= 1
 
     page.locator("#path-way").get_by_text("through the probability flow").click()
     page.set_input_files("#path-a-picture input[type=file]", str(picture[0]))
@@ -110,7 +118,7 @@ def test_between_two_seeds_and_two_pictures(page, app, picture):
     page.locator("#path-b-kind").get_by_text("A sample of the model").click()
     page.wait_for_selector("#path-start:not([disabled])")
     page.click("#path-start")
-    page.wait_for_function("() => /come back to/.test(document.querySelector('#path-strip .status').textContent)")
+    page.wait_for_function("() => /come back to/.test((document.querySelector('#path-strip .status')?.textContent ?? ''))")
     assert page.locator("#path-strip .cell.end").count() == 2 and page.locator("#path-strip .cell").count() == 7
 
 

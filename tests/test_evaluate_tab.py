@@ -22,7 +22,7 @@ def places(tmp_path, monkeypatch, judge):  # noqa: F811
 
 
 def wait_for(page, words):
-    page.wait_for_function("w => document.querySelector('#evaluate-view .what').textContent.includes(w)", arg=words)
+    page.wait_for_function("w => (document.querySelector('#evaluate-view .what')?.textContent ?? '').includes(w)", arg=words)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
     page.click("#evaluate-start")
     wait_for(page, "sampling")
     page.get_by_label("mnist-random").check()
-    page.wait_for_function("() => document.querySelector('#evaluate-view').innerText.includes('of ')")
+    page.wait_for_function("() => (document.querySelector('#evaluate-view')?.innerText ?? '').includes('of ')")
     slow.hold_after = None
     wait_for(page, "numbers measured")
     page.wait_for_selector("#evaluate-start:not([disabled])")

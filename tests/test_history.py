@@ -202,14 +202,14 @@ def test_the_time_machine_on_the_page(run, studio, browser, monkeypatch):
         prompt = time_view.look
         monkeypatch.setattr(time_view, "look", lambda query: (prompt(query), time.sleep(0.8))[0])  # older than what was asked meanwhile
         page.select_option("#train-time .weights", "any")  # an EMA that nobody tracked, drawn at once
-        page.wait_for_function("() => document.querySelector('#train-time .a img').alt.includes('EMA 0.08')")
+        page.wait_for_function("() => (document.querySelector('#train-time .a img')?.alt ?? '').includes('EMA 0.08')")
         page.select_option("#train-time .beside", "own")
         page.wait_for_selector("#train-time .b img:visible")
         page.wait_for_selector("#train-time [data-t=keep]:enabled")
         page.click("#train-time [data-t=keep]")
         assert "Really?" in page.inner_text("#train-time [data-t=keep]") and "0.08" not in page.inner_text("#train-time .ema")  # it asks
         page.click("#train-time [data-t=keep]")
-        page.wait_for_function("() => document.querySelector('#train-time .ema').textContent.includes('0.08')")
+        page.wait_for_function("() => (document.querySelector('#train-time .ema')?.textContent ?? '').includes('0.08')")
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     finally:
         context.close()

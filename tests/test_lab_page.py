@@ -208,7 +208,7 @@ def test_training_that_fails_on_its_way_gives_everything_back(page, monkeypatch)
     page.click("#lab-train")
     page.get_by_text("the loss is not a number").wait_for()
     at_rest(page)
-    page.wait_for_function("() => document.querySelector('#lab-note').innerText.trim() === ''")  # nobody stopped it
+    page.wait_for_function("() => (document.querySelector('#lab-note')?.innerText ?? '').trim() === ''")  # nobody stopped it
     page.click("#lab-start")
     page.get_by_text("2000 particles").wait_for()
 

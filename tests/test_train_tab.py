@@ -81,7 +81,7 @@ def choose(page, box, text):
 
 def test_a_run_from_the_page(page, url, data, runs_root):
     assert page.locator("#train-view .empty strong").inner_text() == "No run yet"
-    page.wait_for_function("() => document.querySelector('#train-command').innerText.includes('--data')")
+    page.wait_for_function("() => (document.querySelector('#train-command')?.innerText ?? '').includes('--data')")
     choose(page, "#train-data", "Own images")
     page.wait_for_selector("#train-path")
     page.click("#train-start")  # no folder yet: a sentence, and the page goes on
@@ -92,8 +92,8 @@ def test_a_run_from_the_page(page, url, data, runs_root):
     page.fill("#train-batch input", "8")
     page.fill("#train-marks input", "7")
     page.fill("#train-name textarea, #train-name input", "dots")
-    page.wait_for_function("() => /--batch 8/.test(document.querySelector('#train-command').innerText)")
-    page.wait_for_function("() => /--marks 7/.test(document.querySelector('#train-command').innerText)")
+    page.wait_for_function("() => /--batch 8/.test((document.querySelector('#train-command')?.innerText ?? ''))")
+    page.wait_for_function("() => /--marks 7/.test((document.querySelector('#train-command')?.innerText ?? ''))")
     begun = time.monotonic()
     page.click("#train-start")
     chip(page, "running")
@@ -146,7 +146,7 @@ def zoomed_by_a_drag_until_shown_whole_again(page, folder):
     assert 30_000 < images < 55_000
     with (folder / "log.jsonl").open("a") as log:
         log.write('ges": 70000, "seconds": 901, "progress": 1, "loss": 0.2, "lr": 1e-4}\n')
-    page.wait_for_function("() => document.querySelector('#train-view .tile b').textContent === '70 k'")
+    page.wait_for_function("() => (document.querySelector('#train-view .tile b')?.textContent ?? '') === '70 k'")
     assert page.evaluate(ticks) == near  # news do not move it
     page.check("#train-view .logx")
     assert page.is_visible("#train-view .unzoom")
@@ -182,7 +182,7 @@ def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert all(t.is_visible() for t in page.get_by_role("tab").all())
     page.click("#train-view .item[data-run=two] button")
-    page.wait_for_function("() => document.querySelector('#train-view h3').textContent === 'two'")
+    page.wait_for_function("() => (document.querySelector('#train-view h3')?.textContent ?? '') === 'two'")
     page.click("#train-view [data-do=delete]")
     assert (runs_root / "two").exists()  # it asks first
     page.click("#train-view [data-do=delete]")
@@ -198,7 +198,7 @@ def test_a_zip_that_fails_leaves_no_other_armed_and_a_prediction_ages(page, tmp_
             Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(picture, "PNG")
             z.writestr(f"{'ab'[k % 2]}/{k}.png", picture.getvalue())
     (tmp_path / "broken.zip").write_bytes((tmp_path / "good.zip").read_bytes()[:300])
-    command = "() => document.querySelector('#train-command').innerText"
+    command = "() => (document.querySelector('#train-command')?.innerText ?? '')"
     choose(page, "#train-data", "Own images")
     page.wait_for_selector("#train-zip input[type=file]", state="attached")
     page.set_input_files("#train-zip input[type=file]", tmp_path / "good.zip")
@@ -215,9 +215,9 @@ def test_a_zip_that_fails_leaves_no_other_armed_and_a_prediction_ages(page, tmp_
     monkeypatch.setattr("ddpm_app.ui.train.subprocess.run", lambda *a, **kw: done)
     choose(page, "#train-data", "Digits")
     page.click("#train-probe")
-    page.wait_for_function("() => document.querySelector('#train-plan').innerText.includes('9 images/s at batch 32')")
+    page.wait_for_function("() => (document.querySelector('#train-plan')?.innerText ?? '').includes('9 images/s at batch 32')")
     page.fill("#train-minutes input", "7")
-    page.wait_for_function("() => document.querySelector('#train-plan').innerText.startsWith('Changed since it was measured')")
+    page.wait_for_function("() => (document.querySelector('#train-plan')?.innerText ?? '').startsWith('Changed since it was measured')")
 
 
 def test_fork_fills_the_form(page, runs_root, roots):
@@ -228,7 +228,7 @@ def test_fork_fills_the_form(page, runs_root, roots):
     page.click("#train-view .item[data-run=parent] button")
     page.click("#train-view .take")
     for flag in ("--row edm", "--batch 96", "--init"):
-        page.wait_for_function("f => document.querySelector('#train-command').innerText.includes(f)", arg=flag)
+        page.wait_for_function("f => (document.querySelector('#train-command')?.innerText ?? '').includes(f)", arg=flag)
     assert "0000000640" in page.inner_text("#train-command").replace("\n", "")
 
 
@@ -265,7 +265,7 @@ def test_a_lost_server_is_said(browser, url, tmp_path, monkeypatch):
     page.route("**/component_server**", lambda route: route.abort())
     page.click("#train-view [data-do=delete]")
     page.click("#train-view [data-do=delete]")
-    page.wait_for_function("() => document.querySelector('#train-view .trouble').textContent.includes('does not answer')")
+    page.wait_for_function("() => (document.querySelector('#train-view .trouble')?.textContent ?? '').includes('does not answer')")
     assert errors == [] and (tmp_path / "only").exists()
     context.close()
 
