@@ -92,11 +92,13 @@ def test_between_two_seeds_and_two_pictures(page, app, picture):
     page.locator("#path-way").get_by_text("two seeds").click()
     page.wait_for_selector("#path-seed-b")
     page.get_by_role("button", name="Advanced").locator("visible=true").click()
-    number(page, "Frames", 5)
-    number(page, "Evaluations", 5)
+    for _ in range(2):  # a part opened just now may set its fields' own values once more
+        page.wait_for_timeout(700)
+        number(page, "Frames", 5)
+        number(page, "Evaluations", 5)
     page.click("#path-start")
     page.wait_for_selector("#path-player .exports:not([hidden])")
-    assert page.locator("#path-strip .cell").count() == 5
+    page.wait_for_function("() => document.querySelectorAll('#path-strip .cell').length === 5")
     with page.expect_download() as download:
         page.click("#path-player [data-kind=webp]")
     assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).n_frames == 5
