@@ -96,6 +96,8 @@ def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
     page.click("#evaluate-start")
     wait_for(page, "sampling")
     page.get_by_label("mnist-random").check()
+    state = "[...document.querySelectorAll('#evaluate-view, #evaluate-view *')].find(e => e.__evaluate).__evaluate"
+    page.wait_for_function(f"() => {state}.picked === 'mnist-random'")  # its answer is here before the run goes on
     page.wait_for_function("() => (document.querySelector('#evaluate-view')?.innerText ?? '').includes('of ')")
     slow.hold_after = None
     wait_for(page, "numbers measured")
