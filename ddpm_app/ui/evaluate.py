@@ -21,7 +21,7 @@ from ..studio import Studio
 from ..tradeoff import Point, Sweep, sweep
 from .components import b64
 from .controls import sampler_choices
-from .handlers import Pace, idle, running, wire_runs
+from .handlers import Pace, idle, wire_runs
 from .theme import asset
 
 CHOICES = [
@@ -173,9 +173,6 @@ def build(studio: Studio, model: gr.Radio) -> None:
         with gr.Column(scale=3, min_width=320):
             view = EvaluateView(stored_value(studio, model.value), elem_id="evaluate-view")
 
-    def busy() -> dict:  # sent with every message: what a stopped run still sends may come after the next one's first
-        return {**running(start, stop), curve: gr.Button(interactive=False)}
-
     def at_rest() -> dict:
         return {**idle(start, stop), curve: gr.Button(interactive=True)}
 
@@ -191,13 +188,13 @@ def build(studio: Studio, model: gr.Radio) -> None:
     def measure(values: dict):
         name, plan = chosen(values)
         run, pace, left, kept = secrets.token_urlsafe(8), Pace(4), Left(), 0
-        yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}, **busy()}
+        yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}}
         fresh: list[dict] = []
         with closing(evaluate(studio, plan)) as events:
             for event in events:
                 if isinstance(event, Progress):
                     if pace.due() or event.done == event.total:
-                        yield {view: {"run": run, "model": name, **message(event, left)}, **busy()}
+                        yield {view: {"run": run, "model": name, **message(event, left)}}
                     continue
                 if isinstance(event, Refusal):
                     fresh.append({"refused": event.metric, "says": event.says})
@@ -207,7 +204,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                         row["strip"] = png_strip(neighbour_pairs(studio, plan, event, PAIRS))
                     fresh.append(row)
                     kept += keep(values, name, event)
-                yield {view: {"run": run, "model": name, "rows": list(fresh)}, **busy()}
+                yield {view: {"run": run, "model": name, "rows": list(fresh)}}
         where = f"; {kept} kept in the model's metrics.json" if kept else ""
         count = sum("name" in row for row in fresh)
         yield {view: {"run": run, "model": name, "rows": fresh, "over": f"{count} number{'s' * (count != 1)} measured{where}"}, **at_rest()}
@@ -226,14 +223,14 @@ def build(studio: Studio, model: gr.Radio) -> None:
         name, plan = chosen(values)
         along = Sweep(str(values[axis]), (), (plan.features or ("classifier",))[0])
         run, pace, left, points = secrets.token_urlsafe(8), Pace(4), Left(), []
-        yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}, **busy()}
+        yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}}
         with closing(sweep(studio, plan, along)) as events:
             for event in events:
                 if isinstance(event, Point):
                     points.append(event)
                     yield {view: {"run": run, "model": name, "point": point_value(event), "index": len(points) - 1}}
                 elif pace.due():
-                    yield {view: {"run": run, "model": name, **message(event, left)}, **busy()}
+                    yield {view: {"run": run, "model": name, **message(event, left)}}
         yield {view: {"run": run, "model": name, "over": f"{len(points)} points over {along.axis}"}, **at_rest()}
 
     def failed() -> dict:
