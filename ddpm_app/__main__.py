@@ -51,7 +51,8 @@ def _sample(commands) -> None:
 def run_sample(args: argparse.Namespace) -> int:
     import dataclasses
 
-    from .checkpoints import check_target
+    from ddpm_app.files import check_target
+
     from .studio import Request, Studio
 
     out = Path(args.out)
@@ -82,8 +83,9 @@ def write_samples(out: Path, found, request, classes) -> None:
     import numpy as np
     import torch
 
+    from ddpm_app.files import write_atomically
+
     from . import viz
-    from .checkpoints import write_atomically
     from .exports import image_png
 
     images, labels = found.images, found.labels
@@ -116,8 +118,9 @@ def _noise(commands) -> None:
 def run_noise(args: argparse.Namespace) -> int:
     import torch
 
+    from ddpm_app.files import check_target
+
     from . import viz
-    from .checkpoints import check_target
     from .pictures import centre_crop, open_picture, to_array
     from .schedules import SCHEDULES, make_schedule
     from .studio import known, noised

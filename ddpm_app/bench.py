@@ -20,11 +20,13 @@ from statistics import median
 import torch
 from safetensors.torch import load_file
 
+from ddpm_app.files import save_tensors
+
 from . import hub
-from .checkpoints import save_tensors
 from .denoiser import Denoiser
 from .device import describe, for_inference, pick_device, pick_dtype
 from .guidance import conditioned
+from .paths import PROJECT
 from .samplers import ddim, last
 from .schedules import make_schedule, sigma_grid
 from .unet import PRESETS, UNet, UNetConfig, forward_flops, preset_config
@@ -106,7 +108,7 @@ def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, d
 
         command = [sys.executable, "-m", __name__, folder, str(device), str(steps), str(torch.get_num_threads())]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        with subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1], **pipes) as child:
+        with subprocess.Popen(command, cwd=PROJECT, **pipes) as child:
 
             def theirs() -> float:
                 try:

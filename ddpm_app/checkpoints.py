@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from ddpm_app.files import read_text, save_tensors, write_atomically
 
 from .denoiser import ROWS, Denoiser
 from .device import for_inference
@@ -108,62 +107,6 @@ class Checkpoint:
         """The model card (Markdown), empty where there is none."""
         text = read_text(self.path / "README.md")
         return text.split("---\n", 2)[2] if text.startswith("---\n") and text.count("---\n") >= 2 else text
-
-
-def plain(value):
-    """The same for strict JSON: what is no finite number becomes None."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def write_atomically(file: Path, content: bytes | str) -> None:
-    """Write beside the file and rename, so that a reader finds the old or the new one, whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def check_target(file: Path) -> None:
-    """Raise ValueError or OSError, naming the place, if a file that is to be written later could not be. Makes nothing."""
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder; a file is to be written there")
-    place = next(p for p in file.absolute().parents if p.exists())  # the writer makes the folders that are missing
-    try:
-        tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        raise OSError(error.errno, f"nothing can be written there ({error.strerror})", str(place)) from None
-
-
-def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """safetensors under a temporary name, then renamed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
-        os.chmod(temporary, 0o644)  # safetensors writes 0600, which a server under another user could not read
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save_sharded(path: Path, weights: dict[str, Tensor]) -> None:

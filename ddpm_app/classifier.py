@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .checkpoints import CheckpointError, check_keys, read_text, read_weights, save_tensors, write_atomically
+from ddpm_app.files import read_text, save_tensors, write_atomically
+
+from .checkpoints import CheckpointError, check_keys, read_weights
 from .data import to_model
 
 FORMAT = 1

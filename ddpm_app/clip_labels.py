@@ -24,14 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from . import hub
-from .checkpoints import CheckpointError, check_keys, read_text, read_weights, save_sharded, write_atomically
+from ddpm_app.files import read_text, write_atomically
+
+from . import hub, paths
+from .checkpoints import CheckpointError, check_keys, read_weights, save_sharded
 from .classifier import folded
 from .clip_scores import check_prompts
 from .clip_tower import Tower, register_tower
 from .data import to_model
 
-SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clip" / "cifar10"
+SHIPPED = paths.SHIPPED / "clip" / "cifar10"
 DEFAULT_HUB = "ViT-B-32:laion2b_s34b_b79k"
 SUGGESTED = ("shipped", DEFAULT_HUB, "ViT-B-32:openai", "ViT-B-32:datacomp_xl_s13b_b90k", "ViT-B-16:laion2b_s34b_b88k")  # what menus offer
 KEPT = 3  # loaded models

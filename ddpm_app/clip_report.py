@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import png_settings
+from . import paths, png_settings
 from .clip_labels import DEFAULT_HUB, Clip, load_clip
 from .clip_scores import Scores, check_prompts, class_prompts, prompts_of_classes, score
-from .data import CIFAR10_CLASSES, IMAGE_SUFFIXES, KNOWN, ImageData, data_roots, load_data
+from .data import CIFAR10_CLASSES, IMAGE_SUFFIXES, KNOWN, ImageData, load_data
 from .device import pick_device
 from .pictures import PictureError, centre_crop, open_picture, read_bytes
 from .studio import Studio
@@ -105,7 +105,7 @@ def open_source(source: str, size: int) -> Pictures:
 
 def local_test(data: str) -> ImageData | None:
     """The real test split of a data set if it lies on this machine; nothing is downloaded."""
-    if data in KNOWN and any((root / f"{data}-test.npz").is_file() for root in data_roots()):
+    if data in KNOWN and any((root / f"{data}-test.npz").is_file() for root in paths.data_roots()):
         return load_data(data, "test")
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import paths
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MNIST_CLASSES = tuple("0123456789")
@@ -58,17 +59,10 @@ def split(data: ImageData, seed: int = 0, validation: float = 0.1) -> tuple[Imag
     return data.subset(order[cut:] if len(data) > 1 else order), data.subset(order[:cut])
 
 
-def data_roots() -> list[Path]:
-    """Where prepared .npz data sets are looked for: $DDPM_DATA, data/ of the project, ../shared/data beside it."""
-    roots = [Path(os.environ["DDPM_DATA"])] if os.environ.get("DDPM_DATA") else []
-    project = Path(__file__).resolve().parents[1]
-    return [*roots, project / "data", project.parent / "shared" / "data"]
-
-
 def load_data(source: str, part: str = "train", image_size: int | None = None, unlabelled: bool = False) -> ImageData:
     """Load a data set whole.
 
-    source: "digits" (8x8, ships in data/), "mnist", "cifar10" (found in data_roots() or downloaded by torchvision into
+    source: "digits" (8x8, ships in data/), "mnist", "cifar10" (found in paths.data_roots() or downloaded by torchvision into
     ~/.cache/ddpm-studio),
     an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1 labels, or a folder of images with one sub-folder a class.
     part: "train" or "test" of the named sets. image_size: folders are cropped and resized to it (default 32).
@@ -76,7 +70,7 @@ def load_data(source: str, part: str = "train", image_size: int | None = None, u
     without it they are one class, as training needs.
     """
     if source in KNOWN:
-        for root in data_roots():
+        for root in paths.data_roots():
             file = root / f"{source}-{part}.npz"
             if file.exists():
                 return _from_npz(file, source, KNOWN[source])
@@ -135,7 +129,7 @@ def _hint(images: np.ndarray) -> str:
 def _from_torchvision(name: str, part: str) -> ImageData:
     from torchvision import datasets
 
-    root = Path(os.environ.get("DDPM_DATA") or Path.home() / ".cache" / "ddpm-studio")
+    root = paths.download_dir()
     kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
     try:
         raw = kind(str(root), train=part == "train", download=True)
@@ -182,9 +176,9 @@ def local_place(source: str, part: str = "test") -> Path | None:
     """Where a named data set lies on this machine already; None where it would have to be downloaded."""
     if source not in KNOWN:
         return None
-    cache = Path(os.environ.get("DDPM_DATA") or Path.home() / ".cache" / "ddpm-studio")
+    cache = paths.download_dir()
     downloaded = {"mnist": [cache / "MNIST" / "raw"], "cifar10": [cache / "cifar-10-batches-py"]}.get(source, [])
-    return next((p for p in [*(root / f"{source}-{part}.npz" for root in data_roots()), *downloaded] if p.exists()), None)
+    return next((p for p in [*(root / f"{source}-{part}.npz" for root in paths.data_roots()), *downloaded] if p.exists()), None)
 
 
 def local_data(source: str, part: str = "test") -> ImageData | None:

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm_app.files import check_target, plain, write_atomically
+
 from . import viz
-from .checkpoints import check_target, plain, write_atomically
 from .coding import Curve, State, curve
 from .data import load_data
 from .encode import LEVELS, VARIANCES, WAYS, CodeRequest, PathRequest, caption, class_index, code, flow, interpolate, lossless, shape_of

@@ -20,11 +20,12 @@ from . import classifier, features, likelihood, picture_metrics
 from .checkpoints import Checkpoint
 from .data import KNOWN, ImageData, load_data
 from .features import Extractor, Images, Progress
+from .paths import SHIPPED
 from .picture_metrics import PICTURE_METRICS, Subject, Value
 from .protocols import Measurement, Refusal, commit, named, protocol_of, reference_of, software
 from .requests import Request, known
 from .samples import given, sampled, samples_of, weights_digest
-from .studio import PROJECT, Studio
+from .studio import Studio
 
 BITS = ("bpd-bound", "bpd-flow")
 METRICS = (*PICTURE_METRICS, *BITS)
@@ -173,7 +174,7 @@ def shipped_features(own: str) -> tuple[str, ...]:
 def build(kind: str, plan: Plan, own: str, device: torch.device) -> Extractor:
     """A feature network. Raises ValueError where it cannot be had."""
     if kind == "classifier":
-        path = Path(plan.classifier) if plan.classifier else PROJECT / "checkpoints" / "classifiers" / (own or "-")
+        path = Path(plan.classifier) if plan.classifier else SHIPPED / "classifiers" / (own or "-")
         if not plan.classifier and not (path / "classifier.json").is_file():
             raise ValueError(f"there is no classifier for {own or 'these images'} here; train/train_classifier.py makes one")
         return features.classifier_features(classifier.load_classifier(path, device))

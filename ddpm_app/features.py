@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .checkpoints import save_tensors
+from ddpm_app.files import save_tensors
+
 from .classifier import Classifier
 from .distances import Stats, statistics
+from .paths import cache_dir
 
 FORMAT = 1  # of cached features; raise it when what a network gives for the same pixels changes
 KINDS = ("classifier", "clip", "inception")
@@ -234,11 +235,6 @@ def reachable(url: str, seconds: float = 3.0) -> bool:
 # -- features once per set ----------------------------------------------------------------------------------------------------
 
 
-def cache_root() -> Path:
-    """Where samples and features are kept: evaluation/ in $DDPM_CACHE or ~/.cache/ddpm-studio."""
-    return Path(os.environ.get("DDPM_CACHE") or Path.home() / ".cache" / "ddpm-studio") / "evaluation"
-
-
 def features_of(extractor: Extractor, images: Images, what: str, cache: bool = True) -> Iterator[Progress]:
     """Yield Progress a batch; return {layer: (N, D) float32, "mean" (D,), "cov" (D, D) float64 of the layer distances are measured
     in}. One pass; beyond the features one batch is in memory.
@@ -247,7 +243,7 @@ def features_of(extractor: Extractor, images: Images, what: str, cache: bool = T
     file = None
     if cache:
         key = hashlib.sha256(f"{FORMAT} {extractor.key} {extractor.digest} {extractor.layers} {images.digest()}".encode()).hexdigest()
-        file = cache_root() / "features" / f"{key[:32]}.safetensors"
+        file = cache_dir("evaluation") / "features" / f"{key[:32]}.safetensors"
         found = cached(file, extractor, images.n)
         if found is not None:
             return found

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddpm_app.files import read_text, write_atomically
+
 from . import posthoc, viz
-from .checkpoints import open_checkpoint, read_text, write_atomically
+from .checkpoints import open_checkpoint
 from .jobs import Run
 from .posthoc import OWN
 from .requests import Request

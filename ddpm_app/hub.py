@@ -6,7 +6,6 @@ diffusers itself is imported only to build one of its networks; its files are re
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -19,7 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .checkpoints import CheckpointConfig, CheckpointError, check_keys, open_checkpoint, read_text, read_weights, save, write_atomically
+from ddpm_app.files import read_text, write_atomically
+
+from .checkpoints import CheckpointConfig, CheckpointError, check_keys, open_checkpoint, read_weights, save
+from .paths import cache_dir
 from .unet import UNet, UNetConfig
 
 # fmt: off
@@ -146,20 +148,15 @@ def to_diffusers(network: UNet) -> nn.Module:
     return unet.eval()
 
 
-def cache_root() -> Path:
-    """Where fetched models are kept, one directory each: $DDPM_CACHE or ~/.cache/ddpm-studio/hub."""
-    return Path(os.environ.get("DDPM_CACHE") or Path.home() / ".cache" / "ddpm-studio" / "hub")
-
-
 def fetch(repo_id: str) -> Path:
-    """Download a model from the Hugging Face hub and return its directory, in our format, under cache_root().
+    """Download a model from the Hugging Face hub and return its directory, in our format, under paths.cache_dir("hub").
 
     repo_id: "owner/name", ours or a diffusers repository with a UNet2DModel (at its top or in unet/), whose weights are
     converted. Only JSON, Markdown and safetensors are ever downloaded. Raises CheckpointError with one sentence."""
     repo_id = repo_id.strip().removeprefix("https://huggingface.co/").strip("/")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id) or ".." in repo_id:
         raise CheckpointError(f"{repo_id!r} is not a Hugging Face repo id; those look like owner/name")
-    target = cache_root() / repo_id.replace("/", "--")
+    target = cache_dir("hub") / repo_id.replace("/", "--")
     try:
         source = _download(repo_id, ["config.json", "unet/config.json", "*scheduler_config.json"])
     except CheckpointError:

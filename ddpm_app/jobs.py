@@ -1,6 +1,6 @@
 """Training runs as processes of their own, with folders that outlive the page, the app and a `kill -9`.
 
-A run is a folder under runs_dir(): job.json (which process, started with what), log.jsonl, samples/, snapshots/,
+A run is a folder under paths.runs_dir(): job.json (which process, started with what), log.jsonl, samples/, snapshots/,
 state.safetensors, output.txt (what the process printed) and, once it ended by itself, end.json. Its status is read off these
 and off whether the process lives; it is stored nowhere.
 """
@@ -20,23 +20,19 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import train_flags
-from .checkpoints import write_atomically
-from .train_config import TrainConfig
-from .turns import alive, process_started, read_json
+from ddpm_app.files import read_json, write_atomically
 
-PROJECT = Path(__file__).resolve().parents[1]
+from . import train_flags
+from .paths import PROJECT, runs_dir
+from .train_config import TrainConfig
+from .turns import alive, process_started
+
 SCRIPT = PROJECT / "train" / "train_unet.py"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 LIVE = ("starting", "queued", "running", "paused")
 _children: list[subprocess.Popen] = []  # reaped as they end, so that none stays a zombie
 _logs: OrderedDict[Path, tuple[int, int, bytes, list[dict]]] = OrderedDict()  # file: (inode, bytes read, half a line, rows)
 _KEPT_LOGS = 32
-
-
-def runs_dir() -> Path:
-    """Where runs live: $DDPM_RUNS, else runs/ in the project."""
-    return Path(os.environ.get("DDPM_RUNS") or PROJECT / "runs")
 
 
 @dataclass(frozen=True)

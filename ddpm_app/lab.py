@@ -20,6 +20,7 @@ from . import toy_metrics as metrics
 from .checkpoints import CheckpointError
 from .denoiser import Denoiser
 from .guidance import Denoise, cfg, conditioned
+from .paths import SHIPPED
 from .samplers import SAMPLERS
 from .schedules import SIGMA_CAP, Schedule, sigma_grid
 from .toy import ExactDenoiser
@@ -28,7 +29,7 @@ from .toy_files import load
 from .toy_sweeps import normal
 from .toy_training import ToyEvent, ToyTrainConfig, ToyTrainer, load_toy, train_toys
 
-ROOT = Path(__file__).resolve().parents[1] / "checkpoints" / "toy"
+ROOT = SHIPPED / "toy"
 FRAMES = 90  # of an animation, at most
 KEPT = 16  # trained models and drawn or uploaded data kept for pages
 ARROWS, HEAT, CONTOUR = 20, 48, 44  # side of each grid

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from . import distances, reading
 from .data import KNOWN, ImageData, load_data
-from .features import Extractor, Images, Progress, cache_root, features_of, load_cached, save_cached, stats
+from .features import Extractor, Images, Progress, features_of, load_cached, save_cached, stats
+from .paths import cache_dir
 
 PICTURE_METRICS = ("fid", "kid", "is", "prc", "classifier", "clip", "neighbours")
 DISTANCES = ("fid", "kid", "is", "prc")  # measured in every feature network asked for
@@ -254,7 +255,7 @@ def _usual(space: str, beside: Tensor, pool: Tensor, train: Images) -> Iterator[
     key = hashlib.sha256(
         f"{space} {train.digest()} {Images.held(beside).digest() if beside.ndim == 4 else len(beside)}".encode()
     ).hexdigest()
-    file = cache_root() / "features" / f"{key[:32]}.safetensors"
+    file = cache_dir("evaluation") / "features" / f"{key[:32]}.safetensors"
     found = load_cached(file)
     if set(found) == {"nearest"} and len(found["nearest"]) == len(beside):
         return found["nearest"]

@@ -20,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ddpm_app import files as ddpm_app_files
+
 from . import checkpoints
 from .checkpoints import CheckpointError
 from .ema import power_gamma
@@ -92,9 +94,9 @@ def save_averages(
     base = {k: v.detach().half().float() for k, v in own.items()}
     for length, weights in {RAW: raw, **averages}.items():
         name = f"{RAW}.safetensors" if length == RAW else f"ema-{length:g}.safetensors"
-        checkpoints.save_tensors(folder / name, {k: (weights[k] - v).half() for k, v in base.items()}, {"format": "pt"})
+        ddpm_app_files.save_tensors(folder / name, {k: (weights[k] - v).half() for k, v in base.items()}, {"format": "pt"})
         files[name] = length
-    checkpoints.write_atomically(folder / "profiles.json", json.dumps({"step": step, "files": files}))
+    ddpm_app_files.write_atomically(folder / "profiles.json", json.dumps({"step": step, "files": files}))
 
 
 def stored(run: Path) -> list[Stored]:
@@ -103,7 +105,7 @@ def stored(run: Path) -> list[Stored]:
     for config in sorted((run / "snapshots").glob("*/config.json")):
         folder = config.parent
         try:
-            profiles = json.loads(checkpoints.read_text(folder / "profiles.json"))
+            profiles = json.loads(ddpm_app_files.read_text(folder / "profiles.json"))
             step, files = int(profiles["step"]), dict(profiles["files"])
             pairs = [(name, RAW if length == RAW else float(length)) for name, length in files.items() if Path(name).name == name]
             found += [Stored(folder, step, int(folder.name), length, folder / name) for name, length in pairs if step > 0]

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import torch
 
-from .checkpoints import Checkpoint, plain, write_atomically
+from ddpm_app.files import plain, write_atomically
+
+from .checkpoints import Checkpoint
 from .data import KNOWN, ImageData, load_data
 from .features import LEGACY, Extractor
+from .paths import PROJECT
 from .samples import given
-from .studio import PROJECT
 
 STANDARD_N = 50_000
 LITERATURE = {"FD": "FID", "FD-infinity": "FID-infinity", "KD": "KID", "IS": "IS"}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from . import jobs
+from .paths import runs_dir
 
 VERBS = ("list", "watch", "pause", "stop", "resume", "delete", "ema", "history")
 
@@ -71,12 +72,12 @@ def line(f: dict) -> str:
 def run(args: argparse.Namespace) -> int:
     if args.verb == "list":
         found = [facts(r) for r in ([jobs.find(args.name)] if args.name else jobs.runs())]
-        print(json.dumps(found, indent=1) if args.json else "\n".join(map(line, found)) or f"no runs in {jobs.runs_dir()}")
+        print(json.dumps(found, indent=1) if args.json else "\n".join(map(line, found)) or f"no runs in {runs_dir()}")
         return 0
     if args.verb == "watch":
         newest = jobs.runs()
         if not args.name and not newest:
-            raise ValueError(f"no runs in {jobs.runs_dir()}")
+            raise ValueError(f"no runs in {runs_dir()}")
         return watch(jobs.find(args.name) if args.name else newest[0], args.json)
     if not args.name:
         raise ValueError(f"runs {args.verb} needs the name of a run; there are: {', '.join(r.name for r in jobs.runs()) or 'none'}")
@@ -131,8 +132,9 @@ def ema(run: jobs.Run, args: argparse.Namespace) -> int:
 
 def past(run: jobs.Run, args: argparse.Namespace) -> int:
     """Sample the snapshots from the same noise, animate them, judge them."""
+    from ddpm_app.files import write_atomically
+
     from . import history
-    from .checkpoints import write_atomically
     from .studio import Studio
 
     if args.n < 2:

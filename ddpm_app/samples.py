@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checkpoints import Checkpoint, write_atomically
+from ddpm_app.files import write_atomically
+
+from .checkpoints import Checkpoint
 from .data import load_data
-from .features import Images, Progress, cache_root
+from .features import Images, Progress
+from .paths import cache_dir
 from .studio import MAX_BATCH, Request, Studio
 
 MOST_BYTES = 4 * 2**30  # of kept samples and features; the longest unused go first
@@ -52,7 +55,7 @@ def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: 
         "device": studio.device.type,
         "batch": batch_of(studio),
     }
-    return cache_root() / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_dir("evaluation") / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def sampled(
@@ -123,7 +126,7 @@ def make_room(keep: Path, most: int = MOST_BYTES) -> None:
     """Remove the longest unused samples and features while there are more than `most` bytes of them; keep's are used now."""
     keep.mkdir(parents=True, exist_ok=True)
     os.utime(keep)
-    places = [p for folder in ("samples", "features") for p in (cache_root() / folder).glob("*")]
+    places = [p for folder in ("samples", "features") for p in (cache_dir("evaluation") / folder).glob("*")]
     sizes = {p: sum(f.lstat().st_size for f in (p.iterdir() if p.is_dir() else [p]) if f.exists()) for p in places if p.exists()}
     total = sum(sizes.values())
     for place in sorted(sizes, key=lambda p: p.stat().st_mtime):

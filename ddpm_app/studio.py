@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
@@ -23,12 +22,12 @@ from .data import to_model, to_uint8
 from .denoiser import Denoiser
 from .device import pick_device, pick_dtype
 from .guidance import cfg, clipped, conditioned
+from .paths import model_roots
 from .requests import SEED_LIMIT, Request, known
 from .samplers import SAMPLERS, SeededNoise, initial_noise
 from .schedules import Schedule, add_noise, sigma_grid, to_vp
 from .steering import Steering
 
-PROJECT = Path(__file__).resolve().parents[1]
 MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
 MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
 
@@ -68,7 +67,7 @@ class Studio:
     """Checkpoints on disk, the few last used in memory, one network at work at a time."""
 
     def __init__(self, roots: list[Path] | None = None, device: str = "auto", precision: str = "auto", keep: int = 3):
-        self.roots = roots if roots is not None else [PROJECT / "checkpoints", Path(os.environ.get("DDPM_RUNS", PROJECT / "runs"))]
+        self.roots = roots if roots is not None else model_roots()
         self.device = pick_device(device)
         self.dtype = pick_dtype(self.device, precision)
         self.steering = Steering(self.roots, self.device)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
+from ddpm_app.files import write_atomically
+
 from . import toy_bench, toy_plots, toy_sampling
 from . import toy_experiments as experiments
 from . import toy_training as training
-from .checkpoints import CheckpointError, write_atomically
+from .checkpoints import CheckpointError
 from .denoiser import Denoiser
 from .samplers import SAMPLERS
 from .schedules import GRIDS, SCHEDULES

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_app.files import write_atomically
+
 from . import toy_training as training
-from .checkpoints import write_atomically
 from .guidance import cfg
 from .samplers import SAMPLERS, last
 from .schedules import GRIDS, SIGMA_CAP, sigma_grid

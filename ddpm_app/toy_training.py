@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddpm_app import files
+
 from . import checkpoints
 from .denoiser import ROWS, Denoiser
 from .ema import Ema
@@ -203,7 +205,7 @@ def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTra
     """config.json and weights.safetensors (float32). recipe: the arguments of toy_files.load that gave the data."""
     path, network = Path(path), denoiser.network
     weights = {k: v.float() for k, v in network.state_dict().items()}
-    checkpoints.save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
+    files.save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
     content = {
         "format": checkpoints.FORMAT,
         "kind": "toy",
@@ -217,7 +219,7 @@ def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTra
         "training": dataclasses.asdict(config),
         "metrics": list(metrics),
     }
-    checkpoints.write_atomically(path / "config.json", json.dumps(content, indent=1))
+    files.write_atomically(path / "config.json", json.dumps(content, indent=1))
 
 
 def load_toy(path: Path | str, dtype: torch.dtype = torch.float32) -> ToyModel:
@@ -228,7 +230,7 @@ def load_toy(path: Path | str, dtype: torch.dtype = torch.float32) -> ToyModel:
     if not (path / "config.json").is_file():
         raise checkpoints.CheckpointError(f"{path} is not a checkpoint: it has no config.json")
     try:
-        raw = json.loads(checkpoints.read_text(path / "config.json"))
+        raw = json.loads(files.read_text(path / "config.json"))
         if raw.get("kind") != "toy":
             raise checkpoints.CheckpointError(f"{path} is not a toy model (its kind is {raw.get('kind', 'image')!r})")
         network = ToyMLP(ToyConfig(**raw["network"]))

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checkpoints import save_tensors
+from ddpm_app.files import save_tensors
+
 from .data import GLYPHS, ImageData, to_model
 from .denoiser import Denoiser
 from .device import keep_freed_memory, memory_format, pick_device, pick_dtype

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .checkpoints import write_atomically
+from ddpm_app.files import read_json, write_atomically
 
 try:
     import fcntl
@@ -43,15 +43,6 @@ def process_started(pid: int) -> str:
             return ""
     shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
     return "" if not shown or shown[0].startswith("Z") else " ".join(shown[1:])
-
-
-def read_json(file: Path) -> dict:
-    """The object in a file; empty where there is none, or none whole."""
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def alive(job: dict) -> bool:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddpm_app import checkpoints
+from ddpm_app import checkpoints, files
+from ddpm_app import files as ddpm_app_files
 from ddpm_app.checkpoints import CheckpointConfig, CheckpointError, find, open_checkpoint, read_weights, save
 from ddpm_app.unet import UNet, UNetConfig
 
@@ -93,7 +94,7 @@ def test_a_failed_write_leaves_the_old_one(saved, monkeypatch):
     def full(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoints.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         save(saved.path, CONFIG, network(1).state_dict())
     assert {f.name: f.read_bytes() for f in saved.path.iterdir()} == before
@@ -131,7 +132,7 @@ def test_keys_and_shapes(saved):
 
 def test_another_models_weights(saved):
     config = dataclasses.replace(CONFIG, network=dataclasses.replace(MICRO, channels=16))
-    checkpoints.write_atomically(saved.path / "config.json", config.to_json())
+    ddpm_app_files.write_atomically(saved.path / "config.json", config.to_json())
     refused(lambda: open_checkpoint(saved.path).denoiser(), "misshapen")
 
 

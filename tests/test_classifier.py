@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_app import checkpoints
+from ddpm_app import checkpoints, files
 from ddpm_app.checkpoints import CheckpointConfig, CheckpointError
 from ddpm_app.classifier import (
     Classifier,
@@ -119,7 +119,7 @@ def test_broken_classifiers_are_one_sentence(tmp_path):
     broken(lambda: config.write_text(raw.replace("[8, 12]", "[8, 16]")), "misshapen")
     broken(lambda: config.write_text(raw.replace("[1, 1]", "[1, 2]")), "missing")
     extra = {**load_file_of(network()), "extra.weight": torch.zeros(1)}
-    broken(lambda: checkpoints.save_tensors(weights, extra), "surplus")
+    broken(lambda: files.save_tensors(weights, extra), "surplus")
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no classifier ships")
@@ -144,7 +144,7 @@ def test_shipped_classifier_is_as_good_as_its_card_says(path):
 
 
 def _roots():
-    from ddpm_app.data import data_roots
+    from ddpm_app.paths import data_roots
 
     return data_roots()
 

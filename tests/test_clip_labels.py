@@ -320,7 +320,8 @@ def test_the_shipped_one_is_what_its_card_says():
 def test_the_shipped_one_reads_real_images():
     """Within chance of what its card measured on all of them."""
     from ddpm_app.clip_scores import class_prompts, score
-    from ddpm_app.data import data_roots, load_data
+    from ddpm_app.data import load_data
+    from ddpm_app.paths import data_roots
 
     if not any((root / "cifar10-test.npz").is_file() for root in data_roots()):
         pytest.skip("no CIFAR-10 here")

@@ -36,7 +36,7 @@ def shipped(tmp_path_factory):
 def use_it(shipped, monkeypatch, tmp_path):
     monkeypatch.setattr(clip_labels, "SHIPPED", shipped)
     monkeypatch.setenv("DDPM_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(clip_report, "data_roots", lambda: [tmp_path / "data"])
+    monkeypatch.setattr(clip_report.paths, "data_roots", lambda: [tmp_path / "data"])
     clip_labels._LOADED.clear()
     clip_report._REAL.clear()
 

@@ -211,7 +211,7 @@ def test_split(n):
 
 
 def real(name):
-    if not any((root / f"{name}-train.npz").exists() for root in module.data_roots()):
+    if not any((root / f"{name}-train.npz").exists() for root in module.paths.data_roots()):
         pytest.skip(f"no {name}-train.npz in $DDPM_DATA or ../shared/data")
     return load_data(name)
 

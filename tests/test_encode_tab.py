@@ -12,7 +12,7 @@ from test_browser import number, tab
 
 from ddpm_app import checkpoints, data, encode
 from ddpm_app.coding import curve
-from ddpm_app.studio import PROJECT
+from ddpm_app.paths import PROJECT
 from ddpm_app.ui import coding_panel, sources
 
 pytestmark = pytest.mark.browser
@@ -141,7 +141,7 @@ def test_test_images_are_offered_only_where_they_lie(tmp_path, monkeypatch):
     checkpoint = checkpoints.open_checkpoint(PROJECT / "checkpoints" / "mnist")
     for name in data.KNOWN:  # whatever is known may be asked for
         assert data.local_place(name) is None or len(data.local_data(name)) > 0
-    monkeypatch.setattr(data, "data_roots", lambda: [tmp_path])
+    monkeypatch.setattr(data.paths, "data_roots", lambda: [tmp_path])
     monkeypatch.setenv("DDPM_DATA", str(tmp_path))
     assert sources.source_choices(checkpoint) == [sources.FILE, sources.SAMPLE] and data.local_data("mnist") is None
     np.savez(tmp_path / "mnist-test.npz", arr_0=np.zeros((3, 28, 28, 1), np.uint8), arr_1=np.array([7, 2, 1]))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ddpm_app import __main__ as cli
-from ddpm_app import checkpoints, evaluation, features, protocols, samples
+from ddpm_app import evaluation, features, files, protocols, samples
 from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
 from ddpm_app.data import CIFAR10_CLASSES, ImageData
 from ddpm_app.evaluation import Plan, evaluate
@@ -70,9 +70,9 @@ def model(studio):
     """The random model calls its data "random"; here it has learnt CIFAR-10."""
     path = studio.checkpoint(MODEL).path
     config = studio.checkpoint(MODEL).config
-    checkpoints.write_atomically(path / "config.json", dataclasses.replace(config, data="cifar10").to_json())
+    files.write_atomically(path / "config.json", dataclasses.replace(config, data="cifar10").to_json())
     yield MODEL
-    checkpoints.write_atomically(path / "config.json", config.to_json())
+    files.write_atomically(path / "config.json", config.to_json())
     (path / "metrics.json").unlink(missing_ok=True)
 
 

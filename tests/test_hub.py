@@ -183,7 +183,7 @@ def test_fetch_ours(remote):
     (remote / "ann" / "model" / "log.jsonl").write_text('{"step": 1}\n')
     (remote / "ann" / "model" / "state.pt").write_bytes(b"\x80\x04")
     path = hub.fetch("ann/model")
-    assert path == hub.cache_root() / "ann--model" and hub.fetch(" https://huggingface.co/ann/model/ ") == path
+    assert path == hub.cache_dir("hub") / "ann--model" and hub.fetch(" https://huggingface.co/ann/model/ ") == path
     found = open_checkpoint(path)
     assert found.config == config and found.card() == "# card" and found.log() == [{"step": 1}]
     assert not list(path.glob("*.pt")) and [p.name for p in path.parent.iterdir()] == ["ann--model"]
@@ -240,14 +240,14 @@ def test_bad_repositories(remote, change, words):
     published(remote / "bad" / "one")
     change(remote / "bad" / "one")
     refused(lambda: hub.fetch("bad/one"), "bad/one", *words)
-    assert not list(hub.cache_root().iterdir()), "nothing half-made is left"
+    assert not list(hub.cache_dir("hub").iterdir()), "nothing half-made is left"
 
 
 def test_a_damaged_model_of_ours_is_not_kept(remote):
     config = CheckpointConfig(SMALL, {"name": "cosine", "T": 1000}, "v", "toy", ("a", "b", "c"))
     checkpoints.save(remote / "ann" / "model", config, {**UNet(SMALL).state_dict(), "more": torch.zeros(1)})
     refused(lambda: hub.fetch("ann/model"), "ann/model", "surplus", "more")
-    assert not list(hub.cache_root().iterdir())
+    assert not list(hub.cache_dir("hub").iterdir())
 
 
 def test_names_that_are_none(remote):

@@ -12,9 +12,10 @@ from ddpm_app import __main__ as cli
 from ddpm_app import encode
 from ddpm_app import interpolation as I
 from ddpm_app.data import local_data, to_model
+from ddpm_app.paths import PROJECT
 from ddpm_app.samplers import last
 from ddpm_app.schedules import make_schedule
-from ddpm_app.studio import PROJECT, Request, Studio
+from ddpm_app.studio import Request, Studio
 
 
 def test_slerp_keeps_the_norm_turns_evenly_and_is_exact_at_the_ends():

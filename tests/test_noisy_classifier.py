@@ -10,11 +10,12 @@ import pytest
 import torch
 from test_classifier import script
 
-from ddpm_app import checkpoints
+from ddpm_app import checkpoints, files
 from ddpm_app.checkpoints import CheckpointError
 from ddpm_app.classifier import load_classifier, wilson
-from ddpm_app.data import data_roots, load_data, to_model
+from ddpm_app.data import load_data, to_model
 from ddpm_app.noisy_classifier import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels
+from ddpm_app.paths import data_roots
 from ddpm_app.schedules import SIGMA_CAP, add_noise, make_schedule
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -101,7 +102,7 @@ def test_broken_ones_are_one_sentence(tmp_path):
     broken(edited(embedding=7), "does not describe")
     broken(edited(widths=[8, 16]), "misshapen")
     nan = {k: v * float("nan") if v.is_floating_point() else v for k, v in network().state_dict().items() if "num_batches" not in k}
-    broken(lambda: checkpoints.save_tensors(weights, nan), "NaN")
+    broken(lambda: files.save_tensors(weights, nan), "NaN")
 
 
 def test_training_from_the_command_line(tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_names_from_torchvisions_batches(scripts, tmp_path, monkeypatch):
             assert root == str(tmp_path) and train
 
     monkeypatch.setenv("DDPM_DATA", str(tmp_path))
-    monkeypatch.setattr(captions, "data_roots", lambda: [tmp_path])
+    monkeypatch.setattr(captions.paths, "data_roots", lambda: [tmp_path])
     monkeypatch.setattr(datasets, "CIFAR10", Fake)
     assert captions.file_names("train") == ["emu_s_000001.png", "emu_s_000002.png"]
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ddpm_app import checkpoints, jobs, posthoc
+from ddpm_app import files as ddpm_app_files
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train" / "train_unet.py"
 
@@ -170,7 +171,7 @@ def test_states_from_before_averages_resume(tmp_path, npz, script):
         tensors = {k: f.get_tensor(k) for k in f.keys()}
     assert not [k for k in tensors if k.startswith("ema-")]
     del meta["config"]["averages"]
-    checkpoints.save_tensors(state, tensors, {"ddpm-studio": json.dumps(meta)})
+    ddpm_app_files.save_tensors(state, tensors, {"ddpm-studio": json.dumps(meta)})
     config = json.loads((out / "config.json").read_text())
     del config["training"]["averages"]
     (out / "config.json").write_text(json.dumps(config))

@@ -290,7 +290,7 @@ def test_flags_are_the_settings():
 
 
 def test_real_mnist_trains():
-    if not any((root / "mnist-train.npz").exists() for root in __import__("ddpm_app.data", fromlist=["x"]).data_roots()):
+    if not any((root / "mnist-train.npz").exists() for root in __import__("ddpm_app.paths", fromlist=["x"]).data_roots()):
         pytest.skip("no mnist-train.npz in $DDPM_DATA or ../shared/data")
     data = load_data("mnist")
     trainer = Trainer(config(data="mnist", preset="micro", batch=64, images=64 * 20, lr=5e-3, warmup=64), data.subset(torch.arange(2000)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 import random
 import re
@@ -14,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_app.data import ImageData, data_roots, load_data
+from ddpm_app import paths
+from ddpm_app.data import ImageData, load_data
 
 TEMPLATES = (
     "a photo of a {}", "a photo of a {}", "a photo of the {}", "a photo of one {}", "a picture of a {}", "an image of a {}", "a {}", "{}",
@@ -34,7 +34,7 @@ class Pictures(NamedTuple):
 
 def file_names(part: str) -> list[str]:
     """CIFAR-10's file names, in the order of load_data: from its .npz, else from the batches that torchvision downloaded and checked."""
-    for root in data_roots():
+    for root in paths.data_roots():
         file = root / f"cifar10-{part}.npz"
         if file.exists():
             with np.load(file, allow_pickle=False) as arrays:
@@ -43,7 +43,7 @@ def file_names(part: str) -> list[str]:
                 return [str(name) for name in arrays["filenames"]]
     from torchvision import datasets
 
-    raw = datasets.CIFAR10(os.environ.get("DDPM_DATA") or str(Path.home() / ".cache" / "ddpm-studio"), train=part == "train")  # MD5s hold
+    raw = datasets.CIFAR10(str(paths.download_dir()), train=part == "train")  # MD5s hold
     names = []
     for batch, _ in raw.train_list if part == "train" else raw.test_list:
         with open(Path(raw.root) / raw.base_folder / batch, "rb") as f:

@@ -25,12 +25,14 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ddpm_app.checkpoints import Checkpoint, CheckpointError, open_checkpoint, write_atomically  # noqa: E402
+from ddpm_app.checkpoints import Checkpoint, CheckpointError, open_checkpoint
 from ddpm_app.classifier import Classifier, load_classifier  # noqa: E402
 from ddpm_app.data import ImageData, load_data  # noqa: E402
 from ddpm_app.device import describe  # noqa: E402
 from ddpm_app.distances import Stats, frechet_distance, statistics  # noqa: E402
 from ddpm_app.distributed import World, join  # noqa: E402
+from ddpm_app.files import write_atomically  # noqa: E402
+from ddpm_app.paths import SHIPPED  # noqa: E402
 from ddpm_app.protocols import commit  # noqa: E402
 from ddpm_app.reading import read  # noqa: E402
 from ddpm_app.samplers import SAMPLERS  # noqa: E402
@@ -38,7 +40,6 @@ from ddpm_app.samples import sampled  # noqa: E402
 from ddpm_app.schedules import GRIDS  # noqa: E402
 from ddpm_app.studio import Request, Studio  # noqa: E402
 
-PROJECT = Path(__file__).resolve().parents[1]
 ALONE = World()
 
 
@@ -173,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         config = checkpoint.config
         if not config.network.num_classes:
             raise ValueError(f"{args.checkpoint} was trained without classes; there is nothing to agree with")
-        classifier = load_classifier(args.classifier or PROJECT / "checkpoints" / "classifiers" / config.data, studio.device)
+        classifier = load_classifier(args.classifier or SHIPPED / "classifiers" / config.data, studio.device)
         test = load_data(args.data or config.data, "test", config.network.image_size)
         shape = (config.network.in_channels, config.network.image_size)
         if (classifier.config.in_channels, classifier.config.image_size) != shape or len(classifier.config.classes) != len(config.classes):

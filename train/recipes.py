@@ -31,13 +31,18 @@ import torch  # noqa: E402
 from recipes_table import table, write_section  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
-from ddpm_app import checkpoints, jobs  # noqa: E402
+from ddpm_app import (
+    checkpoints,
+    files,  # noqa: E402
+    jobs,
+)
 from ddpm_app.classifier import load_classifier  # noqa: E402
 from ddpm_app.data import load_data, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
 from ddpm_app.distances import Stats, statistics  # noqa: E402
 from ddpm_app.guidance import cfg, clipped  # noqa: E402
+from ddpm_app.paths import SHIPPED, runs_dir  # noqa: E402
 from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
 from ddpm_app.schedules import make_schedule, sigma_grid  # noqa: E402
 from ddpm_app.train_config import TrainConfig  # noqa: E402
@@ -247,13 +252,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         )  # fmt: skip
         args.n = args.n or (10_000 if args.where.type == "cuda" else 1000)
         args.sample_batch = 500 if args.where.type == "cuda" else 100
-        args.out = args.out or jobs.runs_dir() / "recipes"
+        args.out = args.out or runs_dir() / "recipes"
         args.table = args.table or (args.out if args.seconds else Path(__file__).parent) / "RECIPES.md"
         known = [line.name for line in lines(args.default)]
         args.names = [n.strip() for n in args.only.split(",") if n.strip()] or known
         if wrong := [n for n in args.names if n not in known]:
             raise ValueError(f"--only: no line {wrong[0][:40]!r}; there are {', '.join(known)}")
-        args.classifier = load_classifier(args.classifier or judge.PROJECT / "checkpoints" / "classifiers" / args.data, args.where)
+        args.classifier = load_classifier(args.classifier or SHIPPED / "classifiers" / args.data, args.where)
         if args.seeds < 1:
             raise ValueError("--seeds is at least 1")
         if args.n < 2 * len(args.classifier.config.classes) or args.evaluations < 1:
@@ -301,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("recipes: stopped, saved; the same command goes on", file=sys.stderr)
             return 130
-        checkpoints.write_atomically(args.out / f"{line.name}.json", json.dumps(r, indent=1))
+        files.write_atomically(args.out / f"{line.name}.json", json.dumps(r, indent=1))
         took = time.perf_counter() - begun
         print(
             f"{line.name}: FD-classifier {r['fd']:.4g}, read as asked {r['agreement']:.3f}, {r['images']:,} images, {took:.0f} s",

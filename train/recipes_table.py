@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from statistics import mean
 
-from ddpm_app.checkpoints import write_atomically
+from ddpm_app.files import write_atomically
 
 TITLE = "# Which recipe learns most in the same time\n"
 

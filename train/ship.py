@@ -17,7 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ddpm_app import checkpoints, exports, jobs, train_flags  # noqa: E402
+from ddpm_app import (
+    checkpoints,
+    exports,
+    files,  # noqa: E402
+    jobs,
+    train_flags,
+)
 from ddpm_app.studio import Request, Studio  # noqa: E402
 from ddpm_app.train_config import TrainConfig  # noqa: E402
 
@@ -152,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.copyfile(grid, out / "samples.png")
     else:  # the run drew none of these weights
         (out / "samples.png").unlink(missing_ok=True)
-    checkpoints.write_atomically(out / "denoising.webp", animation(out))
+    files.write_atomically(out / "denoising.webp", animation(out))
     facts = exports.model_facts(checkpoints.open_checkpoint(out))
     text = CARD.format(
         **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name", "place")},
@@ -168,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
         metrics=metrics_table(config.metrics),
     )
-    checkpoints.write_atomically(out / "README.md", text.rstrip() + "\n")
+    files.write_atomically(out / "README.md", text.rstrip() + "\n")
     print(f"{out}: {config.images_seen} images seen, {sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB")
     return 0
 

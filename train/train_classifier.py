@@ -27,10 +27,10 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as nnf  # noqa: E402
 
-from ddpm_app.checkpoints import write_atomically  # noqa: E402
 from ddpm_app.classifier import Classifier, ClassifierConfig, ResNet, load_classifier, save_classifier, wilson  # noqa: E402
 from ddpm_app.data import KNOWN, ImageData, load_data, split, to_model  # noqa: E402
 from ddpm_app.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.files import write_atomically  # noqa: E402
 from ddpm_app.noisy_classifier import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels  # noqa: E402
 from ddpm_app.schedules import SCHEDULES, add_noise, make_schedule  # noqa: E402
 

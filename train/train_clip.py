@@ -28,13 +28,14 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as nnf  # noqa: E402
 from train_classifier import LAYOUT, PHOTOS, augment, one_cycle  # noqa: E402
 
-from ddpm_app.checkpoints import check_keys, read_weights, write_atomically  # noqa: E402
+from ddpm_app.checkpoints import check_keys, read_weights  # noqa: E402
 from ddpm_app.classifier import load_classifier, wilson  # noqa: E402
 from ddpm_app.clip_labels import Clip, build_model, open_clip_directory, save_clip_directory  # noqa: E402
 from ddpm_app.clip_scores import class_prompts, score  # noqa: E402
 from ddpm_app.clip_tower import tower_name  # noqa: E402
 from ddpm_app.data import CIFAR10_CLASSES, to_model  # noqa: E402
 from ddpm_app.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.files import write_atomically  # noqa: E402
 
 PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}  # = model space
 

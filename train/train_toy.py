@@ -13,14 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
+from ddpm_app import paths  # noqa: E402
 from ddpm_app import toy_metrics as metrics  # noqa: E402
-from ddpm_app.checkpoints import write_atomically  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
+from ddpm_app.files import write_atomically  # noqa: E402
 from ddpm_app.guidance import conditioned  # noqa: E402
 from ddpm_app.schedules import SCHEDULES, sigma_grid  # noqa: E402
 from ddpm_app.toy_classifier import denoising_classifier  # noqa: E402
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     shipped = verbs.add_parser("shipped", help="train the models that ship")
     shipped.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SHIPPED)} (default: all)")
-    shipped.add_argument("--out", default=str(ROOT / "checkpoints" / "toy"))
+    shipped.add_argument("--out", default=str(paths.SHIPPED / "toy"))
     one = verbs.add_parser("one", help="train a model of your own")
     one.add_argument("--data", default="moons", help="a named set, a .csv or a .npy")
     one.add_argument("--n", type=int, default=10_000, help="points of a named set")

@@ -27,7 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import checkpoints, distributed, posthoc, probe, trackers, train_flags, turns, viz  # noqa: E402
+from ddpm_app import (
+    checkpoints,
+    distributed,
+    files,  # noqa: E402
+    posthoc,
+    probe,
+    trackers,
+    train_flags,
+    turns,
+    viz,
+)
 from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
 from ddpm_app.denoiser import Denoiser  # noqa: E402
 from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
@@ -216,7 +226,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
     distributed.share(trainer, world)
     log_file = out / "log.jsonl" if world.main else Path(os.devnull)
     if trainer.step and world.main and log_file.is_file():  # lines after the saved state belong to steps that are run again
-        checkpoints.write_atomically(log_file, "".join(line + "\n" for line in whole_lines(log_file, trainer.step)))
+        files.write_atomically(log_file, "".join(line + "\n" for line in whole_lines(log_file, trainer.step)))
     elif not trainer.step and world.main:
         log_file.unlink(missing_ok=True)
     seat.drop_after(trainer.images)

@@ -15,6 +15,7 @@ import gradio as gr
 from .. import jobs, train_flags
 from ..denoiser import ROWS, WEIGHTS
 from ..device import pick_device
+from ..paths import PROJECT, runs_dir
 from ..probe import MARKS
 from ..schedules import SCHEDULES
 from ..studio import Studio
@@ -227,7 +228,7 @@ def build(studio: Studio) -> None:
     def command_of(values: dict) -> str:
         try:
             settings = form.settings(values)
-            out = jobs.short(str(jobs.runs_dir() / jobs.check_name(form.name_of(values, settings))))
+            out = jobs.short(str(runs_dir() / jobs.check_name(form.name_of(values, settings))))
             argv = jobs.flags(settings, out, str(values[form.init] or "").strip(), bool(values[form.now]))
             return jobs.shown([*argv, *form.extra(values)])
         except (ValueError, TypeError, OverflowError) as error:  # numbers that are none, or too large, among them
@@ -244,7 +245,7 @@ def build(studio: Studio) -> None:
         yield {plan: note("Measuring: a few training steps at each batch…"), probe: gr.Button(interactive=False)}
         argv = [sys.executable, str(jobs.SCRIPT), *jobs.flags(settings, "probe"), "--probe"]
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_SECONDS, cwd=jobs.PROJECT)
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_SECONDS, cwd=PROJECT)
         except subprocess.TimeoutExpired:
             raise ValueError(f"no answer within {PROBE_SECONDS} s: this network is too large for this machine, or it is busy") from None
         if done.returncode:
@@ -263,7 +264,7 @@ def build(studio: Studio) -> None:
     def unpack(path):
         if not path:
             return gr.skip(), gr.skip()
-        place, counts, bad = unpack_images(Path(path), jobs.runs_dir() / ".data")
+        place, counts, bad = unpack_images(Path(path), runs_dir() / ".data")
         found = ", ".join(f"{name} {n}" for name, n in counts.most_common(8)) + (", …" if len(counts) > 8 else "")
         text = f"{sum(counts.values()):,} images in {len(counts)} {'class' if len(counts) == 1 else 'classes'}: {found}."
         if bad:

@@ -7,6 +7,7 @@ import math
 import gradio as gr
 
 from .. import jobs
+from ..paths import runs_dir
 from ..runs_cli import facts
 from .components import b64
 from .handlers import friendly
@@ -69,7 +70,7 @@ def train_poll(query: dict) -> dict:
                 except OSError:
                     pass
         details[run.name] = detail
-    return {"runs": heads, "open": details, "where": str(jobs.runs_dir())}
+    return {"runs": heads, "open": details, "where": str(runs_dir())}
 
 
 def train_act(query: dict) -> dict:
