@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_app import checkpoints, files
-from ddpm_app import files as ddpm_app_files
 from ddpm_app.checkpoints import CheckpointConfig, CheckpointError, find, open_checkpoint, read_weights, save
 from ddpm_app.unet import UNet, UNetConfig
 
@@ -132,7 +131,7 @@ def test_keys_and_shapes(saved):
 
 def test_another_models_weights(saved):
     config = dataclasses.replace(CONFIG, network=dataclasses.replace(MICRO, channels=16))
-    ddpm_app_files.write_atomically(saved.path / "config.json", config.to_json())
+    files.write_atomically(saved.path / "config.json", config.to_json())
     refused(lambda: open_checkpoint(saved.path).denoiser(), "misshapen")
 
 
