@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        from ddpm_app.studio import Studio
+        from ddpm_app.studio.studio import Studio
         from ddpm_app.ui import build, launch_options
 
         page = build(Studio(device=args.device))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 def _sample(commands) -> None:
-    from .requests import RANKERS, THROUGH, Request
-    from .samplers import SAMPLERS
-    from .schedules import GRIDS
+    from ddpm_app.diffusion.samplers import SAMPLERS
+    from ddpm_app.diffusion.schedules import GRIDS
+    from ddpm_app.studio.request import RANKERS, THROUGH, Request
 
     r = Request()
     p = commands.add_parser("sample", help="denoise images to .npz, .png or a folder", description="Denoise images from noise.")
@@ -52,8 +52,7 @@ def run_sample(args: argparse.Namespace) -> int:
     import dataclasses
 
     from ddpm_app.files import check_target
-
-    from .studio import Request, Studio
+    from ddpm_app.studio.studio import Request, Studio
 
     out = Path(args.out)
     if out.suffix not in (".npz", ".png", "") or out.is_dir() == bool(out.suffix) and out.exists():
@@ -84,9 +83,8 @@ def write_samples(out: Path, found, request, classes) -> None:
     import torch
 
     from ddpm_app.files import write_atomically
-
-    from . import viz
-    from .exports import image_png
+    from ddpm_app.images import render
+    from ddpm_app.studio.exports import image_png
 
     images, labels = found.images, found.labels
     if out.suffix == ".npz":
@@ -95,7 +93,7 @@ def write_samples(out: Path, found, request, classes) -> None:
         write_atomically(out, buffer.getvalue())
     elif out.suffix == ".png":
         columns = len(classes) if request.label == "all" and classes else max(round(len(images) ** 0.5), 1)
-        viz.save_png(viz.grid(torch.from_numpy(images).permute(0, 3, 1, 2), columns), out)
+        render.save_png(render.grid(torch.from_numpy(images).permute(0, 3, 1, 2), columns), out)
     else:
         for i, image in enumerate(images):
             write_atomically(out / f"{i:05d}.png", image_png(image.transpose(2, 0, 1), request, int(found.chosen[i]), int(labels[i])))
@@ -118,12 +116,11 @@ def _noise(commands) -> None:
 def run_noise(args: argparse.Namespace) -> int:
     import torch
 
+    from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
     from ddpm_app.files import check_target
-
-    from . import viz
-    from .pictures import centre_crop, open_picture, to_array
-    from .schedules import SCHEDULES, make_schedule
-    from .studio import known, noised
+    from ddpm_app.images import render
+    from ddpm_app.images.decode import centre_crop, open_picture, to_array
+    from ddpm_app.studio.studio import known, noised
 
     if not 4 <= args.size <= 512:
         raise ValueError(f"--size is {args.size}; 4 to 512 pixels are accepted")
@@ -137,7 +134,7 @@ def run_noise(args: argparse.Namespace) -> int:
         raise ValueError(f"--t is {args.t!r}; whole numbers separated by commas are accepted") from None
     picture = to_array(centre_crop(open_picture(args.image), args.size))
     rows = [torch.from_numpy(noised(picture, make_schedule(name, args.T), times, args.seed)) for name in names]
-    viz.save_png(viz.grid(torch.cat(rows), len(times)), Path(args.out))
+    render.save_png(render.grid(torch.cat(rows), len(times)), Path(args.out))
     print(f"{args.out}: t = {', '.join(map(str, times))}; rows: {', '.join(names)}")
     return 0
 
@@ -149,8 +146,8 @@ def _models(commands) -> None:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    from .exports import model_facts
-    from .studio import Studio
+    from ddpm_app.studio.exports import model_facts
+    from ddpm_app.studio.studio import Studio
 
     studio = Studio(device="cpu")
     found = [model_facts(c) for c in studio.checkpoints().values()]
@@ -168,37 +165,37 @@ def run_models(args: argparse.Namespace) -> int:
 
 
 def _bench(commands) -> None:
-    from . import bench_train
+    from ddpm_app.bench import training
 
     p = commands.add_parser(
         "bench", help="speed of this machine", description="Measure this machine: networks, matrix rate, diffusers beside."
     )
-    bench_train.add_arguments(p)
-    p.set_defaults(run=bench_train.run)
+    training.add_arguments(p)
+    p.set_defaults(run=training.run)
 
 
 def _runs(commands) -> None:
-    from . import runs_cli
+    from ddpm_app.cli import runs
 
-    runs_cli.add_parser(commands)
+    runs.add_parser(commands)
 
 
 def _toy(commands) -> None:
-    from . import toy_cli
+    from ddpm_app.cli import toy
 
-    toy_cli.add_parser(commands)
+    toy.add_parser(commands)
 
 
 def _evaluate(commands) -> None:
-    from . import evaluate_cli
+    from ddpm_app.cli import evaluate
 
     p = commands.add_parser("evaluate", help="distances, readings, bits per dimension", description="Measure a checkpoint or images.")
-    evaluate_cli.add_arguments(p)
-    p.set_defaults(run=evaluate_cli.run)
+    evaluate.add_arguments(p)
+    p.set_defaults(run=evaluate.run)
 
 
 def _label(commands) -> None:
-    from . import clip_report
+    from ddpm_app.studio import clip_report
 
     p = commands.add_parser("label", help="zero-shot labels by CLIP", description="Label images with CLIP, and measure the labels.")
     clip_report.add_arguments(p)
@@ -206,9 +203,9 @@ def _label(commands) -> None:
 
 
 def _encode(commands) -> None:
-    from . import encode_cli
+    from ddpm_app.cli import encode
 
-    encode_cli.add_parsers(commands)
+    encode.add_parsers(commands)
 
 
 def main(argv: list[str] | None = None) -> int:

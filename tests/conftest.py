@@ -12,10 +12,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from ddpm_app import checkpoints
-from ddpm_app.data import CIFAR10_CLASSES, MNIST_CLASSES
-from ddpm_app.studio import Studio
-from ddpm_app.unet import UNet, UNetConfig
+from ddpm_app.checkpoints import checkpoint
+from ddpm_app.images.datasets import CIFAR10_CLASSES, MNIST_CLASSES
+from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.studio.studio import Studio
 
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits
 
@@ -31,15 +31,15 @@ def make_checkpoint(path, *, size=16, channels=3, classes=CIFAR10_CLASSES, row="
                 p.normal_(std=0.05)
         if network.label_emb is not None:
             network.label_emb.weight.normal_(std=2.0)
-    return checkpoints.save(
-        path, checkpoints.CheckpointConfig(config, {"name": schedule, "T": T}, row, data, tuple(classes), 1234), network.state_dict()
+    return checkpoint.save(
+        path, checkpoint.CheckpointConfig(config, {"name": schedule, "T": T}, row, data, tuple(classes), 1234), network.state_dict()
     )
 
 
 def make_judges(root):
     """A classifier and a noise-aware one of the models' data: random weights, but sure of themselves."""
-    from ddpm_app.classifier import ClassifierConfig, ResNet, save_classifier
-    from ddpm_app.noisy_classifier import NoisyConfig, NoisyResNet, save_noisy
+    from ddpm_app.classifiers.classifier import ClassifierConfig, ResNet, save_classifier
+    from ddpm_app.classifiers.noisy import NoisyConfig, NoisyResNet, save_noisy
 
     for name, classes, size, channels, seed in (("random", CIFAR10_CLASSES, 16, 3, 0), ("random-grey", MNIST_CLASSES, 14, 1, 1)):
         kind = dict(data=name, classes=classes, image_size=size, in_channels=channels, widths=(8, 12), blocks=(0, 1))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_app import jobs, paths
-from ddpm_app.studio import Studio
+from ddpm_app import paths
+from ddpm_app.studio.studio import Studio
+from ddpm_app.training import runs
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -33,7 +34,7 @@ def test_each_variable_moves_what_it_names(monkeypatch, tmp_path):
 
 def test_the_page_and_the_runs_command_look_in_the_same_folder(monkeypatch):
     monkeypatch.setenv("DDPM_RUNS", "")
-    assert Studio(device="cpu").roots[1] == jobs.runs_dir() == paths.PROJECT / "runs"
+    assert Studio(device="cpu").roots[1] == runs.runs_dir() == paths.PROJECT / "runs"
 
 
 def test_no_other_file_reads_the_variables_or_computes_the_root():

@@ -25,20 +25,20 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ddpm_app.checkpoints import Checkpoint, CheckpointError, open_checkpoint
-from ddpm_app.classifier import Classifier, load_classifier  # noqa: E402
-from ddpm_app.data import ImageData, load_data  # noqa: E402
-from ddpm_app.device import describe  # noqa: E402
-from ddpm_app.distances import Stats, frechet_distance, statistics  # noqa: E402
-from ddpm_app.distributed import World, join  # noqa: E402
+from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from ddpm_app.classifiers.classifier import Classifier, load_classifier  # noqa: E402
+from ddpm_app.classifiers.metrics import read  # noqa: E402
+from ddpm_app.diffusion.samplers import SAMPLERS  # noqa: E402
+from ddpm_app.diffusion.schedules import GRIDS  # noqa: E402
+from ddpm_app.evaluation.distances import Stats, frechet_distance, statistics  # noqa: E402
+from ddpm_app.evaluation.protocol import commit  # noqa: E402
+from ddpm_app.evaluation.samples import sampled  # noqa: E402
 from ddpm_app.files import write_atomically  # noqa: E402
+from ddpm_app.images.datasets import ImageData, load_data  # noqa: E402
+from ddpm_app.networks.device import describe  # noqa: E402
 from ddpm_app.paths import SHIPPED  # noqa: E402
-from ddpm_app.protocols import commit  # noqa: E402
-from ddpm_app.reading import read  # noqa: E402
-from ddpm_app.samplers import SAMPLERS  # noqa: E402
-from ddpm_app.samples import sampled  # noqa: E402
-from ddpm_app.schedules import GRIDS  # noqa: E402
-from ddpm_app.studio import Request, Studio  # noqa: E402
+from ddpm_app.studio.studio import Request, Studio  # noqa: E402
+from ddpm_app.training.distributed import World, join  # noqa: E402
 
 ALONE = World()
 

@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app.classifier import wilson  # noqa: E402
-from ddpm_app.data import to_model  # noqa: E402
-from ddpm_app.requests import Request  # noqa: E402
-from ddpm_app.studio import Studio  # noqa: E402
+from ddpm_app.classifiers.classifier import wilson  # noqa: E402
+from ddpm_app.images.datasets import to_model  # noqa: E402
+from ddpm_app.studio.request import Request  # noqa: E402
+from ddpm_app.studio.studio import Studio  # noqa: E402
 
 
 def plan(args: argparse.Namespace) -> list[tuple[str, Request]]:

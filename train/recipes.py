@@ -31,22 +31,20 @@ import torch  # noqa: E402
 from recipes_table import table, write_section  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
-from ddpm_app import (
-    checkpoints,
-    files,  # noqa: E402
-    jobs,
-)
-from ddpm_app.classifier import load_classifier  # noqa: E402
-from ddpm_app.data import load_data, to_uint8  # noqa: E402
-from ddpm_app.denoiser import Denoiser  # noqa: E402
-from ddpm_app.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
-from ddpm_app.distances import Stats, statistics  # noqa: E402
-from ddpm_app.guidance import cfg, clipped  # noqa: E402
+from ddpm_app import files
+from ddpm_app.checkpoints import checkpoint
+from ddpm_app.classifiers.classifier import load_classifier  # noqa: E402
+from ddpm_app.diffusion.denoiser import Denoiser  # noqa: E402
+from ddpm_app.diffusion.guidance import cfg, clipped  # noqa: E402
+from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
+from ddpm_app.diffusion.schedules import make_schedule, sigma_grid  # noqa: E402
+from ddpm_app.evaluation.distances import Stats, statistics  # noqa: E402
+from ddpm_app.images.datasets import load_data, to_uint8  # noqa: E402
+from ddpm_app.networks.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.networks.unet import PRESETS, UNet  # noqa: E402
 from ddpm_app.paths import SHIPPED, runs_dir  # noqa: E402
-from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
-from ddpm_app.schedules import make_schedule, sigma_grid  # noqa: E402
-from ddpm_app.train_config import TrainConfig  # noqa: E402
-from ddpm_app.unet import PRESETS, UNet  # noqa: E402
+from ddpm_app.training import runs as jobs
+from ddpm_app.training.config import TrainConfig  # noqa: E402
 
 EMAS = (0.02, 0.05, 0.1, 0.2)  # all kept by every run, so that these lines need no training of their own
 EVALUATIONS = 18
@@ -145,7 +143,7 @@ def train_line(args: argparse.Namespace, line: Line, out: Path) -> None:
 
 def denoiser_of(folder: Path, ema: float, device: torch.device) -> Denoiser:
     """The network of a finished run with one of its averages."""
-    config = checkpoints.open_checkpoint(folder).config
+    config = checkpoint.open_checkpoint(folder).config
     network = UNet(config.network)
     with safe_open(folder / "state.safetensors", "pt") as state, torch.no_grad():
         kind = "ema" if ema == config.training["ema"] else f"ema-{ema:g}"
@@ -177,11 +175,11 @@ def protocol(args: argparse.Namespace, line: Line) -> dict:
 def judge_line(args: argparse.Namespace, line: Line, reference: Stats) -> dict:
     """Samples of a trained line and their figures."""
     folder = args.out / line.trained
-    config = checkpoints.open_checkpoint(folder).config
+    config = checkpoint.open_checkpoint(folder).config
     labels = torch.arange(len(config.classes)).repeat_interleave(args.n // len(config.classes))
     images = sample(denoiser_of(folder, line.ema, args.where), labels, args)
     figures = judge.judged(args.classifier, images, labels, reference)
-    log = [r for r in checkpoints.open_checkpoint(folder).log() if "validation_loss" in r]
+    log = [r for r in checkpoint.open_checkpoint(folder).log() if "validation_loss" in r]
     return {
         "name": line.name,
         "recipe": line.recipe,

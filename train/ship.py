@@ -17,15 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ddpm_app import (
-    checkpoints,
-    exports,
-    files,  # noqa: E402
-    jobs,
-    train_flags,
-)
-from ddpm_app.studio import Request, Studio  # noqa: E402
-from ddpm_app.train_config import TrainConfig  # noqa: E402
+from ddpm_app import files
+from ddpm_app.checkpoints import checkpoint
+from ddpm_app.studio import exports
+from ddpm_app.studio.studio import Request, Studio  # noqa: E402
+from ddpm_app.training import flags as train_flags
+from ddpm_app.training import runs as jobs
+from ddpm_app.training.config import TrainConfig  # noqa: E402
 
 VALIDATION = "the run's EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
 CARD = """---
@@ -68,25 +66,25 @@ def lineage(run: Path) -> list[Path]:
 
 def minutes(run: Path) -> str:
     """The minutes of training behind the run's weights, which need not be its last."""
-    source = checkpoints.open_checkpoint(run)
+    source = checkpoint.open_checkpoint(run)
     rows = [r for r in source.log() if "seconds" in r and r.get("images", 0) <= source.config.images_seen]
     found = max((r["seconds"] for r in rows), default=0) / 60
     return f"{found:.0f} minutes" if found >= 10 else f"{found:.1f} minutes"
 
 
-def own_weights(source: checkpoints.Checkpoint) -> bool:
+def own_weights(source: checkpoint.Checkpoint) -> bool:
     """Whether the run's checkpoint is its own EMA, not raw weights or another average kept afterwards."""
-    own = {checkpoints.open_checkpoint(p).config.ema for p in jobs.Run(source.path).snapshots()}
+    own = {checkpoint.open_checkpoint(p).config.ema for p in jobs.Run(source.path).snapshots()}
     return not own or source.config.ema in own
 
 
 def trained(run: Path, images: int) -> str:
     """What the weights have seen, and whether the run went on after them."""
-    most = max((r.get("images", 0) for r in checkpoints.open_checkpoint(run).log()), default=0)
+    most = max((r.get("images", 0) for r in checkpoint.open_checkpoint(run).log()), default=0)
     return f"{images:,} images in {minutes(run)}" + (f" (the run's whole: {most:,})" if most > images else "")
 
 
-def validation(source: checkpoints.Checkpoint) -> float | None:
+def validation(source: checkpoint.Checkpoint) -> float | None:
     """The logged validation loss of these very weights: it is taken of the run's own EMA only, and at its marks."""
     if not own_weights(source):
         return None
@@ -131,11 +129,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--machine", default="", help="what it was trained on (default: as the run says)")
     args = parser.parse_args(argv)
     try:
-        source = checkpoints.open_checkpoint(args.run)
+        source = checkpoint.open_checkpoint(args.run)
         out, runs = Path(args.out), lineage(Path(args.run))
-        parts = [checkpoints.open_checkpoint(r).config for r in runs]
+        parts = [checkpoint.open_checkpoint(r).config for r in runs]
         total = sum(c.images_seen for c in parts)
-        before = checkpoints.open_checkpoint(out).config if (out / "config.json").is_file() else None
+        before = checkpoint.open_checkpoint(out).config if (out / "config.json").is_file() else None
         if before and (before.images_seen, before.ema) == (total, source.config.ema):
             config = before  # the same weights: keep the numbers judged since
         else:
@@ -146,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
             kind = "mean squared error of F" + ("" if weight == "uniform" else f", weighted by {weight},")
             entry = {"name": "validation loss", "value": loss, "protocol": f"{kind} {VALIDATION}"}
             config = dataclasses.replace(config, metrics=[entry, *config.metrics])
-        checkpoints.save(out, config, checkpoints.read_weights(source.path))
+        checkpoint.save(out, config, checkpoint.read_weights(source.path))
     except ValueError as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2
@@ -159,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     else:  # the run drew none of these weights
         (out / "samples.png").unlink(missing_ok=True)
     files.write_atomically(out / "denoising.webp", animation(out))
-    facts = exports.model_facts(checkpoints.open_checkpoint(out))
+    facts = exports.model_facts(checkpoint.open_checkpoint(out))
     text = CARD.format(
         **{k: v for k, v in facts.items() if k not in ("metrics", "multipliers", "classes", "name", "place")},
         name=out.name,

@@ -27,12 +27,12 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as nnf  # noqa: E402
 
-from ddpm_app.classifier import Classifier, ClassifierConfig, ResNet, load_classifier, save_classifier, wilson  # noqa: E402
-from ddpm_app.data import KNOWN, ImageData, load_data, split, to_model  # noqa: E402
-from ddpm_app.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
+from ddpm_app.classifiers.classifier import Classifier, ClassifierConfig, ResNet, load_classifier, save_classifier, wilson  # noqa: E402
+from ddpm_app.classifiers.noisy import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels  # noqa: E402
+from ddpm_app.diffusion.schedules import SCHEDULES, add_noise, make_schedule  # noqa: E402
 from ddpm_app.files import write_atomically  # noqa: E402
-from ddpm_app.noisy_classifier import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels  # noqa: E402
-from ddpm_app.schedules import SCHEDULES, add_noise, make_schedule  # noqa: E402
+from ddpm_app.images.datasets import KNOWN, ImageData, load_data, split, to_model  # noqa: E402
+from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
 
 # Both leave the full resolution at once. Digits are small and grey: a narrow network (0.3 M weights). Photos: 2.7 M.
 DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 2, 1))

@@ -18,17 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 from ddpm_app import paths  # noqa: E402
-from ddpm_app import toy_metrics as metrics  # noqa: E402
-from ddpm_app.denoiser import Denoiser  # noqa: E402
+from ddpm_app.diffusion.denoiser import Denoiser  # noqa: E402
+from ddpm_app.diffusion.guidance import conditioned  # noqa: E402
+from ddpm_app.diffusion.schedules import SCHEDULES, sigma_grid  # noqa: E402
 from ddpm_app.files import write_atomically  # noqa: E402
-from ddpm_app.guidance import conditioned  # noqa: E402
-from ddpm_app.schedules import SCHEDULES, sigma_grid  # noqa: E402
-from ddpm_app.toy_classifier import denoising_classifier  # noqa: E402
-from ddpm_app.toy_data import ToyData, ToyDataError, split  # noqa: E402
-from ddpm_app.toy_files import load  # noqa: E402
-from ddpm_app.toy_sweeps import Scale as Sizes  # noqa: E402
-from ddpm_app.toy_sweeps import draw, floor  # noqa: E402
-from ddpm_app.toy_training import ToyTrainConfig, ToyTrainer, save_toy, train_toys  # noqa: E402
+from ddpm_app.toy import metrics  # noqa: E402
+from ddpm_app.toy.classifier import denoising_classifier  # noqa: E402
+from ddpm_app.toy.points import load  # noqa: E402
+from ddpm_app.toy.shapes import ToyData, ToyDataError, split  # noqa: E402
+from ddpm_app.toy.sweeps import Scale as Sizes  # noqa: E402
+from ddpm_app.toy.sweeps import draw, floor  # noqa: E402
+from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, save_toy, train_toys  # noqa: E402
 
 GOOD = dict(schedule="cosine", row="v", lr=8e-3, steps=12_000, batch=256)
 SHIPPED = {

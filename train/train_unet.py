@@ -27,26 +27,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from ddpm_app import (
-    checkpoints,
-    distributed,
-    files,  # noqa: E402
-    posthoc,
-    probe,
-    trackers,
-    train_flags,
-    turns,
-    viz,
-)
-from ddpm_app.data import load_data, split, to_uint8  # noqa: E402
-from ddpm_app.denoiser import Denoiser  # noqa: E402
-from ddpm_app.device import describe, for_inference, pick_device  # noqa: E402
-from ddpm_app.guidance import cfg, clipped  # noqa: E402
-from ddpm_app.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
-from ddpm_app.schedules import sigma_grid  # noqa: E402
-from ddpm_app.train_config import FREE, RECIPES, TrainConfig, default_of  # noqa: E402
-from ddpm_app.training import Trainer, train, validation_loss  # noqa: E402
-from ddpm_app.unet import UNet  # noqa: E402
+from ddpm_app import files
+from ddpm_app.checkpoints import checkpoint
+from ddpm_app.diffusion.denoiser import Denoiser  # noqa: E402
+from ddpm_app.diffusion.guidance import cfg, clipped  # noqa: E402
+from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
+from ddpm_app.diffusion.schedules import sigma_grid  # noqa: E402
+from ddpm_app.images import render
+from ddpm_app.images.datasets import load_data, split, to_uint8  # noqa: E402
+from ddpm_app.networks.device import describe, for_inference, pick_device  # noqa: E402
+from ddpm_app.networks.unet import UNet  # noqa: E402
+from ddpm_app.training import distributed, flags, posthoc_ema, probe, process, trackers
+from ddpm_app.training.config import FREE, RECIPES, TrainConfig, default_of  # noqa: E402
+from ddpm_app.training.trainer import Trainer, train, validation_loss  # noqa: E402
 
 COLUMNS = 4  # pictures a class in a sample grid
 OVERHEAD = 0.02  # of the trained time goes into marks: what would exceed it is left out, but for the three at the thirds of the budget
@@ -54,7 +47,7 @@ OVERHEAD = 0.02  # of the trained time goes into marks: what would exceed it is 
 
 def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    train_flags.add_settings(parser)
+    flags.add_settings(parser)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="named settings, each overridden by its own flag")
     parser.add_argument("--out", help="directory of the run (needed unless --resume names one)")
     parser.add_argument("--resume", help="auto: continue in --out if it holds a state; or a run's directory")
@@ -93,7 +86,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
         previous = {"averages": "none", **previous}  # from before runs kept averages
         others = [k for k, v in settings.items() if k not in FREE and k in previous and previous[k] != v]
         if others:  # said before the run's own record is touched
-            told = ", ".join(f"{train_flags.flag(k)} {previous[k]}, not {settings[k]}" for k in others)
+            told = ", ".join(f"{flags.flag(k)} {previous[k]}, not {settings[k]}" for k in others)
             parser.error(f"--resume: {resume_from} was begun with {told}; --init begins a new run from its weights")
         settings = {**previous, **settings}
         if "minutes" in given or "images" in given:
@@ -113,9 +106,9 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
         parser.error(str(error))
 
 
-def checkpoint_config(trainer: Trainer) -> checkpoints.CheckpointConfig:
+def checkpoint_config(trainer: Trainer) -> checkpoint.CheckpointConfig:
     c = trainer.config
-    return checkpoints.CheckpointConfig(
+    return checkpoint.CheckpointConfig(
         network=trainer.network.config,
         schedule={"name": c.schedule, "T": c.T},
         row=c.row,
@@ -169,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(name, lambda *_: stop.append(True))
     try:
         mine = (Path(args.out), sys.argv[1:] if argv is None else argv, dataclasses.asdict(config))
-        seat = turns.Seat(*mine) if world.main else distributed.Follower(mine[0])
+        seat = process.Seat(*mine) if world.main else distributed.Follower(mine[0])
     except (ValueError, OSError) as error:
         print(f"train_unet: {error}", file=sys.stderr)
         return 2
@@ -178,27 +171,27 @@ def main(argv: list[str] | None = None) -> int:
         seat.end(work(config, args, seat, lambda: bool(stop) or time.perf_counter() - begun > args.max_seconds, world))
         world.close()
         return 0
-    except (ValueError, FloatingPointError, turns.DiskFull) as error:
+    except (ValueError, FloatingPointError, process.DiskFull) as error:
         seat.end("failed", str(error))
         print(f"train_unet: {error}", file=sys.stderr)
-        return {FloatingPointError: 3, turns.DiskFull: 4}.get(type(error), 2)
+        return {FloatingPointError: 3, process.DiskFull: 4}.get(type(error), 2)
     except Exception as error:
         if not world.main:  # most likely rank 0 has left, having said why
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             print(f"train_unet: process {world.rank} ends with the others ({why})", file=sys.stderr)
             return 1
-        seat.end("failed", str(turns.explain_full(seat.folder, 2**20)) if turns.is_full(error) else f"{type(error).__name__}: {error}")
+        seat.end("failed", str(process.explain_full(seat.folder, 2**20)) if process.is_full(error) else f"{type(error).__name__}: {error}")
         raise
     finally:
         seat.close()
 
 
-def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: Callable[[], bool], world: distributed.World) -> str:
+def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told: Callable[[], bool], world: distributed.World) -> str:
     """Train to the end or until told() to stop: "finished" or "stopped". Of several processes rank 0 alone reads and writes files."""
     out = seat.folder
     device = pick_device(config.device)
     say = functools.partial(print, flush=True) if world.main else lambda *_: None
-    if world.any(not args.now and not seat.take_turn(turns.device_key(device), told, say)):
+    if world.any(not args.now and not seat.take_turn(process.device_key(device), told, say)):
         return "stopped"
     if not world.main:
         world.wait()  # rank 0 may have to download the data first
@@ -216,12 +209,12 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
     elif args.state and args.state.is_file():
         trainer.load_state(args.state)
     elif args.init:
-        source = checkpoints.open_checkpoint(args.init)
+        source = checkpoint.open_checkpoint(args.init)
         theirs, mine = dataclasses.asdict(source.config.network), dataclasses.asdict(trainer.network.config)
         if apart := [f"{k} {theirs[k]} instead of {mine[k]}" for k in mine if k != "dropout" and theirs[k] != mine[k]]:
             raise ValueError(f"--init: {args.init} is another network: {', '.join(apart)}")
-        weights = checkpoints.read_weights(source.path)
-        checkpoints.check_keys(weights, trainer.network, args.init)
+        weights = checkpoint.read_weights(source.path)
+        checkpoint.check_keys(weights, trainer.network, args.init)
         trainer.init_weights(weights)
     distributed.share(trainer, world)
     log_file = out / "log.jsonl" if world.main else Path(os.devnull)
@@ -237,16 +230,16 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
             return
         need = trainer.state_bytes() * (10 if state else 4) // 8
         try:
-            turns.need_room(out, need)
+            process.need_room(out, need)
             if not state and trainer.averages:
                 averages = {a: trainer.weights(average=a) for a in trainer.averages}
-                posthoc.save_averages(folder, trainer.step, trainer.weights(), trainer.weights(ema=False), averages)
-            checkpoints.save(folder, checkpoint_config(trainer), trainer.weights())
+                posthoc_ema.save_averages(folder, trainer.step, trainer.weights(), trainer.weights(ema=False), averages)
+            checkpoint.save(folder, checkpoint_config(trainer), trainer.weights())
             if state:
                 trainer.save_state(out / "state.safetensors")
         except Exception as error:
-            if turns.is_full(error):
-                raise turns.explain_full(folder, need) from error
+            if process.is_full(error):
+                raise process.explain_full(folder, need) from error
             raise
 
     drawn, spent, unlogged = trainer.progress(), 0.0, 0.0  # spent: seconds this process did not train
@@ -265,10 +258,10 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
             takes["held"] = time.perf_counter() - at
         if affordable == 2:
             drawn = trainer.progress()
-            picture = viz.grid(sample_grid(trainer), columns=COLUMNS)
+            picture = render.grid(sample_grid(trainer), columns=COLUMNS)
             if world.main:
                 (out / "samples").mkdir(exist_ok=True)
-                viz.save_png(picture, out / "samples" / f"{trainer.images:010d}.png")
+                render.save_png(picture, out / "samples" / f"{trainer.images:010d}.png")
                 tracked.picture(picture, trainer.step)
             takes["grid"] = time.perf_counter() - at - takes["held"]
         row["overhead_seconds"] = round(spent - unlogged, 3)
@@ -285,7 +278,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: turns.Seat, told: 
         return told()
 
     at_start = trainer.seconds
-    marks, points = int(trainer.progress() * args.marks), posthoc.snapshot_points(args.snapshots)
+    marks, points = int(trainer.progress() * args.marks), posthoc_ema.snapshot_points(args.snapshots)
     snaps = sum(p <= trainer.progress() for p in points)
     several = f", {world.size} processes" if world.size > 1 else ""
     say(f"{describe(trainer.device)}{several}; {len(training)} images of {trainer.data.name}; {out}")

@@ -9,11 +9,22 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is i
 
 import gradio as gr  # noqa: E402
 
-from ..device import describe  # noqa: E402
-from ..studio import Studio  # noqa: E402
-from . import api, clip, denoise, encode, evaluate, forward, generate, lab, models, train  # noqa: E402
-from .controls import ALL, ANY  # noqa: E402
-from .theme import launch_options  # noqa: E402, F401
+from ddpm_app.networks.device import describe  # noqa: E402
+from ddpm_app.studio.studio import Studio  # noqa: E402
+from ddpm_app.ui import api  # noqa: E402
+from ddpm_app.ui.forms.sampling import ALL, ANY  # noqa: E402
+from ddpm_app.ui.tabs import (
+    clip,  # noqa: E402
+    denoise,  # noqa: E402
+    encode,  # noqa: E402
+    evaluate,  # noqa: E402
+    forward,  # noqa: E402
+    generate,  # noqa: E402
+    lab,  # noqa: E402
+    models,  # noqa: E402
+    train,  # noqa: E402
+)
+from ddpm_app.ui.theme import launch_options  # noqa: E402, F401
 
 
 def status_html(studio: Studio, name: str | None) -> str:

@@ -6,9 +6,9 @@ import base64
 
 import gradio as gr
 
-from .. import exports
-from ..studio import Request, Studio
-from .handlers import guarded
+from ddpm_app.studio import exports
+from ddpm_app.studio.studio import Request, Studio
+from ddpm_app.ui.events import guarded
 
 API_LIMIT = 64
 

@@ -1,0 +1,178 @@
+"""python -m ddpm_app evaluate: measure a checkpoint or a set of images, with the protocol."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from dataclasses import asdict
+
+from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.schedules import GRIDS
+from ddpm_app.evaluation.evaluate import ALIASES, BITS, METRICS, Plan, evaluate, parse_metrics, sample_requests
+from ddpm_app.evaluation.features import KINDS, Progress
+from ddpm_app.evaluation.protocol import Measurement, plain, store, stored_rows
+from ddpm_app.evaluation.samples import sampled
+from ddpm_app.studio.request import Request
+from ddpm_app.studio.studio import Studio
+from ddpm_app.training.distributed import join
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    r = Request()
+    parser.add_argument("--checkpoint", default="", help="name in checkpoints/ or runs/, or a directory")
+    parser.add_argument("--images", default="", help="FILE.npz or a folder: judge these instead of sampling")
+    parser.add_argument(
+        "--metrics", default="bpd-bound", help=f"separated by commas: {', '.join((*METRICS, *ALIASES))} (default bpd-bound)"
+    )
+    parser.add_argument(
+        "--features", default="", help=f"networks that distances are measured in: {', '.join(KINDS)} (default: those that ship)"
+    )
+    parser.add_argument(
+        "--against", default="", help="train, test, mnist[:test], cifar10[:test], FILE.npz or a folder (default train; for bits test)"
+    )
+    parser.add_argument("--n", type=int, help="samples a seed (default 1000), or test images of the bits (default 128)")
+    parser.add_argument("--seed", type=int, default=0, help="image i has the seed SEED + i (default 0)")
+    parser.add_argument("--seeds", type=int, default=1, help="independent sets of n samples; three give a spread (default 1)")
+    parser.add_argument("--sampler", default=r.sampler, help=f"{', '.join(SAMPLERS)} (default {r.sampler})")
+    parser.add_argument("--evaluations", type=int, default=r.evaluations, help=f"of the denoiser, an image (default {r.evaluations})")
+    parser.add_argument("--guidance", type=float, default=r.guidance, help=f"scale s, 1 is off (default {r.guidance})")
+    parser.add_argument("--label", default="all", help="a class, all (in turn), any (drawn by seed), none (default all)")
+    parser.add_argument("--grid", default=r.grid, help=f"auto, {', '.join(GRIDS)} (default auto)")
+    parser.add_argument("--eta", type=float, default=0.0, help="DDIM's noise, 0-1 (default 0)")
+    parser.add_argument("--churn", type=float, default=0.0, help="Heun's noise, 0-100 (default 0)")
+    parser.add_argument("--clip", default="shipped", help="shipped, or MODEL:PRETRAINED of open_clip (default shipped)")
+    parser.add_argument("--classifier", default="", help="directory of a classifier (default: checkpoints/classifiers/DATA)")
+    parser.add_argument("--inception", default="", help="torch-fidelity's Inception weights, a file or a URL (default: downloaded)")
+    parser.add_argument("--draws", type=int, default=20, help="times t per image of the bound; 999 takes all (default 20)")
+    parser.add_argument("--steps", type=int, default=50, help="Heun steps of the flow (default 50)")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 where only bits are asked for")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
+    parser.add_argument("--json", action="store_true", help="print the measurements as JSON, all their parts")
+    parser.add_argument("--write", action="store_true", help="append to the checkpoint's metrics.json")
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    fields = {k: getattr(args, k) for k in ("checkpoint", "sampler", "evaluations", "guidance", "label", "grid", "eta", "churn", "seed")}
+    request = Request(**fields, n=1000 if args.n is None else args.n)
+    return Plan(
+        request,
+        parse_metrics(args.metrics),
+        tuple(f.strip() for f in args.features.split(",") if f.strip()),
+        **{k: getattr(args, k) for k in ("against", "seeds", "images", "clip", "classifier", "inception", "draws", "steps")},
+        bits_n=128 if args.n is None else args.n,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.checkpoint and not args.images:
+        raise ValueError("give a --checkpoint to sample from, or --images to judge")
+    if args.write and not args.checkpoint:
+        raise ValueError("--write needs the --checkpoint whose metrics.json is meant")
+    if args.sweep and (args.write or args.seeds > 1 or args.images):
+        raise ValueError("--sweep samples a checkpoint anew at each of its points and only prints: no --write, --seeds or --images")
+    plan = plan_of(args)
+    bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve draws pictures, whatever --metrics says
+    precision = args.precision or ("fp32" if bits_only else "auto")
+    world = join(args.device)
+    studio = Studio(device=args.device, precision=precision)
+    if args.write:
+        stored_rows(studio.checkpoint(args.checkpoint))  # what could not be kept is not measured first
+    shared = plan.pictures and not plan.images and not args.sweep
+    if world.size > 1 and shared:  # each process makes its share of the samples; rank 0 goes on alone
+        for request in sample_requests(plan):
+            for _ in sampled(studio, request, share=(world.rank, world.size)):
+                pass
+    world.close()
+    if not world.main:
+        return 0
+    if args.sweep:
+        return run_sweep(studio, plan, args)
+    measured, refusals, clock = [], 0, Clock()
+    for event in evaluate(studio, plan):
+        if isinstance(event, Progress):
+            clock.show(event)
+            continue
+        clock.clear()
+        if isinstance(event, Measurement):
+            measured.append(event)
+            if not args.json:
+                print(line(event), flush=True)
+            if args.write:
+                store(studio.checkpoint(args.checkpoint), event)
+        else:
+            refusals += 1
+            print(f"{event.metric}: not measured: {event.says}", file=sys.stderr, flush=True)
+    clock.clear()
+    if args.json:
+        print(json.dumps([plain(asdict(m)) for m in measured], indent=1))
+    elif measured:
+        print(json.dumps(plain(measured[0].protocol)))
+    if plan.pictures and not plan.images:
+        print(f"sampling {clock.sampling:.1f} s, everything else {clock.rest:.1f} s", file=sys.stderr)
+    if args.write and measured:
+        print(f"stored in {studio.checkpoint(args.checkpoint).path / 'metrics.json'}", file=sys.stderr)
+    return 2 if refusals and not measured else 0
+
+
+def run_sweep(studio: Studio, plan: Plan, args: argparse.Namespace) -> int:
+    """A row a point of the trade-off curve."""
+    from ddpm_app.evaluation.tradeoff import parse_sweep, sweep
+
+    along, clock, rows = parse_sweep(args.sweep), Clock(), []
+    for event in sweep(studio, plan, along):
+        if isinstance(event, Progress):
+            clock.show(event)
+            continue
+        clock.clear()
+        rows.append({k: v for k, v in event._asdict().items() if k not in ("images", "request")})
+        if not args.json:
+            values = {event.name: event.distance, "agreement": event.agreement, "confidence": event.confidence}
+            shown = "  ".join(f"{k} {'not measured' if v is None else format(v, '.4f')}" for k, v in values.items())
+            print(f"{along.axis} {event.value}   {shown}" + (f"   ({event.says})" if event.says else ""), flush=True)
+    print(json.dumps(rows if args.json else rows[-1]["protocol"], indent=1 if args.json else None))
+    return 0
+
+
+def line(m: Measurement) -> str:
+    """One row for people: name, value, error, the most telling parts, comparability."""
+    error = f" +- {m.error:.4f}" if math.isfinite(m.error) else ""
+    real = m.detail.get("real test images")
+    parts = [f"{k} {v:.4f}" for k, v in m.detail.items() if isinstance(v, float) and math.isfinite(v) and k != "real test images"]
+    parts += [f"real test images {real:.4f}"] if isinstance(real, float) else []
+    parts += [f"n = {m.protocol['n']:,}"] + ([m.detail["note"]] if "note" in m.detail else [])
+    unit = " bits/dim" if m.name in BITS else ""
+    away = m.protocol.get("comparable to the literature", "")
+    return f"{m.name} {m.value:.4f}{error}{unit}   {'  '.join(parts)}" + (f"\n  comparable to the literature: {away}" if away else "")
+
+
+class Clock:
+    """Progress and the time left, on stderr, rewritten in place on a terminal; silent elsewhere. sampling: seconds it took so far."""
+
+    def __init__(self):
+        self.tty, self.what, self.begun, self.first = sys.stderr.isatty(), "", 0.0, 0
+        self.start = self.last = time.monotonic()
+        self.sampling = 0.0
+
+    @property
+    def rest(self) -> float:
+        """Seconds since the start that were not spent sampling."""
+        return time.monotonic() - self.start - self.sampling
+
+    def show(self, p: Progress) -> None:
+        now = time.monotonic()
+        self.sampling += now - self.last if p.what.startswith("sampling") else 0.0
+        self.last = now
+        if p.what != self.what:
+            self.what, self.begun, self.first = p.what, now, p.done
+        if self.tty:
+            left = (now - self.begun) / (p.done - self.first) * (p.total - p.done) if p.done > self.first else math.nan
+            eta = f", {left:.0f} s left" if math.isfinite(left) else ""
+            print(f"\r\033[K{p.what}: {p.done:,} of {p.total:,}{eta}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.tty:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

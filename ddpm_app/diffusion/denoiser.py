@@ -1,0 +1,113 @@
+"""What a network's output means: every prediction type is a row of one table (Karras et al. 2022, section 5).
+
+D(x, sigma) = c_skip x + c_out F(c_in x, t(sigma), label) predicts x0 from x = x0 + sigma eps, and training is the mean
+squared error of F against (x0 - c_skip x) / c_out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_app.diffusion.schedules import Schedule, add_noise, expand
+
+SIGMA_DATA = 0.5  # standard deviation of image data in [-1, 1] (EDM)
+
+
+class Precond(NamedTuple):
+    """Coefficients at a level, each of sigma's shape."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+
+
+def _eps(s: Tensor) -> Precond:  # F predicts the noise (Ho et al. 2020, L_simple)
+    return Precond(torch.ones_like(s), -s, torch.rsqrt(1 + s * s))
+
+
+def _v(s: Tensor) -> Precond:  # F predicts v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022)
+    return Precond(1 / (1 + s * s), -s * torch.rsqrt(1 + s * s), torch.rsqrt(1 + s * s))
+
+
+def _x0(s: Tensor) -> Precond:  # F predicts the clean image
+    return Precond(torch.zeros_like(s), torch.ones_like(s), torch.rsqrt(1 + s * s))
+
+
+def _edm(s: Tensor) -> Precond:  # F has unit-variance inputs and targets (Karras et al. 2022, table 1)
+    total = s * s + SIGMA_DATA**2
+    return Precond(SIGMA_DATA**2 / total, s * SIGMA_DATA * torch.rsqrt(total), torch.rsqrt(total))
+
+
+ROWS: dict[str, Callable[[Tensor], Precond]] = {"eps": _eps, "v": _v, "x0": _x0, "edm": _edm}
+
+
+def _weight_uniform(s: Tensor, row: str) -> Tensor:
+    return torch.ones_like(s)
+
+
+def _weight_x0_snr(s: Tensor, row: str, snr_weight: Callable[[Tensor], Tensor]) -> Tensor:
+    """An x0-loss weight w(SNR) expressed for the row's own target: |x0 error|^2 = c_out^2 |F error|^2."""
+    return snr_weight(1 / (s * s)) * ROWS[row](s).c_out ** 2
+
+
+WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
+    "uniform": _weight_uniform,  # the row's own mean squared error
+    "min-snr-5": lambda s, row: _weight_x0_snr(s, row, lambda snr: snr.clamp(max=5.0)),  # Hang et al. 2023
+    "truncated-snr": lambda s, row: _weight_x0_snr(s, row, lambda snr: snr.clamp(min=1.0)),  # Salimans & Ho 2022
+}
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network with what is needed to read it: Denoiser(x, sigma, label) is the predicted x0.
+
+    network:  F(x_in (B, *S), t (B,), label (B,) int64 or None) -> (B, *S)
+    schedule: the levels it was trained on (its noise coordinate is their t)
+    row:      one of ROWS
+    """
+
+    network: nn.Module
+    schedule: Schedule
+    row: str
+
+    def __post_init__(self):
+        if self.row not in ROWS:
+            raise ValueError(f"unknown prediction row {self.row!r}; known: {', '.join(ROWS)}")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, *S) float, sigma () or (B,), label (B,) int64 or None for the null class -> predicted x0 (B, *S)."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).cpu()
+        c = ROWS[self.row](sigma)  # in float64: at sigma = 160 the float32 c_skip of the v row keeps only five digits
+        t = self.schedule.sigma_to_t(sigma).to(x.device, torch.float32).expand(len(x))
+        output = self.network(expand(c.c_in, x) * x, t, label)
+        return expand(c.c_skip, x) * x + expand(c.c_out, x) * output.to(x.dtype)
+
+    def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None, weight: str = "uniform") -> Tensor:
+        """Loss of each sample, (B,). x0 and eps (B, *S) float32, t (B,) int64 in [0, T-1] on x0's device."""
+        sigma = self._levels(x0.device)[t]
+        c = ROWS[self.row](sigma)
+        x = add_noise(x0, sigma, eps)
+        output = self.network(expand(c.c_in, x) * x, t, label)
+        if self.row == "eps":  # (x0 - x) / -sigma without its cancellation
+            target = eps
+        elif self.row == "v":
+            target = (eps - expand(sigma, x0) * x0) * expand(c.c_in, x0)
+        else:
+            target = (x0 - expand(c.c_skip, x) * x) / expand(c.c_out, x)
+        error = (output.float() - target).square().flatten(1).mean(1)
+        return error * WEIGHTS[weight](sigma, self.row)
+
+    def _levels(self, device: torch.device) -> Tensor:
+        cache = self.__dict__.setdefault("_sigma_on", {})
+        if device not in cache:
+            cache[device] = self.schedule.sigma.to(device, torch.float32)
+        return cache[device]

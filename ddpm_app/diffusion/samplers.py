@@ -1,0 +1,237 @@
+"""Samplers: generators that walk a grid of noise levels and yield every step.
+
+A sampler knows one contract, denoise(x, sigma) -> predicted x0, and one coordinate, x = x0 + sigma eps. `s` is the level a
+step starts from, `r < s` the one it ends on. A multistep method's memory is a local variable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_app.diffusion.guidance import Denoise
+from ddpm_app.diffusion.schedules import expand
+
+Noise = Callable[[Tensor], Tensor]  # x -> standard normal noise of its shape
+
+
+class Step(NamedTuple):
+    """i of n moves done (from 0), nfe evaluations of the denoiser so far; x (B, *S) at sigma_next; x0 predicted at sigma."""
+
+    i: int
+    n: int
+    nfe: int
+    sigma: Tensor
+    sigma_next: Tensor
+    x: Tensor
+    x0: Tensor
+
+
+class SeededNoise:
+    """One CPU generator per sample, so that sample k is the same in any batch and on any device.
+
+    seeds: one integer a sample. Calling it with x (B, *S) returns (B, *S) standard normal noise like x.
+    """
+
+    def __init__(self, seeds: Sequence[int]):
+        self.generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        if len(like) != len(self.generators):
+            raise ValueError(f"{len(like)} samples but {len(self.generators)} seeds")
+        rows = [torch.randn(like.shape[1:], generator=g) for g in self.generators]
+        return torch.stack(rows).to(like)
+
+
+def initial_noise(noise: Noise, shape: tuple[int, ...], sigma_max: Tensor, device=None) -> Tensor:
+    """x_T (B, *S): unit-variance noise in the textbook's picture, scaled to the sigma picture by sqrt(1 + sigma_max^2)."""
+    return noise(torch.empty(shape, device=device)) * float((1 + sigma_max**2).sqrt())
+
+
+def advance(x: Tensor, x0: Tensor, s: Tensor, r: Tensor) -> Tensor:
+    """From level s to r along the line through x and the predicted x0: x0 + (r / s)(x - x0). Exact when x0 is constant."""
+    return x0 + expand(r / s, x) * (x - x0)
+
+
+def _pairs(sigmas: Tensor):
+    n = len(sigmas) - 1
+    return ((i, n, sigmas[i], sigmas[i + 1]) for i in range(n))
+
+
+def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like, eta: float = 0.0) -> Iterator[Step]:
+    """Song et al. 2021, eq. 12 and 16. eta = 0 is deterministic; eta = 1 is DDPM's ancestral sampling ("fixed small")."""
+    for i, n, s, r in _pairs(sigmas):
+        x0 = denoise(x, s)
+        up = eta * r * ((s**2 - r**2) / s**2).sqrt()
+        x = advance(x, x0, s, (r**2 - up**2).clamp(min=0).sqrt())
+        if up > 0:
+            x = x + expand(up, x) * noise(x)
+        yield Step(i, n, i + 1, s, r, x, x0)
+
+
+def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like) -> Iterator[Step]:
+    """Ho et al. 2020, algorithm 2, with the posterior variance beta_tilde ("fixed small"), on any subset of the levels."""
+    return ddim(denoise, x, sigmas, noise, eta=1.0)
+
+
+def ddpm_large(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like) -> Iterator[Step]:
+    """Ho et al. 2020, algorithm 2, with variance beta_t ("fixed large"): made for the full chain, noisy on short ones."""
+    for i, n, s, r in _pairs(sigmas):
+        x0 = denoise(x, s)
+        x = x0 + expand((r / s) ** 2, x) * (x - x0)
+        if r > 0:
+            x = x + expand(((s**2 - r**2) * (1 + r**2) / (1 + s**2)).sqrt(), x) * noise(x)
+        yield Step(i, n, i + 1, s, r, x, x0)
+
+
+def heun(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    noise: Noise = torch.randn_like,
+    churn: float = 0.0,
+    churn_min: float = 0.05,
+    churn_max: float = 50.0,
+    churn_noise: float = 1.003,
+) -> Iterator[Step]:
+    """Karras et al. 2022, algorithms 1 (churn = 0) and 2. Two evaluations a step, one on the last.
+
+    churn: S_churn, spread over the steps; fresh noise is added only where churn_min <= sigma <= churn_max."""
+    nfe = 0
+    for i, n, s, r in _pairs(sigmas):
+        if churn > 0 and churn_min <= s <= churn_max:
+            lifted = s * (1 + min(churn / n, math.sqrt(2) - 1))
+            x = x + expand((lifted**2 - s**2).sqrt() * churn_noise, x) * noise(x)
+        else:
+            lifted = s
+        x0 = denoise(x, lifted)
+        slope = (x - x0) / expand(lifted, x)
+        step = expand(r - lifted, x)
+        nfe += 1
+        if r > 0:
+            y = x + step * slope
+            slope = (slope + (y - denoise(y, r)) / expand(r, x)) / 2
+            nfe += 1
+            x = x + step * slope
+        else:
+            x = x0
+        yield Step(i, n, nfe, s, r, x, x0)
+
+
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """DPM-Solver++(2M), Lu et al. 2022b, algorithm 2: second order from one evaluation a step and the one before it."""
+    previous = None
+    for i, n, s, r in _pairs(sigmas):
+        x0 = denoise(x, s)
+        if r > 0:
+            h = (s / r).log()
+            best = x0
+            if previous is not None:
+                old, h_old = previous
+                best = x0 + expand(h / (2 * h_old), x) * (x0 - old)
+            x = advance(x, best, s, r)
+            previous = (x0, h)
+        else:
+            x = x0
+        yield Step(i, n, i + 1, s, r, x, x0)
+
+
+def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """UniPC-2 with B2(h) = e^h - 1 on the predicted x0 (Zhao et al. 2023): 2M predicts, the next evaluation corrects it.
+
+    The correction redoes the step that ended here with its new evaluation, which the next prediction needs anyway."""
+    before = None  # (x, x0) where the last step began, the x0 before that, and their lengths in lambda
+    for i, n, s, r in _pairs(sigmas):
+        x0 = denoise(x, s)
+        if before is not None:
+            x = _unipc_correct(x0, *before)
+        if r == 0:
+            yield Step(i, n, i + 1, s, r, x0, x0)
+            return
+        h = (s / r).log()
+        old, h_old = (before[1], before[3]) if before is not None else (None, None)
+        before = (x, x0, old, h, h_old)
+        best = x0 if old is None else x0 + expand(h / (2 * h_old), x) * (x0 - old)
+        x = advance(x, best, s, r)
+        yield Step(i, n, i + 1, s, r, x, x0)
+
+
+def _unipc_correct(new: Tensor, x: Tensor, x0: Tensor, old: Tensor | None, h: Tensor, h_old: Tensor | None) -> Tensor:
+    """UniC (Zhao et al. 2023, eq. 9): the step of length h from x again, its x0 now interpolated through the new value."""
+    if old is None:
+        change = 0.5 * (new - x0)
+    else:  # fit the quadratic in lambda through old, x0 and new; 2x2 in closed form, in float64
+        k = -h_old / h
+        phi = torch.expm1(-h)
+        b1 = (phi / -h - 1) / phi
+        b2 = ((phi / -h - 1) / -h - 0.5) * 2 / phi
+        w_old = (b1 - b2) / (1 - k)
+        w_new = b1 - w_old
+        change = expand(w_old / k, x) * (old - x0) + expand(w_new, x) * (new - x0)
+    return expand(torch.exp(-h), x) * x - expand(torch.expm1(-h), x) * (x0 + change)
+
+
+# Adams-Bashforth weights for equal steps, newest slope first
+_ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """iPNDM-4 (Zhang & Chen 2022): Adams-Bashforth on dx/dsigma, warming up through orders 1, 2, 3. At home on the Karras grid."""
+    slopes: list[Tensor] = []
+    for i, n, s, r in _pairs(sigmas):
+        x0 = denoise(x, s)
+        slopes = [(x - x0) / expand(s, x), *slopes[:3]]
+        x = x + expand(r - s, x) * sum(w * d for w, d in zip(_ADAMS_BASHFORTH[len(slopes) - 1], slopes))
+        yield Step(i, n, i + 1, s, r, x, x0)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """run: the generator. blurb: what the method is, in one line. order: of convergence on smooth problems. options: keyword
+    arguments a person may set. grid: the one it works best on. stochastic: draws noise on the way even with its defaults."""
+
+    run: Callable[..., Iterator[Step]]
+    blurb: str
+    order: int
+    options: tuple[str, ...] = ()
+    grid: str = "uniform-t"
+    stochastic: bool = False
+    evaluations_per_step: int = 1
+
+    def steps_for(self, evaluations: int) -> int:
+        """The largest number of steps that costs at most this many evaluations (two-evaluation methods save one on the last)."""
+        return max((evaluations + 1) // 2, 1) if self.evaluations_per_step == 2 else max(evaluations, 1)
+
+    def cost(self, steps: int) -> int:
+        """Evaluations that many steps really take."""
+        return 2 * steps - 1 if self.evaluations_per_step == 2 else steps
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "dpmpp-2m": Sampler(dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation a step; good from 10 to 30", 2),
+    "unipc": Sampler(unipc, "UniPC-2: 2M with a free correction; good from 8 to 20", 3),
+    "ipndm": Sampler(ipndm, "iPNDM-4: Adams-Bashforth with four slopes; best at 10 evaluations or fewer", 4, grid="karras"),
+    "heun": Sampler(
+        heun, "Heun (EDM): second order, two evaluations a step; churn adds noise", 2, ("churn",), "karras", evaluations_per_step=2
+    ),
+    "ddim": Sampler(ddim, "DDIM: first order, deterministic; eta = 1 makes it DDPM", 1, ("eta",)),
+    "ddpm": Sampler(
+        ddpm, "DDPM, small variance: the paper's ancestral sampling, at its best with 1000; usable from 50", 1, stochastic=True
+    ),
+    "ddpm-large": Sampler(
+        ddpm_large, "DDPM, large variance: ancestral sampling with beta_t, only for the full chain of 1000", 1, stochastic=True
+    ),
+}
+
+
+def last(steps: Iterator[Step]) -> Tensor:
+    """Run a sampler to its end and return the final x (B, *S)."""
+    final = None
+    for final in steps:  # noqa: B007
+        pass
+    return final.x

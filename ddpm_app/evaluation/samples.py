@@ -1,0 +1,179 @@
+"""Many samples of a checkpoint, kept on disk as they come: stopped at any batch, gone on with later, never computed twice.
+
+A batch is a file of raw pixels and their SHA-256, which says whether it is whole; its name says which images it holds. The folder's
+name is a hash of all that decides the pixels, so that the same request finds its samples again, also under another n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.evaluation.features import Images, Progress
+from ddpm_app.files import write_atomically
+from ddpm_app.images.datasets import load_data
+from ddpm_app.paths import cache_dir
+from ddpm_app.studio.studio import MAX_BATCH, Request, Studio
+
+MOST_BYTES = 4 * 2**30  # of kept samples and features; the longest unused go first
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what turns noise into pictures: the weights' files, the network, the schedule, the prediction type."""
+    config = dataclasses.asdict(checkpoint.config)
+    h = hashlib.sha256(json.dumps([config[k] for k in ("network", "schedule", "row")], sort_keys=True).encode())
+    for file in sorted(checkpoint.path.glob("weights*.safetensors")):
+        h.update(file.read_bytes())
+    return h.hexdigest()
+
+
+def batch_of(studio: Studio) -> int:
+    """Images denoised at once: on CUDA more than what is shown, or launching kernels would cost more than running them."""
+    return 8 * MAX_BATCH if studio.device.type == "cuda" else MAX_BATCH
+
+
+def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: np.ndarray | None = None) -> Path:
+    """Where the samples of a request lie; n is no part of it, because image i does not depend on it. labels: see sampled."""
+    settings = {k: v for k, v in dataclasses.asdict(request).items() if k not in ("n", "checkpoint")}
+    if labels is not None:
+        settings["label"] = hashlib.sha256(labels.tobytes()).hexdigest()
+    settings |= {
+        "weights": weights_digest(checkpoint),
+        "precision": str(studio.dtype),
+        "device": studio.device.type,
+        "batch": batch_of(studio),
+    }
+    return cache_dir("evaluation") / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def sampled(
+    studio: Studio, request: Request, what: str = "sampling", labels: np.ndarray | None = None, share: tuple[int, int] = (0, 1)
+) -> Iterator[Progress]:
+    """Yield Progress at every step; return (Images, labels (n,) int64, -1 for none). Closing it loses the batch at hand, no other.
+
+    labels: (n,) int64 in place of what request.label says. share: (rank, size) makes every size-th batch, from rank on, and leaves the
+    rest to processes that do theirs (distributed.py). Raises ValueError for a network that gives infinities or NaN."""
+    checkpoint = studio.checkpoint(request.checkpoint)
+    config = checkpoint.config
+    folder = folder_of(studio, request, checkpoint, labels)
+    labels = studio.labels(request, config.classes if config.network.num_classes else ()) if labels is None else labels
+    shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
+    size, batch = int(np.prod(shape)), batch_of(studio)
+    make_room(folder)
+    for at in range(0, request.n, batch):
+        count = min(batch, request.n - at)
+        file = _file(folder, at, count)
+        if at // batch % share[1] == share[0] and not _whole(file, count * size):
+            part = dataclasses.replace(request, n=count, seed=request.seed + at)
+            frame = None
+            for frame in studio.sample(part, labels=labels[at : at + count], most=batch):
+                if not frame.done:
+                    yield Progress(what, at, request.n)
+            pixels = frame.x.tobytes()
+            write_atomically(file, pixels + hashlib.sha256(pixels).digest())
+        yield Progress(what, at + count, request.n)
+    return stored(folder, request.n, shape, batch), torch.from_numpy(labels)
+
+
+def _file(folder: Path, at: int, count: int) -> Path:
+    return folder / f"{at:07d}+{count}.u8"
+
+
+def _whole(file: Path, size: int) -> bool:
+    """Whether the file holds what was written, `size` bytes: a power cut can leave the right length with other content."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return len(content) == size + 32 and hashlib.sha256(content[:size]).digest() == content[size:]
+
+
+def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_BATCH) -> Images:
+    """The n first samples of a folder, kept `batch` a file, read when asked for."""
+
+    def part(a: int, b: int) -> Tensor:
+        pieces = []
+        for at in range(a // batch * batch, b, batch):
+            count = min(batch, n - at)
+            pixels = torch.from_numpy(np.fromfile(_file(folder, at, count), np.uint8, int(np.prod((count, *shape))))).view(count, *shape)
+            pieces.append(pixels[max(a - at, 0) : b - at])
+        return torch.cat(pieces)
+
+    return Images(n, shape, part)
+
+
+def samples_of(studio: Studio, request: Request) -> Images:
+    """The samples of a request that sampled() has been through."""
+    checkpoint = studio.checkpoint(request.checkpoint)
+    network = checkpoint.config.network
+    shape = (network.in_channels, network.image_size, network.image_size)
+    return stored(folder_of(studio, request, checkpoint), request.n, shape, batch_of(studio))
+
+
+def make_room(keep: Path, most: int = MOST_BYTES) -> None:
+    """Remove the longest unused samples and features while there are more than `most` bytes of them; keep's are used now."""
+    keep.mkdir(parents=True, exist_ok=True)
+    os.utime(keep)
+    places = [p for folder in ("samples", "features") for p in (cache_dir("evaluation") / folder).glob("*")]
+    sizes = {p: sum(f.lstat().st_size for f in (p.iterdir() if p.is_dir() else [p]) if f.exists()) for p in places if p.exists()}
+    total = sum(sizes.values())
+    for place in sorted(sizes, key=lambda p: p.stat().st_mtime):
+        if total <= most:
+            return
+        if place != keep:
+            total -= sizes[place]
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+
+
+def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tuple[Images, Tensor]:
+    """Images of an .npz (arr_0, and arr_1 with -1 for no class) or of a folder, with their labels; nothing is resized.
+
+    channels: 1 reads colour pictures that are grey in truth (a folder of grey PNGs) as grey. classes: what the labels mean. A folder's
+    sub-folders are found among them by name, or by number where they are named so; an image of any other has no class."""
+    path = Path(source).expanduser()
+    data = load_data(str(path), image_size=_side(path) if path.is_dir() else None, unlabelled=True)
+    images = data.images
+    if channels == 1 and images.shape[1] == 3 and bool((images == images[:, :1]).all()):
+        images = images[:, :1]
+    labels = data.labels
+    if classes and path.is_dir() and int(labels.max()) >= 0:
+        known = {str(k): k for k in range(len(classes))} | {name.lower(): k for k, name in enumerate(classes)}
+        labels = torch.tensor([known.get(name.lower(), -1) for name in data.classes])[labels]
+        if strange := [name for name in data.classes if name.lower() not in known]:
+            told = ", ".join(strange[:5]) + (", …" if len(strange) > 5 else "")
+            logging.getLogger(__name__).warning("%s: no class is called %s; these images count for no class", source, told)
+    return Images.held(images), labels
+
+
+def _side(folder: Path) -> int:
+    """The side of a folder's pictures. Raises ValueError where they differ or are not square: numbers are not taken on resized pictures."""
+    from ddpm_app.images.datasets import IMAGE_SUFFIXES
+    from ddpm_app.images.decode import PictureError, open_picture
+
+    sizes = set()
+    for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES):
+        try:
+            sizes.add(open_picture(file).size)
+        except PictureError:
+            continue  # load_data names it
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{folder}: its pictures have different sizes ({' and '.join(f'{w}x{h}' for w, h in sorted(sizes))}); one size is needed"
+            )
+    if not sizes:
+        raise ValueError(f"{folder}: no readable image in it")
+    w, h = sizes.pop()
+    if w != h:
+        raise ValueError(f"{folder}: its pictures are {w}x{h}; square ones are needed")
+    return w

@@ -1,0 +1,203 @@
+"""Settings embedded in a PNG, and read back from one that anybody may have made.
+
+They are one text chunk named "ddpm-studio" holding compact JSON: {"version": 1, "checkpoint": "cifar10", "seed": 7, ...}.
+Reading walks the chunks of the file itself and never decodes the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ddpm_app.images.decode import PictureError, read_bytes
+
+KEYWORD = "ddpm-studio"
+VERSION = 1
+MAX_CHUNK = 64 * 1024  # bytes of settings, before and after decompression
+MAX_CHUNKS = 50_000  # of any kind in one file
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Check = Callable[[object], object]  # returns the value, or raises ValueError saying what is accepted
+
+
+def _integer(low: int, high: int, null: bool = False) -> Check:
+    def check(value):
+        if null and value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _number(low: float, high: float) -> Check:
+    def check(value):  # comparing first keeps huge integers from ever becoming floats; NaN compares as False
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise ValueError(f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    return check
+
+
+def _text(limit: int, pattern: str, says: str) -> Check:
+    def check(value):
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or not re.fullmatch(pattern, value, re.ASCII) or ".." in value:
+            raise ValueError(f"{says} of at most {limit} characters")
+        return value
+
+    return check
+
+
+def _prompt(limit: int) -> Check:
+    def check(value):
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+            raise ValueError(f"one line of at most {limit} letters")
+        return value
+
+    return check
+
+
+_NAME = _text(40, r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name")
+
+# What may stand in the file, and what each value may be. Names are only held to their form here: whether a sampler of that
+# name exists is for whoever uses it. A checkpoint is a name or a repository id, never a way out of the folders of models.
+KEYS: dict[str, Check] = {
+    "checkpoint": _text(200, r"[^-/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*", "the relative name of a model"),
+    "label": _integer(-1, 99_999, null=True),  # -1: any class; null: no class
+    "guidance": _number(0, 20),
+    "sampler": _NAME,
+    "evaluations": _integer(1, 1000),
+    "grid": _NAME,
+    "eta": _number(0, 1),
+    "churn": _number(0, 100),
+    "seed": _integer(0, 2**63 - 1),
+    "rescale": _number(0, 1),
+    "interval_low": _number(0, 1e6),  # sigma
+    "interval_high": _number(0, 1e6),  # sigma
+    "precision": _NAME,
+    "text": _prompt(300),
+    "text_scale": _number(0, 500),
+    "text_through": _NAME,
+    "classifier_scale": _number(0, 50),
+    "steer_low": _number(0, 1e6),  # sigma
+    "steer_high": _number(0, 1e6),  # sigma
+}
+
+
+def validated(settings: dict) -> dict:
+    """The known keys of a dict, each held to KEYS; unknown keys are left out. Raises PictureError naming the first bad value."""
+    kept = {}
+    for key, check in KEYS.items():
+        if key in settings:
+            try:
+                kept[key] = check(settings[key])
+            except ValueError as error:
+                raise PictureError(f"The settings in this picture cannot be used: {key} must be {error}.") from error
+    for kind in ("interval", "steer"):
+        if kept.get(f"{kind}_low", 0) > kept.get(f"{kind}_high", math.inf):
+            raise PictureError(f"The settings in this picture cannot be used: {kind}_low is above {kind}_high.")
+    return kept
+
+
+def write(picture: Image.Image, settings: dict) -> bytes:
+    """The picture as PNG with the settings inside. Raises PictureError for values out of range, ValueError for unknown keys."""
+    unknown = sorted(set(settings) - set(KEYS))
+    if unknown:
+        raise ValueError(f"no setting is called {unknown[0]!r}; known: {', '.join(KEYS)}")
+    info = PngInfo()
+    info.add_text(KEYWORD, json.dumps({"version": VERSION, **validated(settings)}, separators=(",", ":")))
+    out = io.BytesIO()
+    picture.save(out, "PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def read(source: str | Path | bytes) -> dict:
+    """The settings embedded in a PNG: known keys only, every value of its type and in its range.
+
+    Raises PictureError, one sentence, for a file that is missing, larger than 32 MB or no PNG, for a PNG without settings, and
+    for settings that are damaged, too large, of another version or out of range.
+    """
+    text = _embedded(read_bytes(source))
+    try:
+        raw = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:  # the latter from brackets nested by the thousand
+        raise PictureError("The settings in this picture are damaged (not valid JSON).") from error
+    if not isinstance(raw, dict):
+        raise PictureError("The settings in this picture are damaged (not a list of names and values).")
+    version = raw.get("version")
+    if isinstance(version, bool) or version != VERSION:
+        raise PictureError(
+            f"The settings in this picture were written by another version of the program (this one reads version {VERSION})."
+        )
+    return validated(raw)
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is no number")
+
+
+def _embedded(data: bytes) -> str:
+    """The text of the first chunk named KEYWORD: tEXt, zTXt or iTXt, the last two perhaps compressed."""
+    if not data.startswith(SIGNATURE):
+        raise PictureError("Settings are kept in PNG files only, and this is not one.")
+    view, position = memoryview(data), len(SIGNATURE)
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            break
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and bytes(view[position + 8 : position + 9 + len(KEYWORD)]) == KEYWORD.encode() + b"\0":
+            if length > MAX_CHUNK + 256:
+                raise PictureError(_TOO_LONG)
+            if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+                raise PictureError("The settings in this picture are damaged (checksum).")
+            return _text_of(kind, bytes(view[position + 9 + len(KEYWORD) : end]))
+        if kind == b"IEND":
+            break
+        position = end + 4
+    raise PictureError("This PNG holds no settings of DDPM Studio.")
+
+
+_TOO_LONG = f"The settings in this picture are longer than {MAX_CHUNK // 1024} kB."
+
+
+def _text_of(kind: bytes, body: bytes) -> str:
+    """The text of a chunk whose keyword and its zero have been cut off (PNG specification, 11.3.3)."""
+    try:
+        if kind == b"tEXt":
+            return _bounded(body).decode("latin-1")
+        if kind == b"zTXt":
+            return _inflate(body[1:]).decode("latin-1")
+        compressed, _, rest = body[0], body[1], body[2:]
+        _, _, rest = rest.partition(b"\0")  # language
+        _, _, rest = rest.partition(b"\0")  # translated keyword
+        return (_inflate(rest) if compressed else _bounded(rest)).decode("utf-8")
+    except (zlib.error, UnicodeDecodeError, IndexError) as error:
+        raise PictureError("The settings in this picture are damaged.") from error
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_CHUNK:
+        raise PictureError(_TOO_LONG)
+    return data
+
+
+def _inflate(data: bytes) -> bytes:
+    """Decompress, but never more than MAX_CHUNK + 1 bytes: a few kB can stand for gigabytes."""
+    stream = zlib.decompressobj()
+    text = _bounded(stream.decompress(data, MAX_CHUNK + 1))
+    if not stream.eof:
+        raise zlib.error("incomplete")
+    return text

@@ -1,0 +1,145 @@
+"""What leaves the studio: PNGs that carry their settings, ZIPs of them, animations, and a checkpoint's facts for people."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.images import png_settings, render
+from ddpm_app.networks.unet import UNet, UNetConfig, parameter_count
+from ddpm_app.studio.studio import Frame, Request
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """uint8 (C, H, W), C 1 or 3 -> a picture, grey or RGB."""
+    return Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
+
+
+def image_settings(request: Request, i: int, label: int) -> dict:
+    """The settings that give image i of a request on its own."""
+    settings = {
+        "checkpoint": Path(request.checkpoint).name,  # a name, never where on this machine it lies
+        "label": label if label >= 0 else None,
+        "guidance": request.guidance,
+        "sampler": request.sampler,
+        "evaluations": request.evaluations,
+        "grid": request.grid,
+        "eta": request.eta,
+        "churn": request.churn,
+        "rescale": request.rescale,
+        "interval_low": request.interval_low,
+        "seed": request.seed + i,
+    }
+    if request.interval_high != float("inf"):  # JSON has no infinity; absent means no upper end
+        settings["interval_high"] = request.interval_high
+    return settings | steering_settings(request)
+
+
+def steering_settings(request: Request) -> dict:
+    """What steers an image, if anything does. Not the re-ranking: a kept candidate is an image like any other, found by its seed."""
+    on = {}
+    if request.text and request.text_scale:
+        on |= {"text": request.text, "text_scale": request.text_scale, "text_through": request.text_through}
+    if request.classifier_scale:
+        on["classifier_scale"] = request.classifier_scale
+    if on:
+        on["steer_low"] = request.steer_low
+        if request.steer_high != float("inf"):
+            on["steer_high"] = request.steer_high
+    return on
+
+
+def image_png(image: np.ndarray, request: Request, i: int, label: int) -> bytes:
+    """uint8 (C, H, W) -> PNG at native size with the image's own settings embedded."""
+    return png_settings.write(picture(image), image_settings(request, i, label))
+
+
+def request_from_settings(settings: dict, classes: tuple[str, ...]) -> Request:
+    """The request that gives a dropped PNG's image again."""
+    label = settings.get("label")
+    fields = {
+        k: settings[k]
+        for k in ("checkpoint", "guidance", "sampler", "evaluations", "grid", "eta", "churn", "rescale", "seed")
+        if k in settings
+    }
+    fields |= {
+        k: settings[k]
+        for k in ("interval_low", "interval_high", "text", "text_scale", "text_through", "classifier_scale", "steer_low", "steer_high")
+        if k in settings
+    }
+    if label is not None and label >= len(classes) and label >= 0:
+        raise ValueError(f"the image was made with class {label}, but its checkpoint has {len(classes)} classes here")
+    name = "none" if label is None else "any" if label < 0 else classes[label]
+    return Request(n=1, label=name, **fields)
+
+
+def images_zip(pngs: Iterable[bytes]) -> bytes:
+    """PNGs in a ZIP, stored as they are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for i, data in enumerate(pngs):
+            archive.writestr(f"{i:05d}.png", data)
+    return buffer.getvalue()
+
+
+def frame_grid(images: np.ndarray, columns: int, pad: int = 1) -> Image.Image:
+    """uint8 (N, C, H, W) -> a mid-grey ruled grid at native size."""
+    return render.grid(torch.from_numpy(images), columns, pad)
+
+
+def grid_columns(n: int) -> int:
+    """Columns of a near-square grid of n images."""
+    return max(int(np.ceil(n**0.5)), 1)
+
+
+def frame_picture(frames: Iterable[Frame], columns: int, gap: int = 4) -> Image.Image:
+    """x_t and predicted x0 of one or two frames, left to right: the panels the player shows, and the exports'."""
+    panels = [frame_grid(v, columns) for f in frames for v in (f.x, f.x0)]
+    w, h = panels[0].size
+    canvas = Image.new("RGB", (len(panels) * (w + gap) - gap, h), (128, 128, 128))
+    for k, panel in enumerate(panels):
+        canvas.paste(panel, (k * (w + gap), 0))
+    return canvas
+
+
+@lru_cache(maxsize=64)
+def _parameters(config: UNetConfig) -> int:
+    with torch.device("meta"):  # shapes only, no memory
+        return parameter_count(UNet(config))
+
+
+def model_facts(checkpoint: Checkpoint) -> dict:
+    """What a card's head says, as plain values."""
+    c = checkpoint.config
+    return {
+        "name": checkpoint.name,
+        "place": _short(checkpoint.path),  # not "path": gradio_client would try to download it
+        "data": c.data,
+        "classes": list(c.classes),
+        "image": f"{c.network.image_size}x{c.network.image_size}x{c.network.in_channels}",
+        "row": c.row,
+        "schedule": c.schedule["name"],
+        "T": c.schedule.get("T", 1000),
+        "channels": c.network.channels,
+        "multipliers": list(c.network.multipliers),
+        "blocks": c.network.blocks,
+        "parameters": _parameters(c.network),
+        "images_seen": c.images_seen,
+        "ema": c.ema,
+        "metrics": c.metrics,
+    }
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

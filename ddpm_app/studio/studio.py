@@ -1,0 +1,304 @@
+"""The use cases: a Request in, an iterator of Frames out. numpy and str at the border; the page, the command line and
+the HTTP API all come through here, so the same settings give the same pixels at every door."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_app.checkpoints import checkpoint as checkpoints
+from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointConfig
+from ddpm_app.diffusion.denoiser import Denoiser
+from ddpm_app.diffusion.guidance import cfg, clipped, conditioned
+from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise
+from ddpm_app.diffusion.schedules import Schedule, add_noise, sigma_grid, to_vp
+from ddpm_app.images.datasets import to_model, to_uint8
+from ddpm_app.networks.device import pick_device, pick_dtype
+from ddpm_app.paths import model_roots
+from ddpm_app.studio.request import SEED_LIMIT, Request, known
+from ddpm_app.studio.steering import Steering
+
+MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
+MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a watcher sees after a move. i of n moves (from 1; 0 is the start), nfe evaluations of `evaluations`; t, sigma, log_snr:
+    the level of x. x: the textbook's x_t, x0: predicted from the level before, both uint8 (N, C, H, W). labels (N,), -1 = none."""
+
+    i: int
+    n: int
+    nfe: int
+    evaluations: int
+    t: float
+    sigma: float
+    log_snr: float
+    x: np.ndarray
+    x0: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def done(self) -> bool:
+        return self.i == self.n
+
+
+class Ranked(NamedTuple):
+    """images (n, H, W, C) uint8; labels (n,), -1 = none; chosen (n,): image i is candidate chosen[i], whose seed is seed + chosen[i];
+    scores (candidates, n) of all candidates, NaN where nothing was ranked."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    chosen: np.ndarray
+    scores: np.ndarray
+
+
+class Studio:
+    """Checkpoints on disk, the few last used in memory, one network at work at a time."""
+
+    def __init__(self, roots: list[Path] | None = None, device: str = "auto", precision: str = "auto", keep: int = 3):
+        self.roots = roots if roots is not None else model_roots()
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(self.device, precision)
+        self.steering = Steering(self.roots, self.device)
+        self._extra: dict[str, Checkpoint] = {}
+        self._loaded: OrderedDict[str, tuple[float, Denoiser]] = OrderedDict()
+        self._keep = keep
+        self._loading, self._working = threading.Lock(), threading.Lock()
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """By name: those under the roots and those added since."""
+        return {**checkpoints.find(self.roots), **self._extra}
+
+    def unreadable(self) -> dict[str, str]:
+        """Directories that look like checkpoints but cannot be used, and why."""
+        refused: dict[str, str] = {}
+        checkpoints.find(self.roots, refused)
+        return refused
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        everything = self.checkpoints()
+        if name not in everything and (Path(name) / "config.json").is_file():
+            return checkpoints.open_checkpoint(Path(name))
+        if not everything:
+            raise ValueError(f"no checkpoint found in {' or '.join(str(r) for r in self.roots)}")
+        return everything[known("checkpoint", name, everything)]
+
+    def address(self, name: str) -> str:
+        """What names this checkpoint elsewhere, too: its name if it is found on disk, its path if it was loaded by hand."""
+        return str(self._extra[name].path) if name in self._extra and name not in checkpoints.find(self.roots) else name
+
+    def default(self) -> str:
+        """The checkpoint to open with: class-conditional CIFAR-10 before others, shipped before own."""
+        names = list(self.checkpoints())
+        return next((n for n in names if n.startswith("cifar10")), names[0] if names else "")
+
+    def add(self, source: str) -> Checkpoint:
+        """Load a checkpoint from a directory or a Hugging Face repo id, and read its weights once to be sure of them."""
+        source = source.strip()
+        if not source:
+            raise ValueError("give a folder with config.json and weights.safetensors, or a Hugging Face repo id such as user/model")
+        try:
+            is_path = Path(source).expanduser().exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{source[:60]!r} cannot be a folder's name or a repo id") from error
+        looks_like_path = is_path or source.startswith((".", "/", "~")) or Path(source).suffix in checkpoints.PICKLES
+        if looks_like_path:
+            path = Path(source).expanduser().resolve()
+        else:
+            from ddpm_app.checkpoints import hub  # only here: it knows the network
+
+            path = hub.fetch(source)
+        checkpoint = checkpoints.open_checkpoint(path)
+        checkpoint.denoiser("cpu", torch.float32)
+        self._extra[checkpoint.name] = checkpoint
+        return checkpoint
+
+    def denoiser(self, checkpoint: Checkpoint) -> Denoiser:
+        """The network, on the device; the last few stay in memory and are read again when their files change."""
+        key, stamp = str(checkpoint.path), (checkpoint.path / "config.json").stat().st_mtime
+        with self._loading:
+            if key in self._loaded and self._loaded[key][0] == stamp:
+                self._loaded.move_to_end(key)
+                return self._loaded[key][1]
+            denoiser = checkpoint.denoiser(self.device, self.dtype)
+            self._loaded[key] = (stamp, denoiser)
+            while len(self._loaded) > self._keep:
+                self._loaded.popitem(last=False)
+            return denoiser
+
+    # -- sampling ---------------------------------------------------------------------------------------------------
+
+    def labels(self, request: Request, classes: tuple[str, ...]) -> np.ndarray:
+        """(n,) int64: the class of each image; -1 for none."""
+        k, label = len(classes), request.label
+        if not k or label == "none":
+            if label not in ("any", "none", "all"):
+                raise ValueError(f"this checkpoint has no classes, so no class {label!r}; a classifier scale may pull it toward one")
+            return np.full(request.n, -1, np.int64)
+        index = np.arange(request.n, dtype=np.int64)
+        if label == "all":
+            return index % k
+        if label == "any":  # from each image's own seed, apart from the stream its noise is drawn from
+            return np.array([np.random.default_rng([request.seed + int(i), 7]).integers(k) for i in index], np.int64)
+        if label in classes:
+            return np.full(request.n, classes.index(label), np.int64)
+        if label.isdecimal() and int(label) < k:
+            return np.full(request.n, int(label), np.int64)
+        known("class", label, ["any", "all", "none", *classes])
+        raise ValueError(f"class {label} is out of range; this checkpoint has {k} classes")
+
+    def sample(
+        self,
+        request: Request,
+        picture: np.ndarray | None = None,
+        start: float | None = None,
+        labels: np.ndarray | None = None,
+        most: int = MAX_BATCH,
+    ) -> Iterator[Frame]:
+        """Denoise n <= most images, or all candidates for them, yielding the start and every move.
+
+        picture, start: SDEdit (Meng et al. 2022): begin at sigma `start` from this image, uint8 (C, H, W), with each seed's noise.
+        labels: (n,) int64 in place of what request.label says (-1: none), for one batch of a larger request.
+        Closing the iterator stops at the next step.
+        """
+        if (total := request.n * request.candidates) > most:
+            what = f"n is {total}" if request.candidates == 1 else f"{request.n} images of {request.candidates} candidates are {total}"
+            raise ValueError(f"{what}; at most {most} images are shown at once (the command line takes more)")
+        checkpoint = self.checkpoint(request.checkpoint)
+        config = checkpoint.config
+        if labels is None:
+            labels = self._labels(request, config)
+        self.steering.check(request, config)
+        request = request.unranked()
+        shape = (request.n, config.network.in_channels, config.network.image_size, config.network.image_size)
+        if picture is not None and picture.shape != shape[1:]:
+            raise ValueError(f"the picture is {picture.shape}; this checkpoint takes {shape[1:]}")
+        denoiser = self.denoiser(checkpoint)
+        sampler = SAMPLERS[request.sampler]
+        kind = sampler.grid if request.grid == "auto" else request.grid
+        sigmas = sigma_grid(denoiser.schedule, request.steps, kind, start)
+        noise = SeededNoise(range(request.seed, request.seed + request.n))
+        if picture is None:
+            x = initial_noise(noise, shape, sigmas[0], self.device)
+        else:
+            x0 = to_model(torch.from_numpy(picture.copy())).to(self.device)
+            x = x0 + float(sigmas[0]) * noise(torch.empty(shape, device=self.device))
+        options = request.options() | ({"noise": noise} if sampler.stochastic or any(request.options().values()) else {})
+        moves = sampler.run(self._guided(denoiser, request, config, labels), x, sigmas, **options)
+        yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
+        for step in self.turns(moves):
+            yield self._frame(denoiser, request, step.i + 1, step.nfe, step.sigma_next, step.x, step.x0, labels)
+
+    def turns(self, moves: Generator, inference: bool = True) -> Generator:
+        """A generator's steps, each while no one else's network runs; returns what it returns."""
+        while True:
+            with self._working, torch.inference_mode(inference):
+                try:
+                    step = next(moves)
+                except StopIteration as end:
+                    return end.value
+            yield step
+
+    def _labels(self, request: Request, config: CheckpointConfig) -> np.ndarray:
+        """The class of each image, and again for each further set of candidates: (n candidates,)."""
+        return np.tile(self.labels(request, self.steering.classes(request, config)), request.candidates)
+
+    def _guided(self, denoiser: Denoiser, request: Request, config: CheckpointConfig, labels: np.ndarray):
+        if labels[0] < 0 or not config.network.num_classes:
+            plain = conditioned(denoiser, None)
+        else:
+            label = torch.from_numpy(labels).to(self.device)
+            plain = cfg(denoiser, label, request.guidance, (request.interval_low, request.interval_high), request.rescale)
+        return clipped(self.steering.guided(plain, request, config, labels))
+
+    def _frame(self, denoiser: Denoiser, request: Request, i: int, nfe: int, sigma: Tensor, x: Tensor, x0: Tensor, labels) -> Frame:
+        level = float(sigma)
+        if not level and not x.isfinite().all():
+            raise ValueError(f"{request.checkpoint} gives infinities or NaN instead of images")
+        t = float(denoiser.schedule.sigma_to_t(sigma)) + 1 if level else 0.0  # the textbook counts from 1; 0 is the clean image
+        log_snr = -2 * math.log(level) if level else math.inf
+        shown = [to_uint8(v).cpu().numpy() for v in (to_vp(x, sigma), x0)]
+        return Frame(i, request.steps, nfe, request.true_evaluations, t, level, log_snr, *shown, labels)
+
+    def images(self, request: Request, progress=None) -> tuple[np.ndarray, np.ndarray]:
+        """All n images, uint8 (n, H, W, C), and labels, int64 (n,), in batches; progress(done, n) after each batch."""
+        found = self.ranked(request, progress)
+        return found.images, found.labels
+
+    def ranked(self, request: Request, progress=None) -> Ranked:
+        """As images(), and which candidate each one was; progress counts candidates."""
+        config = self.checkpoint(request.checkpoint).config
+        size = config.network.image_size**2 * config.network.in_channels
+        if request.n * size > MAX_RESULT_BYTES:
+            raise ValueError(f"n is {request.n}; {MAX_RESULT_BYTES // size} images fit the memory limit of {MAX_RESULT_BYTES >> 30} GiB")
+        labels, everyone, n = self._labels(request, config), request.unranked(), request.n
+        self.steering.check(request, config)
+        images = np.empty((n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
+        scores, chosen = np.full((request.candidates, n), np.nan), np.arange(n)
+        best = np.full(n, -np.inf)
+        for at in range(0, everyone.n, MAX_BATCH):
+            part = dataclasses.replace(everyone, n=min(MAX_BATCH, everyone.n - at), seed=request.seed + at)
+            asked = labels[at : at + part.n]
+            for frame in self.sample(part, labels=asked):
+                if frame.done:
+                    index = np.arange(at, at + part.n)
+                    if request.candidates > 1:
+                        scores.flat[index] = self.steering.scores(request, config, frame.x, asked)
+                    for j, image in zip(index, frame.x):
+                        if request.candidates == 1 or scores.flat[j] > best[j % n]:
+                            best[j % n], chosen[j % n], images[j % n] = scores.flat[j], j, image.transpose(1, 2, 0)
+            if progress:
+                progress(at + part.n, everyone.n)
+        return Ranked(images, labels[:n], chosen, scores)
+
+    def compare(self, first: Request, second: Request) -> Iterator[tuple[Frame, Frame]]:
+        """Two requests side by side, in step by their share of evaluations; the shorter one waits on its last frame."""
+        runs = [self.sample(first), self.sample(second)]
+        frames = [next(run) for run in runs]
+        try:
+            yield frames[0], frames[1]
+            while not all(f.done for f in frames):
+                k = min((0, 1), key=lambda j: (frames[j].done, frames[j].i / frames[j].n))
+                ahead = frames[k].i + 1, frames[k].n
+                frames[k] = next(runs[k])
+                other = 1 - k
+                if not frames[other].done and (frames[other].i + 1) / frames[other].n <= ahead[0] / ahead[1]:
+                    frames[other] = next(runs[other])
+                yield frames[0], frames[1]
+        finally:
+            for run in runs:
+                run.close()
+
+
+def noised(picture: np.ndarray, schedule: Schedule, t: Iterable[int], seed: int = 0) -> np.ndarray:
+    """The forward process: x_t of one picture, uint8 (C, H, W), at textbook times t in [0, T] (0 is the picture itself), with one
+    and the same noise -> uint8 (len(t), C, H, W)."""
+    x0 = to_model(torch.from_numpy(picture.copy()))[None]
+    eps = forward_noise(picture.shape, seed)
+    out = []
+    for k in t:
+        if not 0 <= k <= schedule.T:
+            raise ValueError(f"t is {k}; it lies between 0 and {schedule.T}")
+        sigma = schedule.sigma[k - 1] if k else torch.zeros((), dtype=torch.float64)
+        out.append(to_uint8(to_vp(add_noise(x0, sigma, eps), sigma)))
+    return torch.cat(out).numpy()
+
+
+def forward_noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """(1, *shape) float32, the noise that sample() gives the image with this seed."""
+    if not 0 <= seed <= SEED_LIMIT:
+        raise ValueError(f"seed is {seed}; a whole number from 0 to {SEED_LIMIT} is accepted")
+    return SeededNoise([seed])(torch.empty(1, *shape))

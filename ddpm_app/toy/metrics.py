@@ -1,0 +1,167 @@
+"""How good a toy is: transport distances between sets of points, and likelihoods in nats a point with their standard errors.
+
+A likelihood of x in the data's units is that of (x - center) / scale less d ln scale; the functions here work in the coordinates
+they are given, and `shift_units` moves between the two.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_app.diffusion.guidance import Denoise
+from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, add_noise
+
+
+class Nats(NamedTuple):
+    """Mean over points of a negative log-likelihood, its standard error over them, and how many there were."""
+
+    mean: float
+    error: float
+    n: int
+
+
+def nats(values: Tensor) -> Nats:
+    values = values.double()
+    return Nats(float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan, len(values))
+
+
+def shift_units(value: Nats, dim: int, scale: float) -> Nats:
+    """From the network's coordinates to the data's: -ln p(x) = -ln p_model((x - center) / scale) + d ln scale."""
+    return value._replace(mean=value.mean + dim * math.log(scale))
+
+
+# -- distances between sets ---------------------------------------------------------------------------------------------
+
+
+def emd(a: Tensor, b: Tensor) -> float:
+    """Exact earth mover's distance (Wasserstein-1, Euclidean ground distance) between (N, d) and (M, d), in their units."""
+    import ot  # POT: loads scipy, so only where it is needed
+
+    a, b = (np.ascontiguousarray(x.detach().double().numpy()) for x in (a, b))
+    weights = [np.full(len(x), 1 / len(x)) for x in (a, b)]
+    return float(ot.emd2(*weights, ot.dist(a, b, metric="euclidean"), numItermax=10_000_000))
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
+    """Root mean square over random directions of the one-dimensional Wasserstein-2 distance; (N, d) and (M, d)."""
+    g = torch.Generator().manual_seed(seed)
+    direction = torch.randn(a.shape[1], projections, generator=g, dtype=torch.float64)
+    direction = direction / direction.norm(dim=0)
+    n = max(len(a), len(b))
+    levels = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    quantile = [(x.double() @ direction).sort(0).values[(levels * len(x)).long().clamp(max=len(x) - 1)] for x in (a, b)]
+    return float((quantile[0] - quantile[1]).square().mean().sqrt())
+
+
+def mmd(a: Tensor, b: Tensor, widths: tuple[float, ...] | None = None) -> float:
+    """Squared maximum mean discrepancy, unbiased (Gretton et al. 2012, eq. 3), (N, d) and (M, d): kernel exp(-r^2 / (2 w^2)) averaged
+    over widths, by default 1/4, 1/2, 1, 2, 4 times the median distance within b. Near 0, of either sign, for equal laws."""
+    a, b = a.double(), b.double()
+    within_b = torch.cdist(b, b).square()
+    if widths is None:
+        median = float(within_b[:1000, :1000].flatten().median().sqrt()) or 1.0
+        widths = tuple(median * 2.0**k for k in range(-2, 3))
+
+    def kernel(square: Tensor) -> Tensor:
+        return sum(torch.exp(square / (-2 * w * w)) for w in widths) / len(widths)
+
+    def off_diagonal(k: Tensor) -> float:
+        return float((k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)))
+
+    cross = float(kernel(torch.cdist(a, b).square()).mean())
+    return off_diagonal(kernel(torch.cdist(a, a).square())) + off_diagonal(kernel(within_b)) - 2 * cross
+
+
+# -- likelihoods -----------------------------------------------------------------------------------------------------------
+
+
+def divergence(denoise: Denoise, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """D(x, sigma) (B, d) and the trace of its Jacobian (B,) float64, exactly: one backward pass a coordinate."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        value = denoise(x, sigma)
+        trace = torch.zeros(len(x), dtype=torch.float64)
+        for i in range(x.shape[1]):  # rows do not see each other: the gradient of a column's sum is each row's own
+            (gradient,) = torch.autograd.grad(value[:, i].sum(), x, retain_graph=i + 1 < x.shape[1])
+            trace += gradient[:, i].double()
+    return value.detach(), trace
+
+
+def ode_log_likelihood(denoise: Denoise, x: Tensor, sigma_min: float, sigma_max: float, steps: int = 64) -> Tensor:
+    """ln p_{sigma_min}(x), (B,) float64, of what the deterministic sampler draws from N(0, (1 + sigma_max^2) I).
+
+    The probability-flow ODE in u = ln sigma is dx/du = x - D, and along it d ln p/du = tr(dD/dx) - d (Song et al. 2021, eq. 39);
+    fourth-order Runge-Kutta in `steps` equal steps of u, in x's own type."""
+    d = x.shape[1]
+
+    def slope(x: Tensor, u: float) -> tuple[Tensor, Tensor]:
+        value, trace = divergence(denoise, x, torch.tensor(math.exp(u), dtype=torch.float64))
+        return x - value, trace - d
+
+    grid = np.linspace(math.log(sigma_min), math.log(sigma_max), steps + 1)
+    change = torch.zeros(len(x), dtype=torch.float64)
+    for u, w in zip(grid[:-1], grid[1:]):
+        h = w - u
+        k1, l1 = slope(x, u)
+        k2, l2 = slope(x + h / 2 * k1, u + h / 2)
+        k3, l3 = slope(x + h / 2 * k2, u + h / 2)
+        k4, l4 = slope(x + h * k3, w)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        change += h / 6 * (l1 + 2 * l2 + 2 * l3 + l4)
+    var = 1 + sigma_max**2
+    prior = -0.5 * x.double().square().sum(1) / var - 0.5 * d * math.log(2 * math.pi * var)
+    return prior - change
+
+
+def nll_ode(denoise: Denoise, x: Tensor, schedule: Schedule, steps: int = 64) -> Nats:
+    """The deterministic sampler's exact likelihood over a schedule's levels: of its density at the lowest level."""
+    high = min(float(schedule.sigma[-1]), SIGMA_CAP)
+    return nats(-ode_log_likelihood(denoise, x, float(schedule.sigma[0]), high, steps))
+
+
+def bound_terms(denoise: Denoise, x0: Tensor, sigmas: Tensor, generator: torch.Generator, draws: int = 32) -> dict[str, Tensor]:
+    """The variational bound on -ln p(x0) of DDPM with the posterior ("fixed small") variance: Ho et al. 2020, eq. 5.
+
+    x0 (B, d); sigmas (T,) float64 increasing, the chain's levels. Returns (B,) float64 each, their sum an unbiased estimate:
+    prior: L_T, the noisiest level against N(0, (1 + sigma_T^2) I), exactly.
+    steps: the sum of the T - 1 terms KL(q(x_r | x_s, x0) || p(x_r | x_s)) = (1/r^2 - 1/s^2) |x0 - D(x_s, s)|^2 / 2, from `draws`
+           of them a point, chosen by importance and stratified (all of them where T - 1 <= draws).
+    data:  L_0 = -ln N(x0; D(x_1, sigma_1), beta_1), the variance of the last step being beta_1."""
+    n, d = x0.shape
+    top, low = float(sigmas[-1]), float(sigmas[0])
+
+    def square(sigma: Tensor) -> Tensor:
+        """|x0 - D(x0 + sigma eps, sigma)|^2 (B,) at sigma () or (B,)."""
+        eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64).to(x0.dtype)
+        return (x0 - denoise(add_noise(x0, sigma, eps), sigma)).double().square().sum(1)
+
+    var = 1 + top**2
+    prior = 0.5 * ((d * top**2 + x0.double().square().sum(1)) / var - d + d * math.log(var / top**2))
+    beta = low**2 / (1 + low**2)
+    data = 0.5 * square(sigmas[0]) / beta + 0.5 * d * math.log(2 * math.pi * beta)
+    weight = 0.5 * (1 / sigmas[:-1] ** 2 - 1 / sigmas[1:] ** 2)
+    total, count = torch.zeros(n, dtype=torch.float64), min(draws, len(weight))
+    # a term is about weight * s^2 / (1 + s^2) for data of unit spread: drawn in that proportion, the estimate hardly varies
+    share = weight * sigmas[1:] ** 2 / (1 + sigmas[1:] ** 2)
+    share = share / share.sum()
+    for j in range(count):
+        if count == len(weight):
+            k, times = torch.full((n,), j), 1.0
+        else:  # each point draws its own term of the j-th stretch
+            u = (j + torch.rand(n, generator=generator, dtype=torch.float64)) / count
+            k = torch.searchsorted(share.cumsum(0), u).clamp(max=len(weight) - 1)
+            times = 1 / (count * share[k])
+        total += times * weight[k] * square(sigmas[1:][k])
+    return {"prior": prior, "steps": total, "data": data}
+
+
+def bound(denoise: Denoise, x0: Tensor, schedule: Schedule, seed: int = 0, draws: int = 32) -> Nats:
+    """The bound of bound_terms over a schedule's whole chain, up to the highest level under the cap."""
+    sigmas = schedule.sigma[schedule.sigma <= SIGMA_CAP]
+    terms = bound_terms(denoise, x0, sigmas, torch.Generator().manual_seed(seed), draws)
+    return nats(sum(terms.values()))

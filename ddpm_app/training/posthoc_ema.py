@@ -1,0 +1,226 @@
+"""EMA after the fact: any power-function average of a run's weights, from snapshots of a few of them.
+
+A power-function EMA of exponent gamma at time t averages the weights with the profile p(tau) = (gamma+1) tau^gamma / t^(gamma+1)
+on [0, t]. Snapshots hold such averages at several times for two or more gammas; the profile wanted is approximated by a
+combination of theirs, and the same combination of the stored weights is the average (Karras et al. 2024, section 3 and appendix C).
+Time is the optimiser's step; ema.Ema's recursion has exactly these profiles when the weights are constant within a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints.checkpoint import CheckpointError
+from ddpm_app.files import read_text, save_tensors, write_atomically
+from ddpm_app.networks.ema import power_gamma
+from ddpm_app.training.runs import LIVE, Run
+
+RAW = "raw"
+OWN = "own"  # the EMA that the run itself tracks
+LENGTHS = (0.01, 0.28)  # shortest and longest relative width offered
+NOISE = 1e-4  # what a coefficient of 1 may cost, as a share of the profile: rounding makes large ones harmful
+EARLY = (0.01, 0.025)  # shares of the budget with a snapshot of their own: most of what is learned there is gone by a twentieth
+
+
+def inner(t_a, gamma_a, t_b, gamma_b) -> np.ndarray:
+    """Integral of p_a(tau) p_b(tau): (ga+1)(gb+1) min(ta,tb)^(ga+gb+1) / ((ga+gb+1) ta^(ga+1) tb^(gb+1)). Arrays broadcast."""
+    t_a, g_a, t_b, g_b = (np.asarray(v, np.float64) for v in (t_a, gamma_a, t_b, gamma_b))
+    power = (g_a + g_b + 1) * np.log(np.minimum(t_a, t_b)) - (g_a + 1) * np.log(t_a) - (g_b + 1) * np.log(t_b)
+    return (g_a + 1) * (g_b + 1) / (g_a + g_b + 1) * np.exp(power)
+
+
+def combination(times, lengths, time: float, length: float) -> tuple[np.ndarray, float]:
+    """Coefficients (n,) of the stored profiles (times (n,), lengths (n,)) nearest to that of (time, length) in the mean square, and
+    how far it stays away: |sum x_i p_i - p| / |p|.
+
+    Their sum is held at 1, so that weights that never moved stay as they are. NOISE |x|^2 |p|^2 is added to what is minimised:
+    without it nearly equal profiles get huge coefficients of either sign, which multiply the rounding of what is stored.
+    """
+    times, gammas = np.asarray(times, np.float64), np.array([power_gamma(v) for v in lengths])
+    if not len(times) or not time > 0 or not 0 < length < 1 / np.sqrt(12):
+        raise ValueError(f"no average of length {length:g} at step {time:g}: lengths lie between 0 and 0.288, and snapshots are needed")
+    gamma, n = power_gamma(length), len(times)
+    square = float(inner(time, gamma, time, gamma))
+    # times and profiles in units of the target's, so that steps of any size give numbers around 1
+    gram = inner(times[:, None], gammas[:, None], times, gammas) / square
+    right = inner(times, gammas, time, gamma) / square
+    system = np.zeros((n + 1, n + 1))
+    system[:n, :n] = gram + NOISE**2 * np.eye(n)
+    system[n, :n] = system[:n, n] = 1
+    x = np.linalg.lstsq(system, np.append(right, 1.0), rcond=1e-15)[0][:n]
+    return x, float(np.sqrt(max(1 - 2 * x @ right + x @ gram @ x, 0.0)))
+
+
+# -- what a run stores ----------------------------------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A set of weights on disk. snapshot: its directory. step, images: when. length: of the power-function EMA, or RAW."""
+
+    snapshot: Path
+    step: int
+    images: int
+    length: float | str
+    file: Path
+
+
+def snapshot_points(n: int) -> list[float]:
+    """Shares of the budget at which n snapshots (and, from ten on, two early ones) are due."""
+    return sorted({k / n for k in range(1, n + 1)} | (set(EARLY) if n >= 10 else set()))
+
+
+def save_averages(
+    folder: Path, step: int, own: dict[str, Tensor], raw: dict[str, Tensor], averages: dict[float, dict[str, Tensor]]
+) -> None:
+    """Beside a snapshot that is about to be saved with the weights `own`: the raw weights, every average, and profiles.json.
+
+    Each file holds the fp16 difference to the snapshot's own fp16 weights: twice the digits of fp16 for the same bytes. (Averages
+    stored as fp16 themselves were no use for lengths below 0.05: their coefficients of either sign multiply the rounding.)
+    A snapshot's config.json is written after all of this, so that one cut short is none.
+    """
+    files: dict[str, str | float] = {}
+    base = {k: v.detach().half().float() for k, v in own.items()}
+    for length, weights in {RAW: raw, **averages}.items():
+        name = f"{RAW}.safetensors" if length == RAW else f"ema-{length:g}.safetensors"
+        save_tensors(folder / name, {k: (weights[k] - v).half() for k, v in base.items()}, {"format": "pt"})
+        files[name] = length
+    write_atomically(folder / "profiles.json", json.dumps({"step": step, "files": files}))
+
+
+def stored(run: Path) -> list[Stored]:
+    """All weights in a run's snapshots, oldest first. Snapshots from before averages were kept have none."""
+    found = []
+    for config in sorted((run / "snapshots").glob("*/config.json")):
+        folder = config.parent
+        try:
+            profiles = json.loads(read_text(folder / "profiles.json"))
+            step, files = int(profiles["step"]), dict(profiles["files"])
+            pairs = [(name, RAW if length == RAW else float(length)) for name, length in files.items() if Path(name).name == name]
+            found += [Stored(folder, step, int(folder.name), length, folder / name) for name, length in pairs if step > 0]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def read(place: Stored, base: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Its tensors, float32; base: its snapshot's own weights, if they are at hand. Raises CheckpointError."""
+    base = base or checkpoint.read_weights(place.snapshot)
+    try:
+        with safe_open(place.file, "pt") as f:
+            return {k: v + f.get_tensor(k).float() for k, v in base.items()}
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{place.file} is cut short, missing or of another network ({error})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """What a reconstruction is: length (or RAW), at which step and images; error: how far its profile stays from the one wanted,
+    |sum x p - p| / |p|; used: how many stored sets of weights it is made of."""
+
+    length: float | str
+    step: int
+    images: int
+    error: float
+    used: int
+    own: str = ""  # what the run calls its own EMA
+
+    def describe(self) -> str:
+        """As a checkpoint's `ema` says it."""
+        if self.length == OWN:
+            return self.own
+        if self.length == RAW:
+            return "none (raw weights)"
+        made = "" if self.used == 1 else f" (after the fact from {self.used} stored averages, profile within {self.error:.1%})"
+        return f"power, {self.length:g} of the run{made}"
+
+
+def pick(places: list[Stored], snapshot: str = "") -> Stored:
+    """The raw weights of a snapshot (its directory's name), or of the last one."""
+    raw = [p for p in places if p.length == RAW and snapshot in ("", p.snapshot.name)]
+    if not raw:
+        raise ValueError(f"no snapshot {snapshot[:40]!r} with raw weights" if snapshot else "no snapshot with averages yet")
+    return raw[-1]
+
+
+def reconstruct(run: Path, length: float | str, snapshot: str = "") -> tuple[dict[str, Tensor], Average]:
+    """The average of this length (or RAW) at a snapshot (default: the last), float32, from what the run has stored up to then."""
+    places = stored(run)
+    if not places:
+        raise ValueError(f"{run.name} has no stored averages: its snapshots hold one EMA only, or there is none yet")
+    at = pick(places, snapshot)
+    if length == RAW:
+        return read(at), Average(RAW, at.step, at.images, 0.0, 1)
+    length = float(length)
+    if not LENGTHS[0] <= length <= LENGTHS[1]:
+        raise ValueError(f"the length is {length:g}; {LENGTHS[0]:g} to {LENGTHS[1]:g} of the run is accepted, or raw")
+    same = next((p for p in places if p.length == length and p.step == at.step), None)
+    if same is not None:
+        return read(same), Average(length, at.step, at.images, 0.0, 1)
+    known = [p for p in places if p.length != RAW and p.step <= at.step]
+    x, error = combination([p.step for p in known], [p.length for p in known], at.step, length)
+    total: dict[str, Tensor] = {}
+    before, base = None, {}
+    for k, place in zip(x.tolist(), known):
+        if place.snapshot != before:
+            before, base = place.snapshot, checkpoint.read_weights(place.snapshot)
+        for name, value in read(place, base).items():
+            total[name] = total[name].add_(value, alpha=k) if name in total else value * k
+    return total, Average(length, at.step, at.images, error, len(known))
+
+
+def write(run: Path, length: float | str, out: Path, snapshot: str = "", dtype: torch.dtype = torch.float16) -> Average:
+    """Reconstruct, and save as a checkpoint directory of its own. Measured numbers of other weights are left out."""
+    weights, average = reconstruct(run, length, snapshot)
+    at = pick(stored(run), snapshot)
+    config = checkpoint.open_checkpoint(at.snapshot).config
+    config = dataclasses.replace(config, ema=average.describe(), images_seen=average.images, metrics=[])
+    checkpoint.save(out, config, weights, dtype)
+    return average
+
+
+def keep(run: Run, length: float | str, snapshot: str = "") -> Average:
+    """Make these weights the run's checkpoint (OWN: what the run's own EMA was at the snapshot, by default the last); its config says
+    which they are. Its state, from which it resumes, is untouched. Measured numbers go with the weights they were measured on, unless
+    the new ones are the same."""
+    status, _ = run.status()
+    if status in LIVE:
+        raise ValueError(f"{run.name} is {status} and saves its own weights; stop it, or wait for its end, before others are kept")
+    if length == OWN:
+        return _keep_own(run, snapshot)
+    with contextlib.suppress(CheckpointError):
+        before = checkpoint.open_checkpoint(run.folder).config
+        _, found = reconstruct(run.folder, length, snapshot)
+        if (before.ema, before.images_seen) == (found.describe(), found.images):
+            return found
+    return write(run.folder, length, run.folder, snapshot)
+
+
+def _keep_own(run: Run, snapshot: str) -> Average:
+    place = next((p for p in reversed(run.snapshots()) if snapshot in ("", p.name)), None)
+    if place is None:
+        raise ValueError(f"{run.name} has no snapshot {snapshot[:40]!r}" if snapshot else f"{run.name} has no snapshot yet")
+    config = checkpoint.open_checkpoint(place).config
+    with contextlib.suppress(CheckpointError):
+        before = checkpoint.open_checkpoint(run.folder).config
+        if (before.ema, before.images_seen) == (config.ema, config.images_seen):
+            return Average(OWN, 0, config.images_seen, 0.0, 1, config.ema)
+    checkpoint.save(run.folder, dataclasses.replace(config, metrics=[]), checkpoint.read_weights(place))
+    return Average(OWN, 0, config.images_seen, 0.0, 1, config.ema)
+
+
+def deviation(a: dict[str, Tensor], b: dict[str, Tensor], scale: Iterable[Tensor] | None = None) -> float:
+    """|a - b| over all weights, as a share of |scale| (default |b|)."""
+    apart = sum(float((a[k].double() - v.double()).square().sum()) for k, v in b.items())
+    size = sum(float(v.double().square().sum()) for v in (b.values() if scale is None else scale))
+    return (apart / size) ** 0.5

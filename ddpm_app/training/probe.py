@@ -1,0 +1,97 @@
+"""A few seconds of training on this machine, from which a budget in minutes becomes images, a batch and a learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import torch
+
+from ddpm_app.images.datasets import KNOWN, SHAPES, ImageData, load_data
+from ddpm_app.networks.device import describe, pick_device
+from ddpm_app.training.config import LR, TrainConfig
+from ddpm_app.training.trainer import Trainer
+
+CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
+STEPS = 2500  # a run should have at least about this many
+MARK_SECONDS, MARKS = 20, (4, 20)  # validation, grid and state no closer together than this, fewest and most over a run
+GOOD = 0.9  # of the best rate: the smallest batch that reaches it is taken
+
+
+def stand_in(config: TrainConfig) -> ImageData:
+    """Random pixels of the data's shape: the speed does not depend on what they show."""
+    if config.data in SHAPES:
+        (c, h, w), classes = SHAPES[config.data], KNOWN[config.data]
+    else:
+        data = load_data(config.data, image_size=config.image_size or None)
+        (c, h, w), classes = data.images.shape[1:], data.classes
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1024, c, h, w), generator=g, dtype=torch.uint8)
+    return ImageData(config.data, images, torch.randint(0, len(classes), (1024,), generator=g), classes)
+
+
+def rates(config: TrainConfig, seconds: float = 15.0, batches: tuple[int, ...] = ()) -> dict[int, float]:
+    """Images a second of training steps at each batch, within about `seconds` in all. A batch that does not fit is left out."""
+    device = pick_device(config.device)
+    batches = batches or CANDIDATES.get(device.type, CANDIDATES["cpu"])
+    trainer, found, end = Trainer(config, stand_in(config)), {}, time.perf_counter() + seconds
+    for k, batch in enumerate(batches):
+        trainer.config = dataclasses.replace(config, batch=batch)
+        until = time.perf_counter() + max(end - time.perf_counter(), 0.5) / (len(batches) - k)
+        try:
+            for _ in range(3 if device.type == "cuda" else 1):
+                trainer.train_step()
+            _wait(device)
+            steps, begun = 0, time.perf_counter()
+            while steps < 2 or (time.perf_counter() < until and steps < 200):
+                trainer.train_step()
+                steps += 1
+                if steps % 10 == 0:
+                    _wait(device)
+            _wait(device)
+            found[batch] = steps * batch / (time.perf_counter() - begun)
+        except torch.OutOfMemoryError:
+            break
+    if not found:
+        raise ValueError(f"not even a batch of {batches[0]} fits the memory of {describe(device)}; take a smaller preset")
+    return found
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
+    """batch, lr, warmup, ema, marks and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
+
+    The smallest batch within GOOD of the best rate, smaller still where a run would have fewer than STEPS steps; the learning
+    rate grows with its root from train_config.LR, up to 2e-3; a tenth of the images warm up, at most 20,000.
+    The EMA is 0.05 of the run, 0.02 of one below STEPS: where the learning rate falls to zero a long one lags behind (938 steps on
+    digits: validation loss 0.2378 raw, 0.2379 at 0.02, 0.2380 at 0.05, 0.2386 at 0.1, 0.2396 at 0.15).
+    """
+    best = max(found.values())
+    batch = min(b for b, rate in found.items() if rate >= GOOD * best)
+    fewer = [b for b in sorted(found) if b < batch and found[batch] * 60 * minutes / batch < STEPS]
+    batch = fewer[0] if fewer else batch
+    images = found[batch] * 60 * minutes
+    base = 2e-4 * math.sqrt(batch / 128) if preset == "ddpm" else LR.get(preset, LR["small"]) * math.sqrt(batch / 64)
+    steps = int(images // batch)
+    return {
+        "batch": batch,
+        "ema": 0.05 if steps >= STEPS else 0.02,
+        "marks": int(min(max(60 * minutes // MARK_SECONDS, MARKS[0]), MARKS[1])),
+        "lr": float(f"{min(base, 2e-3):.2g}"),
+        "warmup": int(min(20_000, images // 10)),
+        "images": int(images),
+        "steps": steps,
+        "images_per_s": found[batch],
+    }
+
+
+def plan(config: TrainConfig, seconds: float = 15.0) -> dict:
+    """What train_unet.py --probe prints: derive()'s fields, every measured rate, and the device."""
+    found = rates(config, seconds)
+    minutes = config.minutes or config.images / max(found.values()) / 60
+    return {**derive(found, minutes, config.preset), "rates": found, "minutes": minutes, "device": describe(pick_device(config.device))}

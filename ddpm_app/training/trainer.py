@@ -1,0 +1,308 @@
+"""Training: a generator of events over (seed, step)-seeded batches, so that a resumed run equals an unbroken one.
+
+Data, augmentation and noise live on the training device; nothing is read back from it between two events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ddpm_app.diffusion.denoiser import Denoiser
+from ddpm_app.diffusion.schedules import make_schedule
+from ddpm_app.files import save_tensors
+from ddpm_app.images.datasets import GLYPHS, ImageData, to_model
+from ddpm_app.networks.device import keep_freed_memory, memory_format, pick_device, pick_dtype
+from ddpm_app.networks.ema import Ema, average_lengths
+from ddpm_app.networks.unet import UNet, preset_config
+from ddpm_app.training.config import FREE, TrainConfig
+from ddpm_app.training.distributed import World
+
+BANDS = 10  # noise bands the loss is reported in: equal parts of t
+
+
+@dataclass(frozen=True)
+class TrainEvent:
+    """Means since the last event: loss; loss_by_level (10,) by noise band, NaN where none fell; lr now; images_per_s; grad_norm
+    before clipping. images: seen so far. seconds: trained so far. progress: share of the budget used."""
+
+    step: int
+    images: int
+    seconds: float
+    progress: float
+    loss: float
+    loss_by_level: list[float]
+    lr: float
+    images_per_s: float
+    grad_norm: float
+
+
+class Trainer:
+    """The state of a run: network, optimiser, EMA (and averages for posthoc), step, images, seconds. One file holds all of it."""
+
+    def __init__(self, config: TrainConfig, data: ImageData, world: World | None = None):
+        """world: the processes that train together (distributed.py); None: this one alone."""
+        self.config, self.world = config, world or World()
+        self.part = self.world.slice(config.batch)  # of each batch: what this process trains on
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(self.device, config.precision)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape: the fastest kernels are searched for once
+        self.data = data.to(self.device)
+        torch.manual_seed(config.seed)
+        extra = {} if config.dropout < 0 else {"dropout": config.dropout}
+        classes = 0 if config.label_dropout == 1 else len(data.classes)  # always dropped: an unconditional network
+        network_config = preset_config(
+            config.preset, image_size=data.images.shape[-1], in_channels=data.images.shape[1], num_classes=classes, **extra
+        )
+        self.network = UNet(network_config).to(self.device, memory_format=memory_format(self.device, self.dtype)).train()
+        self.denoiser = Denoiser(self.network, make_schedule(config.schedule, config.T), config.row)
+        self.parameters = list(self.network.parameters())
+        # fused kernels exist for CUDA and the CPU; elsewhere PyTorch decides
+        fused = {"fused": True} if self.device.type in ("cuda", "cpu") else {}
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, **fused)
+        self.ema = Ema(self.parameters, config.ema)
+        # by length; the run's own is among them where it has one of these lengths
+        lengths = average_lengths(config.averages)
+        self.averages = {a: self.ema if a == config.ema else Ema(self.parameters, a) for a in lengths}
+        self.step, self.images, self.seconds = 0, 0, 0.0
+        self.flip = config.flip == "yes" or (config.flip == "auto" and data.name not in GLYPHS)
+        self.generator = torch.Generator(self.device)
+        self._order: tuple[int, Tensor] | None = None
+
+    def compile(self) -> str:
+        """torch.compile the network where the configuration asks for it, and try it. Returns "", or a sentence where it cannot be."""
+        c = self.config
+        if c.compile == "no" or (c.compile == "auto" and (self.device.type != "cuda" or 0 < c.minutes < 5)):
+            return ""
+        plain = self.denoiser
+        try:
+            self.denoiser = dataclasses.replace(plain, network=torch.compile(self.network))
+            x0, t, eps, label = self.batch()
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                loss = self.denoiser.loss(x0, t, eps, label, self.config.weight).mean()
+            loss.backward()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no C++ compiler, no Triton, an old GPU: whatever it met
+            self.denoiser = plain
+            why = (str(error).strip().splitlines() or [""])[0][:160]
+            return f"torch.compile cannot be had here ({type(error).__name__}: {why}); training without it"
+        finally:
+            self.optimiser.zero_grad(set_to_none=True)
+        return ""
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        c = self.config
+        return min(self.seconds / (60 * c.minutes) if c.minutes else self.images / c.images, 1.0)
+
+    def learning_rate(self) -> float:
+        c = self.config
+        warmup = min(c.warmup, c.images // 10) if c.images else c.warmup
+        up = min((self.images + c.batch) / warmup, 1.0) if warmup else 1.0
+        return c.lr * up * ((1 - self.progress()) if c.decay == "linear" else 1.0)
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(x0, t, eps, label) of the current step, drawn from (seed, step) alone; of several processes, each has its slice of it."""
+        c, g, part = self.config, self.generator, self.part
+        # every step has its own stream: consecutive seeds are decorrelated by the generator's own seeding
+        g.manual_seed((c.seed * 0x9E3779B1 + self.step * 2 + 1) % 2**63)
+        index = torch.cat([self._epoch(k)[a:b] for k, a, b in self._pieces()])
+        x0, label = to_model(self.data.images[index[part]]), self.data.labels[index[part]]
+        if self.flip:
+            mirror = torch.rand(len(index), generator=g, device=self.device)[part] < 0.5
+            x0 = torch.where(mirror[:, None, None, None], x0.flip(3), x0)
+        t = torch.randint(0, c.T, (len(index),), generator=g, device=self.device)[part]
+        eps = torch.randn((len(index), *x0.shape[1:]), generator=g, device=self.device)[part]
+        dropped = torch.rand(len(index), generator=g, device=self.device)[part] < c.label_dropout
+        return x0, t, eps, torch.where(dropped, len(self.data.classes), label)
+
+    def _pieces(self) -> list[tuple[int, int, int]]:
+        """The batch as (epoch, from, to) runs: each image once an epoch, in an order seeded by the epoch."""
+        n, position, left, pieces = len(self.data), self.images, self.config.batch, []
+        while left:
+            start = position % n
+            take = min(left, n - start)
+            pieces.append((position // n, start, start + take))
+            position, left = position + take, left - take
+        return pieces
+
+    def _epoch(self, k: int) -> Tensor:
+        if self._order is None or self._order[0] != k:
+            g = torch.Generator().manual_seed((self.config.seed << 20) + k)
+            order = torch.randperm(len(self.data), generator=g)
+            order = order.pin_memory() if self.device.type == "cuda" else order  # copied without waiting
+            self._order = (k, order.to(self.device, non_blocking=True))
+        return self._order[1]
+
+    def train_step(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns on the device: loss of each sample (B,), its noise band (B,), the gradient norm (). B: this process's slice.
+
+        Nothing here waits for the device: tests/bench/test_bench.py holds that."""
+        c, world = self.config, self.world
+        x0, t, eps, label = self.batch()
+        torch.manual_seed(c.seed * 0x9E3779B1 + self.step + world.rank * 0x632BE59B)  # dropout: other masks in each process
+        lr = self.learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = self.denoiser.loss(x0, t, eps, label, c.weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        if world.size == 1:
+            losses.mean().backward()
+        else:  # each slice by its share of the batch, whatever its size; added up before they are clipped
+            (losses.sum() / c.batch).backward()
+            world.add(*(p.grad for p in self.parameters))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
+        self.optimiser.step()
+        self.step += 1
+        self.images += c.batch
+        for ema in self.emas:
+            ema.update(self.parameters, self.step)
+        return losses.detach(), t * BANDS // c.T, norm
+
+    # -- what outlives the process ----------------------------------------------------------------------------------
+
+    @property
+    def emas(self) -> list[Ema]:
+        return [self.ema, *(a for a in self.averages.values() if a is not self.ema)]
+
+    def weights(self, ema: bool = True, average: float | None = None) -> dict[str, Tensor]:
+        """The run's EMA, the raw weights, or one of the averages by its length."""
+        values = self.averages[average].values if average else self.ema.values if ema else [p.detach() for p in self.parameters]
+        return dict(zip((name for name, _ in self.network.named_parameters()), values))
+
+    def init_weights(self, weights: dict[str, Tensor]) -> None:
+        """Begin from these weights, with a fresh optimiser and EMA. Names and shapes must be the network's (checkpoints.check_keys)."""
+        with torch.no_grad():
+            for k, (name, p) in enumerate(self.network.named_parameters()):
+                for value in (p, *(ema.values[k] for ema in self.emas)):
+                    value.copy_(weights[name])
+
+    def check_finite(self) -> None:
+        """Raise FloatingPointError if a weight is no number: such a state may not replace a good one."""
+        if not all(bool(torch.isfinite(v).all()) for v in (*self.parameters, *(v for ema in self.emas for v in ema.values))):
+            raise FloatingPointError(f"the weights are no numbers any more at step {self.step}; the last saved state is intact")
+
+    def state_bytes(self) -> int:
+        """What save_state writes, about: raw weights, averages and two moments in float32."""
+        return (12 + 4 * len(self.emas)) * sum(p.numel() for p in self.parameters) + 2**20
+
+    def save_state(self, file: Path) -> None:
+        """Raw weights, EMA, optimiser moments and counters in one safetensors file, replaced atomically."""
+        tensors = {}
+        for k, p in enumerate(self.parameters):
+            state = self.optimiser.state.get(p, {})
+            tensors |= {f"raw.{k}": p, f"ema.{k}": self.ema.values[k]}
+            tensors |= {f"ema-{a:g}.{k}": ema.values[k] for a, ema in self.averages.items() if ema is not self.ema}
+            tensors |= {f"{key}.{k}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
+        meta = {"step": self.step, "images": self.images, "seconds": self.seconds, "config": dataclasses.asdict(self.config)}
+        save_tensors(file, tensors, {"ddpm-studio": json.dumps(meta)})
+
+    def load_state(self, file: Path) -> None:
+        """Continue where save_state left off. The configuration may only differ in its budget and device. Raises ValueError."""
+        try:
+            self._load_state(file)
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{file}: the saved state is cut short or not one of this network ({error})") from error
+
+    def _load_state(self, file: Path) -> None:
+        with safe_open(file, "pt") as f:
+            meta = json.loads(f.metadata()["ddpm-studio"])
+            mine = dataclasses.asdict(self.config)
+            theirs = {"averages": "none"} | meta["config"]  # a state from before there were any
+            differs = [k for k in mine if k not in FREE and theirs.get(k) != mine[k]]
+            if differs:
+                raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
+            with torch.no_grad():
+                for k, p in enumerate(self.parameters):
+                    p.copy_(f.get_tensor(f"raw.{k}"))
+                    self.ema.values[k].copy_(f.get_tensor(f"ema.{k}"))
+                    for a, ema in self.averages.items():
+                        if ema is not self.ema:
+                            ema.values[k].copy_(f.get_tensor(f"ema-{a:g}.{k}"))
+                    if f"step.{k}" in f.keys():
+                        moments = {key: torch.empty_like(p).copy_(f.get_tensor(f"{key}.{k}")) for key in ("exp_avg", "exp_avg_sq")}
+                        counter = f.get_tensor(f"step.{k}").to(self.device if self.device.type == "cuda" else "cpu")
+                        self.optimiser.state[p] = {"step": counter, **moments}
+        self.step, self.images, self.seconds = meta["step"], meta["images"], meta["seconds"]
+
+
+def train(
+    trainer: Trainer, every: int = 50, should_stop: Callable[[], bool] = lambda: False, every_seconds: float = float("inf")
+) -> Iterator[TrainEvent]:
+    """Train to the end of the budget (or until should_stop() between two steps; time spent in it is not training time), yielding
+    an event every `every` steps or `every_seconds` seconds, whichever is sooner, and at the end. Raises FloatingPointError,
+    naming the step, when the loss is no longer a number. Several processes get the same events and stop together: rank 0's clock
+    counts, and any of them may ask to stop."""
+    device, world = trainer.device, trainer.world
+    sums, counts = torch.zeros(BANDS, device=device), torch.zeros(BANDS, device=device)
+    norms, since = torch.zeros((), device=device), 0
+    first_bad = torch.full((), float("inf"), device=device)
+    started, before = time.perf_counter(), trainer.seconds
+    mark_time, mark_images = started, trainer.images
+
+    def event(now: float) -> TrainEvent:
+        world.add(sums, counts)
+        world.lowest(first_bad)
+        by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
+        rate = (trainer.images - mark_images) / max(now - mark_time, 1e-9)
+        lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
+        return TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
+
+    while trainer.progress() < 1:
+        asked = time.perf_counter()
+        stop = world.any(should_stop())
+        waited = time.perf_counter() - asked
+        started, mark_time = started + waited, mark_time + waited
+        if stop and since:  # the last steps are told of, too
+            yield event(time.perf_counter())
+        if stop:
+            break
+        losses, band, norm = trainer.train_step()
+        first_bad = torch.where(torch.isfinite(losses.sum()), first_bad, first_bad.clamp(max=trainer.step))
+        sums.index_add_(0, band, losses)
+        counts.index_add_(0, band, torch.ones_like(losses))
+        norms += norm
+        since += 1
+        now = time.perf_counter()
+        trainer.seconds, due = world.says(before + now - started, float(now - mark_time >= every_seconds))
+        if since == every or trainer.progress() >= 1 or due:
+            yield event(now)
+            sums.zero_(), counts.zero_(), norms.zero_()
+            since, mark_time, mark_images = 0, time.perf_counter(), trainer.images
+            before, started = trainer.seconds, time.perf_counter()  # what the watcher does is not training time
+
+
+@torch.no_grad()
+def validation_loss(trainer: Trainer, data: ImageData, count: int = 512) -> float:
+    """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
+    network, kept = trainer.network, [p.detach().clone() for p in trainer.parameters]
+    denoiser = dataclasses.replace(trainer.denoiser, network=network)  # not the compiled one, which knows one batch size
+    torch._foreach_copy_(trainer.parameters, trainer.ema.values)
+    network.eval()
+    g, total, n = torch.Generator().manual_seed(1), 0.0, min(count, len(data))
+    for start in range(0, n, 128):
+        index = torch.arange(start, min(start + 128, n))
+        x0, label = to_model(data.images[index]).to(trainer.device), data.labels[index].to(trainer.device)
+        t = (index * trainer.config.T // n).to(trainer.device)
+        eps = torch.randn(x0.shape, generator=g).to(trainer.device)
+        with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
+            total += float(denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
+    torch._foreach_copy_(trainer.parameters, kept)
+    network.train()
+    return total / n

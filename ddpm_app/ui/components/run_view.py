@@ -1,0 +1,104 @@
+"""The live view of training runs: what the browser asks for every second and a half, and what it may do to a run."""
+
+from __future__ import annotations
+
+import math
+
+import gradio as gr
+
+from ddpm_app.cli.runs import facts
+from ddpm_app.paths import runs_dir
+from ddpm_app.training import runs
+from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.events import friendly
+from ddpm_app.ui.theme import asset
+
+MAX_OPEN = 6  # runs whose curves are sent at once
+POINTS = 400  # of one curve
+RECENT = 10  # log lines the loss by noise level is averaged over
+VERBS = ("pause", "resume", "stop", "delete")
+
+
+def thin_mean(xs: list[float], ys: list[float], most: int = POINTS) -> list[list[float]]:
+    """[x, y] of at most `most` points: means over runs of neighbours of equal length, so that a long curve keeps its level."""
+    size = math.ceil(len(xs) / most) if xs else 1
+    pairs = ((xs[k : k + size], ys[k : k + size]) for k in range(0, len(xs), size))
+    return [[round(sum(x) / len(x)), round(sum(y) / len(y), 6)] for x, y in pairs]
+
+
+def curves(log: list[dict]) -> dict:
+    """Training and validation loss over images seen, and the newest loss by noise level (10,), None where nothing fell."""
+    rows = [r for r in log if isinstance(r.get("loss"), (int, float)) and "images" in r]
+    held = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and "images" in r]
+    levels = [r["loss_by_level"] for r in rows[-RECENT:] if isinstance(r.get("loss_by_level"), list)]
+    bands = []
+    for band in zip(*levels):
+        seen = [v for v in band if v is not None]
+        bands.append(round(sum(seen) / len(seen), 5) if seen else None)
+    return {
+        "train": thin_mean([r["images"] for r in rows], [r["loss"] for r in rows]),
+        "held": thin_mean([r["images"] for r in held], [r["validation_loss"] for r in held]),
+        "bands": bands,
+    }
+
+
+def train_poll(query: dict) -> dict:
+    """{"runs": [head of every run], "open": {name: details}} for the wanted names; curves and grids the page has already, by
+    `have` {name: log lines} and `grids` {name: file}, are left out. Called from the browser: anything may be in the query."""
+    query = query if isinstance(query, dict) else {}
+    want, have, grids = query.get("open"), query.get("have"), query.get("grids")
+    want = [n for n in want if isinstance(n, str)][:MAX_OPEN] if isinstance(want, list) else []
+    have, grids = have if isinstance(have, dict) else {}, grids if isinstance(grids, dict) else {}
+    heads, details = [], {}
+    for run in runs.runs():
+        f = facts(run)
+        heads.append({k: f[k] for k in ("name", "status", "message", "progress")})
+        if run.name not in want:
+            continue
+        log, grid, settings = run.log(), run.newest_grid(), run.settings
+        detail = {**f, "rows": len(log), "snapshots": [p.name for p in run.snapshots()], "row": settings.get("row")}
+        detail["fresh"] = [k for k in ("preset", "row", "schedule", "batch", "data") if settings.get(k) is not None]
+        detail["about"] = " · ".join(str(runs.short(str(settings[k]))) + (" a batch" if k == "batch" else "") for k in detail.pop("fresh"))
+        detail["skipped"] = [runs.short(line)[:200] for line in run.skipped()[:50]]
+        if have.get(run.name) != len(log):
+            detail["curves"] = curves(log)
+        if grid is not None:
+            detail["grid"] = grid.name
+            if grids.get(run.name) != grid.name:
+                try:
+                    detail["picture"] = b64(grid.read_bytes())
+                except OSError:
+                    pass
+        details[run.name] = detail
+    return {"runs": heads, "open": details, "where": str(runs_dir())}
+
+
+def train_act(query: dict) -> dict:
+    """Do one of VERBS to a run: {"ok": sentence} or {"error": sentence}."""
+    query = query if isinstance(query, dict) else {}
+    try:
+        if query.get("do") not in VERBS:
+            raise ValueError("a run can be paused, resumed, stopped and deleted")
+        run = runs.find(query.get("run") if isinstance(query.get("run"), str) else "")
+        place = getattr(run, query["do"])()
+        return {"ok": f"{run.name} lies in {runs.short(str(place))} now." if place else ""}
+    except Exception as error:
+        return {"error": str(friendly(error).message)}
+
+
+class TrainView(gr.HTML):
+    """Runs, their curves and their newest samples; asks the server by itself. Triggers recall with {run, snapshot} for a fork."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            value={"select": None, "stamp": 0},
+            html_template=asset("train.html"),
+            css_template=asset("train.css"),
+            js_on_load=asset("train.js"),
+            apply_default_css=False,
+            server_functions=[train_poll, train_act],
+            **kwargs,
+        )
+
+    def api_info(self):
+        return {"type": "object", "description": "The run to show."}

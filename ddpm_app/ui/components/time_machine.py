@@ -1,0 +1,187 @@
+"""The time machine of the Train tab: the same noise at every snapshot, with any EMA length, and the table at 10 %, 30 %, 100 %."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import gradio as gr
+
+from ddpm_app.checkpoints.checkpoint import CheckpointError, open_checkpoint
+from ddpm_app.evaluation import snapshots as history
+from ddpm_app.studio.studio import Studio
+from ddpm_app.training import posthoc_ema, runs
+from ddpm_app.ui.components.base import EXPORTS, b64
+from ddpm_app.ui.events import friendly
+from ddpm_app.ui.theme import asset
+
+PICTURES = 8  # sent at once
+MOST_TASKS = 2  # at a time, over all runs: they share the network with everybody's sampling
+
+
+@dataclass
+class Task:
+    """Work on a run in a thread of its own, which outlives the page that asked for it. done, total: progress. error: a sentence."""
+
+    what: str
+    done: float = 0.0
+    total: float = 1.0
+    error: str = ""
+    running: bool = True
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def work(self, events: Iterator) -> None:
+        try:
+            for event in events:
+                if isinstance(event, dict):
+                    self.what, self.done, self.total = event["what"], event["done"], event["total"]
+                else:
+                    self.done, self.total = event
+                if self.stop.is_set():
+                    break
+        except Exception as error:
+            self.error = str(friendly(error).message)
+        finally:
+            events.close()
+            self.running = False
+
+    def told(self) -> dict:
+        return {
+            "what": self.what,
+            "share": min(self.done / self.total, 1.0) if self.total else 0.0,
+            "error": self.error,
+            "live": self.running,
+        }
+
+
+class Busy(ValueError):
+    """The run has work going on already."""
+
+
+TASKS: dict[str, Task] = {}  # by the run's folder
+_lock = threading.Lock()
+
+
+def begin(run: runs.Run, what: str, events: Iterator) -> Task:
+    """Start the work, unless the run has some already or too much is going on."""
+    with _lock:
+        going = [key for key, task in TASKS.items() if task.running]
+        if str(run.folder) in going:
+            raise Busy(f"{run.name} is busy here already; stop that first")
+        if len(going) >= MOST_TASKS:
+            raise ValueError(f"{len(going)} time machines are running; wait until one is done")
+        task = TASKS[str(run.folder)] = Task(what)
+    threading.Thread(target=task.work, args=(events,), daemon=True).start()
+    return task
+
+
+def find(query) -> runs.Run:
+    name = query.get("run") if isinstance(query, dict) else None
+    return runs.find(name if isinstance(name, str) else "")
+
+
+def look(query: dict) -> dict:
+    """All there is to see of query["run"]: its sets of pictures, what the log says at each, the table, the work going on. Pictures
+    of the sets in "want", at most PICTURES, without those in "have" {set: [images]}. Called from the browser: anything may come."""
+    try:
+        run = find(query)
+    except ValueError as error:
+        return {"error": str(error)}
+    want = [n for n in query.get("want") or [] if isinstance(n, str)][:2] if isinstance(query.get("want"), list) else []
+    have = query["have"] if isinstance(query.get("have"), dict) else {}
+    sets = {name: history.frames(run, history.weights_of(name)) for name in history.sets(run)}
+    snapshots = run.snapshots()
+    pictures: dict[str, dict[str, str]] = {}
+    left = PICTURES
+    for name in want:
+        known = have.get(name) if isinstance(have.get(name), list) else []
+        for images, file in reversed(sets.get(name, {}).items()):
+            if images not in known and left:
+                try:
+                    pictures.setdefault(name, {})[str(images)] = b64(file.read_bytes())
+                    left -= 1
+                except OSError:
+                    continue
+    times = sorted({k for places in sets.values() for k in places} | {int(p.name) for p in snapshots if p.name.isdecimal()})
+    task = TASKS.get(str(run.folder))
+    try:
+        config = open_checkpoint(run.folder).config
+        kept = f"{config.ema}, after {config.images_seen:,} images"
+    except CheckpointError:
+        kept = ""
+    return {
+        "run": run.name,
+        "sets": {name: list(places) for name, places in sets.items()},
+        "moments": {str(k): asdict(history.moment(run, k)) for k in times},
+        "snapshots": [p.name for p in snapshots],
+        "lengths": sorted({p.length for p in posthoc_ema.stored(run.folder) if p.length != posthoc_ema.RAW}),
+        "pictures": pictures,
+        "more": not left,
+        "table": [history.short(r) for r in history.table(run)],
+        "task": task.told() if task else None,
+        "kept": kept,
+        "live": run.status()[0] in runs.LIVE,
+    }
+
+
+def act(studio: Studio, query: dict) -> dict:
+    """Do query["do"]: draw (weights; at one snapshot or all), table, stop, keep, export. {"ok": sentence, ...} or {"error": sentence},
+    with "busy" where only other work on the run is in the way."""
+    try:
+        run, do = find(query), query.get("do")
+        weights, snapshot = query.get("weights", history.OWN), query.get("snapshot") or ""
+        if not isinstance(snapshot, str) or isinstance(weights, bool) or not isinstance(weights, (str, int, float)):
+            raise ValueError("weights and a snapshot are names")
+        weights = history.weights_of(history.name_of(weights))
+        if do == "draw":
+            if weights != history.OWN and not posthoc_ema.stored(run.folder):
+                raise ValueError(f"{run.name} has no stored averages: its snapshots hold one EMA only, or there is none yet")
+            begin(run, "sampling", history.draw(studio, run, weights, (snapshot,) if snapshot else ()))
+            return {"ok": ""}
+        if do == "table":
+            begin(run, "measuring", history.fill(studio, run))
+            return {"ok": ""}
+        if do == "stop":
+            task = TASKS.get(str(run.folder))
+            if task:
+                task.stop.set()
+            return {"ok": ""}
+        if do == "keep":
+            average = posthoc_ema.keep(run, weights, snapshot)
+            return {"ok": f"{run.name} now has the weights: {average.describe()}, after {average.images:,} images."}
+        if do == "export":
+            kind = query.get("kind")
+            data = history.animation(run, kind if isinstance(kind, str) else "", weights)
+            return {"ok": f"{len(data) / 1e6:.1f} MB", "data": b64(data), "type": EXPORTS[kind][1]}
+        raise ValueError("a time machine can draw, fill the table, stop, keep and export")
+    except Busy as error:
+        return {"error": str(error), "busy": True}
+    except RuntimeError as error:  # no PyAV here
+        return {"error": str(error)}
+    except Exception as error:
+        return {"error": str(friendly(error).message)}
+
+
+class TimeView(gr.HTML):
+    """Shows the run that the page's TrainView has chosen (a `ddpm-run` event on document); asks the server by itself."""
+
+    def __init__(self, studio: Studio, **kwargs):
+        def time_look(query: dict) -> dict:
+            return look(query)
+
+        def time_act(query: dict) -> dict:
+            return act(studio, query)
+
+        super().__init__(
+            value={},
+            html_template=asset("time.html"),
+            css_template=asset("time.css"),
+            js_on_load=asset("time.js"),
+            apply_default_css=False,
+            server_functions=[time_look, time_act],
+            **kwargs,
+        )
+
+    def api_info(self):
+        return {"type": "object", "description": "The time machine shows the run chosen above it."}

@@ -1,0 +1,129 @@
+"""Where an image to encode comes from: the data's test split, a file, or the model itself."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.images.datasets import local_data, local_place
+from ddpm_app.images.decode import PictureError, centre_crop, open_picture, to_array
+from ddpm_app.studio.studio import Request, Studio
+from ddpm_app.ui.components.base import UploadedPicture
+from ddpm_app.ui.forms.sampling import UI_SEED
+
+TEST, FILE, SAMPLE = "Test image", "Your picture", "A sample of the model"
+GIVEN, NONE = "the image's own", "none (unconditional)"
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.png"))
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
+
+def source_choices(checkpoint: Checkpoint | None) -> list[str]:
+    """Test images only where the model's data lie on this machine: the page downloads nothing."""
+    return [TEST, FILE, SAMPLE] if checkpoint and local_place(checkpoint.config.data) else [FILE, SAMPLE]
+
+
+def classes_of(checkpoint: Checkpoint | None) -> list[str]:
+    classes = list(checkpoint.config.classes) if checkpoint and checkpoint.config.network.num_classes else []
+    return [GIVEN, *classes, NONE] if classes else [NONE]
+
+
+def whole(value, name: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value != int(value) or not low <= value <= high:
+        raise ValueError(f"{name} is {value}; a whole number from {low} to {high} is accepted")
+    return int(value)
+
+
+@dataclass
+class ImageSource:
+    """The components of one source, and what they give."""
+
+    kind: gr.Radio
+    index: gr.Number
+    upload: UploadedPicture
+    seed: gr.Number
+    label: gr.Dropdown
+    box: gr.Column  # all of it but the class
+
+    @property
+    def inputs(self) -> set:
+        return {c for c in vars(self).values() if isinstance(c, gr.components.Component)}
+
+    def images(self, values: dict, studio: Studio, name: str, count: int = 1) -> tuple[Tensor, Tensor | None, str, str]:
+        """uint8 (count, C, H, W), their own classes (count,) or None, what they are, and the command line's flags for them."""
+        config = studio.checkpoint(name).config
+        shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
+        kind = values[self.kind]
+        if kind == TEST:
+            data = local_data(config.data)
+            if data is None or tuple(data.images.shape[1:]) != shape:
+                raise ValueError(f"the test images of {config.data} are not on this machine; give a picture or take a sample")
+            first = whole(values[self.index], "the test image's number", 0, len(data) - count)
+            where = slice(first, first + count)
+            numbers = f"{first}" if count == 1 else f"{first} to {first + count - 1}"
+            return data.images[where], data.labels[where], f"{data.name} test {numbers}", f"--test {first}"
+        if kind == FILE:
+            if not values[self.upload]:
+                raise PictureError("Give a picture first: upload or paste one, or take an example.")
+            picture = to_array(centre_crop(open_picture(values[self.upload]), shape[1], shape[0]))
+            return torch.from_numpy(picture.copy())[None], None, "your picture", "--image FILE"
+        seed = whole(values[self.seed], "the seed", 0, UI_SEED)
+        label = str(values[self.label] or NONE)
+        asked = {GIVEN: "any", NONE: "none"}.get(label, label)
+        image, labels = studio.images(Request(checkpoint=name, label=asked, n=1, seed=seed))
+        own = torch.from_numpy(labels) if labels[0] >= 0 else None
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))), own, f"a sample, seed {seed}", "--image FILE"
+
+    def class_name(self, values: dict, own: Tensor | None, classes: tuple[str, ...]) -> str:
+        """The class that is told the network: a name, or "none"; "the image's own" of a picture without one is none."""
+        label = str(values[self.label] or NONE)
+        if label == GIVEN:
+            return classes[int(own[0])] if own is not None and classes else "none"
+        return "none" if label == NONE else label
+
+
+def build_source(studio: Studio, model: gr.Radio, prefix: str, index: int = 0, title: str = "Image") -> ImageSource:
+    """Lay out a source in the current column; its menus follow the model."""
+    first = studio.checkpoints().get(model.value) if model.value else None
+    kinds, labels = source_choices(first), classes_of(first)
+    with gr.Column() as box:
+        kind = gr.Radio(kinds, value=kinds[0], label=title, elem_id=f"{prefix}-kind")
+        with gr.Row(elem_classes="seed-row", visible=kinds[0] == TEST) as tests:
+            number = gr.Number(index, label="Test image", precision=0, minimum=0, min_width=110, scale=3, elem_id=f"{prefix}-index")
+            dice = gr.Button("⚄", elem_classes="icon-button seed-dice", min_width=44, scale=0)
+        with gr.Column(visible=kinds[0] == FILE) as files:
+            upload = UploadedPicture(
+                label="Picture", type="filepath", sources=["upload", "clipboard"], format="png", height=190, elem_id=f"{prefix}-picture"
+            )
+            if EXAMPLES:
+                gr.Examples([str(e) for e in EXAMPLES], upload, label="Examples", cache_examples=False, api_visibility="private")
+        seed = gr.Number(index, label="Seed of the sample", precision=0, minimum=0, visible=kinds[0] == SAMPLE, elem_id=f"{prefix}-seed")
+    label = gr.Dropdown(labels, value=labels[0], label="Class told the network", elem_id=f"{prefix}-class")
+
+    def shown(value):
+        return gr.Row(visible=value == TEST), gr.Column(visible=value == FILE), gr.Number(visible=value == SAMPLE)
+
+    def follow(name, chosen, chosen_class):
+        checkpoint = studio.checkpoints().get(name or "")
+        kinds, labels = source_choices(checkpoint), classes_of(checkpoint)
+        kind_now = chosen if chosen in kinds else kinds[0]
+        menu = gr.Dropdown(choices=labels, value=chosen_class if chosen_class in labels else labels[0])
+        return gr.Radio(choices=kinds, value=kind_now), menu, *shown(kind_now)
+
+    parts = [tests, files, seed]
+    kind.change(shown, kind, parts, **QUIET)
+    model.change(follow, [model, kind, label], [kind, label, *parts], trigger_mode="multiple", **QUIET)
+
+    def another(name):
+        checkpoint = studio.checkpoints().get(name or "")
+        data = local_data(checkpoint.config.data) if checkpoint else None
+        return random.randrange(len(data)) if data else gr.skip()
+
+    dice.click(another, model, number, **QUIET)
+    return ImageSource(kind, number, upload, seed, label, box)

@@ -1,0 +1,167 @@
+"""The sampling controls that Generate, Denoise and Forward share, and the Request they add up to."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.schedules import GRIDS
+from ddpm_app.studio.exports import request_from_settings
+from ddpm_app.studio.steering import Steering
+from ddpm_app.studio.studio import Request, Studio
+
+UI_SEED = 2**31 - 1  # what a browser's number field holds without rounding, with room to add the image's index
+ANY, ALL, NONE = "any class", "all, one row each", "none (unconditional)"
+
+
+def class_choices(checkpoint: Checkpoint | None, rows: bool, steering: Steering | None = None) -> list[str]:
+    """What the class menu offers for a checkpoint, the default first. steering: what may pull an unconditional model to a class."""
+    if checkpoint is None:
+        return [NONE]
+    own = bool(checkpoint.config.network.num_classes)
+    classes = steering.offered(checkpoint.config) if steering else checkpoint.config.classes if own else ()
+    ways = [ANY, *([ALL] if rows else []), *classes]
+    return [*ways, NONE] if own else [NONE, *ways] if classes else [NONE]
+
+
+@dataclass
+class Controls:
+    """The components, and how to read them. `rows`: whether "all, one row each" is offered. `steering`: see class_choices."""
+
+    model: gr.Radio
+    label: gr.Dropdown
+    guidance: gr.Slider
+    sampler: gr.Dropdown
+    evaluations: gr.Slider
+    n: gr.Slider
+    seed: gr.Number
+    lock: gr.Checkbox
+    grid: gr.Dropdown
+    eta: gr.Slider
+    churn: gr.Slider
+    rescale: gr.Slider
+    interval_low: gr.Number
+    interval_high: gr.Number
+    rows: bool
+    steering: Steering | None = None
+
+    def choices(self, checkpoint: Checkpoint | None) -> list[str]:
+        return class_choices(checkpoint, self.rows, self.steering)
+
+    @property
+    def inputs(self) -> set:
+        return {c for c in vars(self).values() if isinstance(c, gr.components.Component)}
+
+    def request(self, values: dict, **overrides) -> tuple[Request, dict]:
+        """The Request the page asks for, and the update that shows the seed really used."""
+        low, high = values[self.interval_low], values[self.interval_high]
+        seed = values[self.seed]
+        if not values[self.lock]:
+            seed = random.randrange(UI_SEED)
+        elif seed is None or not 0 <= seed <= UI_SEED:
+            raise ValueError(f"the seed is {seed}; a whole number from 0 to {UI_SEED} is accepted")
+        fields = dict(
+            checkpoint=str(values[self.model] or ""),
+            label={ANY: "any", ALL: "all", NONE: "none"}.get(values[self.label], str(values[self.label])),
+            n=whole(values[self.n], "images"),
+            guidance=values[self.guidance],
+            sampler=str(values[self.sampler]),
+            evaluations=whole(values[self.evaluations], "evaluations"),
+            grid=str(values[self.grid]),
+            eta=values[self.eta],
+            churn=values[self.churn],
+            rescale=values[self.rescale],
+            interval_low=low or 0.0,
+            interval_high=high if high else float("inf"),
+            seed=whole(seed, "seed"),
+        )
+        return Request(**{**fields, **overrides}), {self.seed: int(seed)}
+
+    def restore(self, settings: dict, studio: Studio) -> dict:
+        """Updates that set every control as in a dropped PNG's settings."""
+        checkpoint = studio.checkpoint(settings.get("checkpoint", ""))
+        r = request_from_settings(settings, studio.steering.offered(checkpoint.config))
+        label = {"any": ANY, "none": NONE}.get(r.label, r.label)
+        if r.seed > UI_SEED:
+            raise ValueError(f"this image's seed {r.seed} is above what a page's number field holds ({UI_SEED}); use the command line")
+        return {
+            self.model: r.checkpoint,
+            self.label: gr.Dropdown(choices=self.choices(checkpoint), value=label),
+            self.guidance: r.guidance,
+            self.sampler: r.sampler,
+            self.evaluations: r.evaluations,
+            self.n: 1,
+            self.seed: r.seed,
+            self.lock: True,
+            self.grid: r.grid,
+            self.eta: r.eta,
+            self.churn: r.churn,
+            self.rescale: r.rescale,
+            self.interval_low: r.interval_low,
+            self.interval_high: None if r.interval_high == float("inf") else r.interval_high,
+        }
+
+    @property
+    def restored(self) -> list:
+        """What restore() writes to."""
+        return [c for c in vars(self).values() if isinstance(c, gr.components.Component)]
+
+
+def sampler_choices() -> list[tuple[str, str]]:
+    """(what people read, name) of every sampler."""
+    return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
+
+
+def whole(value, name: str) -> int:
+    if value is None or value != int(value):
+        raise ValueError(f"{name} is {value}; a whole number is accepted")
+    return int(value)
+
+
+def build_controls(
+    studio: Studio,
+    model: gr.Radio,
+    *,
+    n: int,
+    most: int,
+    rows: bool = True,
+    evaluations: int = 20,
+    can_unlock: bool = True,
+    steered: bool = False,
+) -> Controls:
+    """Lay out the controls in the current column. can_unlock: whether a new seed is drawn for every run unless locked; steered: whether
+    a classifier may pull an unconditional model to a class here."""
+    first = studio.checkpoints().get(model.value) if model.value else None
+    steering = studio.steering if steered else None
+    choices = class_choices(first, rows, steering)
+    with gr.Group():
+        label = gr.Dropdown(choices, value=choices[0], label="Class")
+        guidance = gr.Slider(
+            0, 20, value=1.5, step=0.1, label="Guidance scale s",
+            info="1 is off. s = 1 + w in (1 + w) cond − w uncond.",
+        )  # fmt: skip
+        sampler = gr.Dropdown(sampler_choices(), value="dpmpp-2m", label="Sampler", info=SAMPLERS["dpmpp-2m"].blurb)
+        steps = gr.Slider(1, 1000, value=evaluations, step=1, label="Evaluations", info="Of the denoiser, per image: what costs time.")
+        count = gr.Slider(1, most, value=n, step=1, label="Images")
+    with gr.Row(elem_classes="seed-row"):
+        seed = gr.Number(0, label="Seed", precision=0, min_width=110, scale=3)
+        lock = gr.Checkbox(not can_unlock, label="Lock", min_width=70, scale=1, elem_classes="seed-lock", visible=can_unlock)
+        dice = gr.Button("⚄", elem_classes="icon-button seed-dice", min_width=44, scale=0)
+    with gr.Accordion("Advanced", open=False):
+        grid = gr.Dropdown(["auto", *GRIDS], value="auto", label="Grid", info="Noise levels visited; auto takes the sampler's own.")
+        eta = gr.Slider(0, 1, value=0, step=0.05, label="eta", info="DDIM only: 0 is deterministic, 1 is DDPM.")
+        churn = gr.Slider(0, 100, value=0, step=1, label="churn", info="Heun only: S_churn, fresh noise on the way.")
+        rescale = gr.Slider(0, 1, value=0, step=0.05, label="Guidance rescale", info="Pulls contrast back at large s.")
+        with gr.Row():
+            low = gr.Number(0, label="Guide above σ", minimum=0, min_width=90)
+            high = gr.Number(None, label="up to σ", minimum=0, min_width=90, placeholder="∞")
+    sampler.change(
+        lambda name: gr.Dropdown(info=SAMPLERS[name].blurb),
+        sampler, sampler, show_progress="hidden", api_visibility="private", queue=False,
+    )  # fmt: skip
+    dice.click(lambda: random.randrange(UI_SEED), None, seed, api_visibility="private", show_progress="hidden", queue=False)
+    return Controls(model, label, guidance, sampler, steps, count, seed, lock, grid, eta, churn, rescale, low, high, rows, steering)

@@ -1,0 +1,170 @@
+"""The lab's experiments on the page: a button each, with progress, plots, the three ways side by side, a table and its CSV."""
+
+from __future__ import annotations
+
+import argparse
+import html
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import gradio as gr
+
+from ddpm_app.cli.toy import numbers, over_seeds, pairs, to_csv
+from ddpm_app.toy import plots
+from ddpm_app.toy.experiments import EXPERIMENTS
+from ddpm_app.toy.playground import Setup, ways_value
+from ddpm_app.toy.sweeps import DEFAULT_PAIRS, DEFAULT_T, Progress, Scale
+from ddpm_app.ui.events import Pace, idle, running, wire_runs
+from ddpm_app.ui.theme import asset
+
+BUTTONS = {
+    "steps": "Against T",
+    "schedules": "Against the schedule",
+    "solvers": "Solver microscope",
+    "classes": "Three ways to a class",
+    "classifier": "Training-free classifier",
+    "likelihood": "Likelihood honesty",
+}
+COUNTS = (2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)  # evaluations
+
+
+class Ways(gr.HTML):
+    """Points of the three ways to a class, side by side, with a slider for the scale."""
+
+    def __init__(self, **kwargs):
+        super().__init__(
+            value=None,
+            html_template=asset("ways.html"),
+            css_template=asset("ways.css"),
+            js_on_load=asset("ways.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self):
+        return {"type": "object", "description": "Points of the three ways to a class."}
+
+
+def listed(parse: Callable[[str], list], text: object, what: str, most: int = 12) -> list:
+    """What a field of comma-separated entries holds. Raises ValueError in one sentence."""
+    try:
+        found = parse(str(text or ""))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{what}: {error}") from None
+    if not 1 <= len(found) <= most:
+        raise ValueError(f"{what}: {len(found)} entries; accepted are 1 to {most}")
+    return found
+
+
+def one_time(text: object) -> int | None:
+    """The t of a field; None of an empty one. Raises ValueError in one sentence."""
+    found = listed(numbers(int), text, "t", most=1) if str(text or "").strip() else [None]
+    return found[0]
+
+
+def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
+    """c: inputs (the components that setup_of reads), seed, label. setup_of: their values -> the data and its network."""
+    with gr.Accordion("Experiments", open=False, elem_id="lab-experiments"):
+        buttons = {}
+        with gr.Row(elem_classes="plain-row"):
+            for name, text in BUTTONS.items():
+                buttons[name] = gr.Button(text, elem_id=f"lab-{name}", min_width=150, size="md")
+            halt = gr.Button("Stop", interactive=False, min_width=80, elem_id="lab-halt", size="md")
+        about = "".join(f"<li><b>{BUTTONS[k]}</b>: {html.escape(text)}</li>" for k, (_, text) in EXPERIMENTS.items())
+        with gr.Accordion("What they do, and their settings", open=False):
+            gr.HTML(f"<ul class='note'>{about}</ul>", apply_default_css=False)
+            with gr.Row():
+                seeds = gr.Slider(
+                    1, 5, value=3, step=1, label="Seeds", info="Networks for each setting of a sweep; the first is the seed above."
+                )
+                lengths = gr.Textbox(
+                    ", ".join(map(str, DEFAULT_T)),
+                    label="Chain lengths",
+                    info="T, 2 or more, each trained for.",
+                    elem_id="lab-T",
+                )
+            with gr.Row():
+                betas = gr.Textbox(
+                    ", ".join(f"{a:g}:{b:g}" for a, b in DEFAULT_PAIRS),
+                    label="Linear schedules",
+                    info="start:end of beta, gradual to wide.",
+                )
+                t = gr.Textbox(
+                    "", label="t of the training-free classifier", info="Empty: averaged over the whole schedule.", elem_id="lab-t"
+                )  # a Number shows 0
+        bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False, css_template=BAR_CSS)
+        curve = gr.HTML("", elem_id="lab-curve", apply_default_css=False, css_template=CURVE_CSS)
+        ways = Ways(elem_id="lab-ways")
+        rows_view = gr.HTML("", elem_id="lab-rows", apply_default_css=False, css_template=ROWS_CSS)
+
+    def events_of(what: str, values: dict, setup: Setup) -> Iterator[Progress]:
+        run, data, chosen = EXPERIMENTS[what][0], setup.data, int(values[c.seed] or 0) % 2**31
+        trained = setup.denoiser is not None
+        knows = trained and setup.denoiser.network.config.num_classes == len(data.classes)
+        fair = data.truth is not None  # a network that learned from all of someone's points cannot be measured on some of them
+        if what in ("steps", "schedules"):
+            which = [chosen + k for k in range(int(values[seeds] or 1))]
+            if what == "steps":
+                return run(data, listed(numbers(int), values[lengths], "T"), which, Scale(seed=chosen))
+            return run(data, listed(pairs, values[betas], "Betas"), seeds=which, scale=Scale(seed=chosen))
+        if what == "solvers":
+            return run(setup.choose("learned" if trained else "exact"), setup.schedule, data, COUNTS, points=500, seed=chosen)
+        if what == "classes":
+            number = max(-1 if values[c.label] is None else int(values[c.label]), 0)
+            return run(data, setup.denoiser if knows and fair else None, label=number, seed=chosen)
+        if what == "classifier":
+            return run(data, setup.denoiser if knows and fair else None, t=one_time(values[t]), seed=chosen)
+        return run(data, setup.choose("learned") if trained and fair else None, seed=chosen)
+
+    def runner(what: str):
+        def run_experiment(values: dict):
+            setup, pace, rows, pictures = setup_of(values), Pace(4), [], []
+            events = events_of(what, values, setup)
+            busy = {b: gr.Button(interactive=False) for b in buttons.values()}
+            yield {bar: _bar(0, "starting"), curve: "", rows_view: "", ways: None, **busy, **running(buttons[what], halt)}
+            for event in events:
+                rows += event.rows
+                pictures += [event.picture] if event.picture else []
+                if event.rows or event.picture or pace.due():
+                    message = {bar: _bar(event.fraction, f"{BUTTONS[what]}: {event.text}")}
+                    if event.rows:
+                        message[rows_view] = plots.table(over_seeds(rows, what), to_csv(rows), f"{what}-{setup.data.name}")
+                    if event.rows or (event.picture and "grid" in event.picture):
+                        drawn = [plots.regions(**p) for p in pictures if "grid" in p]
+                        message[curve] = f"<div class='panels'>{''.join(plots.plot(rows, what) + drawn)}</div>"
+                    if event.picture and "way" in event.picture:
+                        message[ways] = ways_value(setup.data, pictures)
+                    yield message
+            yield {bar: _bar(1, f"{BUTTONS[what]}: done"), **at_rest()}
+
+        return run_experiment
+
+    def at_rest() -> dict:
+        return {**{b: gr.Button(interactive=True) for b in buttons.values()}, **idle(buttons["steps"], halt)}
+
+    def stopped() -> dict:
+        return {bar: "Stopped.", **at_rest()}
+
+    def failed() -> dict:
+        return {bar: "", **at_rest()}
+
+    inputs = c.inputs | {c.seed, c.label, seeds, lengths, betas, t}
+    starts = [(button, runner(name), inputs) for name, button in buttons.items()]
+    wire_runs(starts, halt, [bar, curve, ways, rows_view, *buttons.values(), halt], stopped, failed)
+
+
+def _bar(fraction: float, text: str) -> str:
+    return f"<progress max='1' value='{fraction:.3f}' aria-label='Experiment'></progress> {fraction:.0%} {html.escape(text)}"
+
+
+BAR_CSS = """progress { width: min(220px, 40%); height: 8px; appearance: none; border: 0; border-radius: 4px; overflow: hidden; }
+progress::-webkit-progress-bar { background: var(--border-color-primary); }
+progress::-webkit-progress-value { background: var(--color-accent); } progress::-moz-progress-bar { background: var(--color-accent); }"""
+CURVE_CSS = """.panels { display: flex; flex-wrap: wrap; gap: 14px; } .lines { max-width: 100%; height: auto; }
+.lines line { stroke: var(--border-color-primary); } .lines .edge { stroke: var(--body-text-color); }
+.lines text { fill: var(--body-text-color-subdued); font-size: 11px; font-variant-numeric: tabular-nums; }"""
+ROWS_CSS = """.rows { overflow: auto; max-height: 380px; }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; }
+th { position: sticky; top: 0; background: var(--background-fill-primary); }
+.csv { display: inline-block; margin-top: 8px; color: var(--link-text-color); }"""

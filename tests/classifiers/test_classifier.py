@@ -1,0 +1,275 @@
+"""The judge: known Gaussians, known intervals, files that come back, and the classifier that ships."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_app import files
+from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError
+from ddpm_app.classifiers.classifier import Classifier, ClassifierConfig, ResNet, folded, load_classifier, save_classifier, wilson
+from ddpm_app.images.datasets import load_data
+from ddpm_app.networks.unet import UNet, UNetConfig
+
+PROJECT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted(p.parent for p in (PROJECT / "checkpoints" / "classifiers").glob("*/classifier.json"))
+TINY = ClassifierConfig("toy", ("a", "b", "c"), image_size=16, in_channels=3, widths=(8, 12), blocks=(1, 1))
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "train" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def images(n: int, config: ClassifierConfig = TINY, seed: int = 0) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, config.in_channels, config.image_size, config.image_size), generator=g, dtype=torch.uint8)
+
+
+def network(config: ClassifierConfig = TINY) -> ResNet:
+    """Random weights everywhere, the zero-initialised ones and the running statistics included."""
+    torch.manual_seed(0)
+    net = ResNet(config)
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            if "num_batches" not in name:
+                value.copy_(torch.randn_like(value) * 0.2 + (1 if "running_var" in name or "norm" in name else 0))
+                if "running_var" in name:
+                    value.abs_()
+    return net
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "hits, n, low, high", [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (95, 100, 0.8882, 0.9785)]
+)
+def test_wilson_interval(hits, n, low, high):
+    assert wilson(hits, n) == pytest.approx((low, high), abs=6e-5)  # tables of Newcombe 1998 and Agresti & Coull
+    with pytest.raises(ValueError, match="no share"):
+        wilson(n + 1, n)
+
+
+# -- the network and its files --------------------------------------------------------------------------------------------
+
+
+def test_judging_does_not_depend_on_the_batch():
+    classifier = Classifier(network())
+    x = images(7)
+    probabilities, features = classifier.judge(x, batch=3)
+    assert probabilities.shape == (7, 3) and features.shape == (7, 12)
+    assert torch.allclose(probabilities.sum(1), torch.ones(7))
+    assert torch.allclose(probabilities, classifier.classify(x), atol=1e-5)
+    assert torch.allclose(features, torch.cat([classifier.features(x[k : k + 1]) for k in range(7)]), atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [images(2).float(), images(2)[0], images(2)[:, :1], images(2)[:, :, :8], images(2)[:0]])
+def test_images_of_another_kind_are_refused(bad):
+    with pytest.raises(ValueError, match="toy classifier reads uint8"):
+        Classifier(network()).classify(bad)
+
+
+def test_saved_classifier_comes_back(tmp_path):
+    net = network()
+    save_classifier(tmp_path / "c", TINY, net)
+    again = load_classifier(tmp_path / "c")
+    assert again.config == TINY and len(again.digest) == 64
+    assert torch.allclose(again.classify(images(9)), Classifier(net).classify(images(9)), atol=2e-3)  # fp16 on disk
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["classifier.json", "weights.safetensors"]
+    assert checkpoint.find([tmp_path]) == {}  # no diffusion model
+
+
+def load_file_of(net: ResNet) -> dict:
+    return {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
+
+
+def test_broken_classifiers_are_one_sentence(tmp_path):
+    def broken(change, word):
+        save_classifier(tmp_path, TINY, network())
+        change()
+        with pytest.raises(CheckpointError, match=word) as caught:
+            load_classifier(tmp_path)
+        assert "\n" not in str(caught.value)
+
+    config, weights = tmp_path / "classifier.json", tmp_path / "weights.safetensors"
+    raw = json.dumps({"format": 1, "data": "toy", "classes": ["a", "b", "c"], "image_size": 16, "widths": [8, 12], "blocks": [1, 1]})
+    broken(lambda: weights.write_bytes(weights.read_bytes()[:-100]), "cut short")
+    broken(lambda: weights.unlink(), "no weights")
+    broken(lambda: config.unlink(), "no classifier")
+    broken(lambda: config.write_text("{"), "does not describe")
+    broken(lambda: config.write_text("[]"), "does not describe")
+    broken(lambda: config.write_text(raw.replace('"format": 1', '"format": 9')), "newer")
+    broken(lambda: config.write_text(raw.replace("[8, 12]", "[8, 100000]")), "does not describe")
+    broken(lambda: config.write_text(raw.replace("[8, 12]", "[8, 16]")), "misshapen")
+    broken(lambda: config.write_text(raw.replace("[1, 1]", "[1, 2]")), "missing")
+    extra = {**load_file_of(network()), "extra.weight": torch.zeros(1)}
+    broken(lambda: files.save_tensors(weights, extra), "surplus")
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no classifier ships")
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_shipped_classifier_is_as_good_as_its_card_says(path):
+    classifier = load_classifier(path)
+    metric = next(m for m in classifier.config.metrics if m["name"] == "accuracy")
+    assert f"{metric['value']:.2%}" in (path / "README.md").read_text()
+    assert 0.2e6 < sum(p.numel() for p in classifier.network.parameters()) and (path / "weights.safetensors").stat().st_size < 10e6
+    assert metric["value"] >= {"mnist": 0.993, "cifar10": 0.93, "digits": 0.97}[path.name]
+    assert metric["n"] == (360 if path.name == "digits" else 10_000)
+    try:
+        test = load_data(path.name, "test") if any((r / f"{path.name}-test.npz").exists() for r in _roots()) else None
+    except ValueError:
+        test = None
+    if test is None:
+        pytest.skip("the real test split is not here")
+    n = min(1000 if path.name == "mnist" else 300, len(test))
+    right = int((classifier.classify(test.images[:n]).argmax(1) == test.labels[:n]).sum())
+    low, high = wilson(right, n)
+    assert low - 0.01 <= metric["value"] <= high + 0.01
+
+
+def _roots():
+    from ddpm_app.paths import data_roots
+
+    return data_roots()
+
+
+# -- training it ----------------------------------------------------------------------------------------------------------
+
+
+def test_augmentation_moves_mirrors_and_cuts():
+    augment = script("train_classifier").augment
+    x = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).view(2, 3, 6, 6) + 1
+    assert torch.equal(augment(x, 0, False, 0, torch.Generator().manual_seed(0)), x)
+    padded = torch.nn.functional.pad(x, [1] * 4, mode="replicate")
+    allowed = [padded[:, :, a : a + 6, b : b + 6] for a in range(3) for b in range(3)]
+    seen = set()
+    for seed in range(40):
+        y = augment(x, 1, False, 0, torch.Generator().manual_seed(seed))
+        for k in range(2):
+            matches = [i for i, option in enumerate(allowed) if torch.equal(option[k], y[k])]
+            assert matches
+            seen.update(matches)
+    assert len(seen) == 9
+    mirrored = augment(x.expand(2, 3, 6, 6).repeat(32, 1, 1, 1), 0, True, 0, torch.Generator().manual_seed(0))
+    flips = [torch.equal(m, x[k % 2].flip(2)) for k, m in enumerate(mirrored)]
+    assert 16 < sum(flips) < 48 and all(f or torch.equal(m, x[k % 2]) for k, (f, m) in enumerate(zip(flips, mirrored)))
+    cut = augment(x.repeat(32, 1, 1, 1), 0, False, 3, torch.Generator().manual_seed(0))
+    holes = (cut == 0).sum((1, 2, 3)) / 3
+    assert holes.max() == 9 and holes.min() >= 4  # whole squares, or those an edge has cut
+
+
+def test_one_cycle():
+    one_cycle = script("train_classifier").one_cycle
+    assert [round(one_cycle(p), 6) for p in (0, 0.1, 0.2, 0.6, 1.0)] == [0, 0.5, 1.0, 0.5, 0]
+
+
+@pytest.fixture
+def striped(tmp_path) -> Path:
+    """Three classes that anything can tell apart: all dark, all middling, all light."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    pixels = labels[:, None, None, None] * 90 + torch.randint(0, 60, (240, 16, 16, 3), generator=g)
+    np.savez(tmp_path / "striped.npz", arr_0=pixels.numpy().astype(np.uint8), arr_1=labels.numpy())
+    return tmp_path / "striped.npz"
+
+
+def test_training_from_the_command_line(striped, tmp_path, capsys):
+    module = script("train_classifier")
+    module.PHOTOS = dict(widths=(8, 16), blocks=(1, 1))
+    main, out = module.main, tmp_path / "out"
+    command = ["--data", str(striped), "--epochs", "3", "--batch", "24", "--lr", "0.05", "--out", str(out), "--every", "1"]
+    assert main([*command, "--precision", "fp32", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    config = load_classifier(out).config
+    metric = config.metrics[0]
+    assert f"test accuracy {metric['value']:.4f} (n = 24" in printed
+    assert metric["value"] > 0.8 and config.images_seen == 3 * 216 and "held out" in metric["protocol"]
+    card = (out / "README.md").read_text()
+    assert f"{metric['value']:.2%}" in card and "--epochs 3" in card
+    assert main([*command[:2], "--epochs", "1", "--batch", "24", "--lr", "1e-9", "--init", str(out), "--out", str(tmp_path / "more")]) == 0
+    more = load_classifier(tmp_path / "more").config
+    assert more.images_seen == 4 * 216 and more.metrics[0]["value"] >= metric["value"] - 0.05  # it did not begin anew
+    assert "864 images in 2 cycles (648 after one of peak 0.05" in (tmp_path / "more" / "README.md").read_text()
+    module.PHOTOS = dict(widths=(8, 12), blocks=(1, 1))
+    assert main([*command[:2], "--epochs", "1", "--init", str(out), "--out", str(out)]) == 2 and "another shape" in capsys.readouterr().err
+    assert main(["--data", "nothing", "--epochs", "1", "--out", str(out)]) == 2
+    with pytest.raises(SystemExit):
+        main(["--data", "mnist", "--out", str(out)])
+
+
+# -- judging a diffusion model --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    config = UNetConfig(image_size=16, in_channels=3, channels=8, multipliers=(1, 2), blocks=1, attention=(), num_classes=3)
+    net = UNet(config)
+    torch.nn.init.normal_(net.conv_out.weight, std=0.3)
+    described = CheckpointConfig(config, {"name": "cosine", "T": 100}, "v", "striped", ("a", "b", "c"), images_seen=7)
+    checkpoint.save(tmp_path / "model", described, dict(net.named_parameters()))
+    save_classifier(tmp_path / "judge", TINY, network())
+    return tmp_path / "model"
+
+
+def test_judge_prints_and_writes_its_numbers(model, striped, capsys):
+    judge = script("judge")
+    command = [str(model), "--classifier", str(model.parent / "judge"), "--data", str(striped), "--evaluations", "3", "--device", "cpu"]
+    assert judge.main([*command, "--n", "4", "--sampler", "ddpm", "--seed", "5", "--write"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    g, r, p = result["generated"], result["real"], result["protocol"]
+    assert g["n"] == 12 and r["n"] == 12 and sum(g["read_as"].values()) == 12
+    assert g["interval95"][0] <= g["agreement"] <= g["interval95"][1]
+    assert g["agreement"] == pytest.approx(np.mean(list(g["agreement_by_class"].values())), abs=1e-3)
+    assert 1 / 3 <= g["mean_max_confidence"] <= 1
+    assert g["FD-classifier"] > r["FD-classifier"] >= 0
+    assert p["evaluations"] == 3 and p["grid"] == "uniform-t" and p["images_seen"] == 7 and len(p["classifier"]["sha256"]) == 64
+    assert judge.main([*command, "--n", "1", "--write"]) == 0
+    metrics = checkpoint.open_checkpoint(model).config.metrics
+    assert [m["name"] for m in metrics] == ["agreement", "FD-classifier"] * 2
+    assert metrics[0]["value"] == g["agreement"] and metrics[1]["value"] == g["FD-classifier"]
+    assert "n = 12 (4 a class), ddpm, 3 evaluations" in metrics[0]["protocol"] and metrics[0]["settings"] == p
+
+
+def test_real_pictures_are_not_judged_against_themselves():
+    judge = script("judge")
+    data = judge.ImageData("x", torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1), torch.arange(60) // 2 % 3, ("a", "b", "c"))
+    reference, real = judge.real_parts(data, 4, 20)
+    assert len(reference) == 20 and len(real) == 12 and torch.bincount(real.labels).tolist() == [4, 4, 4]
+    assert not set(reference.flatten().tolist()) & set(real.images.flatten().tolist())
+    assert len(judge.real_parts(data, 1000, 5000)[1]) == 30
+
+
+def test_judge_says_what_does_not_fit(model, striped, tmp_path, capsys):
+    judge = script("judge")
+    wrong = ClassifierConfig("grey", ("a", "b", "c"), image_size=16, in_channels=1, widths=(8,), blocks=(1,))
+    save_classifier(tmp_path / "wrong", wrong, ResNet(wrong))
+    for command, word in (
+        ([str(tmp_path / "nothing")], "not a directory"),
+        ([str(model), "--classifier", str(tmp_path / "nothing")], "no classifier"),
+        ([str(model), "--classifier", str(tmp_path / "wrong"), "--data", str(striped)], "does not fit"),
+        ([str(model), "--classifier", str(tmp_path / "judge")], "no data set"),
+    ):
+        assert judge.main([*command, "--n", "1"]) == 2
+        captured = capsys.readouterr()
+        assert word in captured.err and captured.out == "" and len(captured.err.splitlines()) == 1
+
+
+def test_a_folded_network_reads_the_same():
+    net = network().eval()
+    x = torch.randn(5, 3, 16, 16)
+    with torch.inference_mode():
+        for got, want in zip(folded(net)(x), net(x)):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert not any("norm" in name for name in folded(net).state_dict())
+    assert "norm.running_var" in net.state_dict(), "the network itself stays as it was"

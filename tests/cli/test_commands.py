@@ -1,0 +1,162 @@
+"""python -m ddpm_app: the same pixels as the studio, and one sentence with exit code 2 for anything wrong."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpm_app import __main__ as cli
+from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.schedules import make_schedule
+from ddpm_app.images import png_settings
+from ddpm_app.studio.studio import Request, Studio, noised
+
+
+@pytest.fixture(autouse=True)
+def our_roots(roots, monkeypatch):
+    """The command line finds the test models, in float32."""
+    real = Studio.__init__
+    monkeypatch.setattr(Studio, "__init__", lambda self, *a, **kw: real(self, roots, "cpu", "fp32"))
+
+
+def sample(*flags, out):
+    return cli.main(
+        ["sample", "--checkpoint", "cifar10-random", "--n", "4", "--evaluations", "3", "--seed", "9", *flags, "--out", str(out)]
+    )
+
+
+def test_npz_equals_the_studio(tmp_path, studio):
+    assert sample("--label", "all", "--sampler", "unipc", "--guidance", "2", out=tmp_path / "s.npz") == 0
+    with np.load(tmp_path / "s.npz") as z:
+        images, labels = z["arr_0"], z["arr_1"]
+    frame = list(studio.sample(Request("cifar10-random", "all", 4, 2.0, "unipc", 3, seed=9)))[-1]
+    assert images.dtype == np.uint8 and images.shape == (4, 16, 16, 3) and labels.dtype == np.int64
+    assert (images.transpose(0, 3, 1, 2) == frame.x).all() and labels.tolist() == [0, 1, 2, 3]
+
+
+def test_png_and_folder(tmp_path):
+    assert sample(out=tmp_path / "grid.png") == 0 and sample("--label", "dog", out=tmp_path / "many") == 0
+    assert Image.open(tmp_path / "grid.png").size == (33, 33)
+    files = sorted((tmp_path / "many").glob("*.png"))
+    assert len(files) == 4 and png_settings.read(files[2])["seed"] == 11 and Image.open(files[2]).size == (16, 16)
+    assert not [p for p in tmp_path.rglob(".*")]  # nothing half-written stays
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_has_its_command(name, tmp_path):
+    assert sample("--sampler", name, out=tmp_path / "x.npz") == 0
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--sampler", "dimm"], "did you mean 'ddim'"),
+        (["--label", "horze"], "did you mean 'horse'"),
+        (["--checkpoint", "nope-at-all-xyz"], "unknown checkpoint"),
+        (["--n", "0"], "n is 0"),
+        (["--evaluations", "1000000000"], "evaluations is 1000000000"),
+        (["--guidance", "nan"], "guidance is nan"),
+        (["--n", "1000000", "--checkpoint", "huge64"], "memory limit"),
+    ],
+)
+def test_bad_requests_end_with_2_and_a_sentence(flags, says, tmp_path, capsys, roots):
+    from tests.conftest import make_checkpoint
+
+    if "huge64" in flags:
+        make_checkpoint(roots[0] / "huge64", size=64)
+    assert sample(*flags, out=tmp_path / "s.npz") == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and not (tmp_path / "s.npz").exists()
+
+
+def test_a_folder_is_a_checkpoint_too_and_odd_names_are_quoted(tmp_path, capsys):
+    from tests.conftest import make_checkpoint
+
+    make_checkpoint(tmp_path / "my good one")
+    request = Request(str(tmp_path / "my good one"), "3", 1, evaluations=1)
+    command = shlex.split(request.as_command())[3:]
+    command[-1] = str(tmp_path / "out")
+    assert cli.main(command) == 0
+    assert png_settings.read(tmp_path / "out" / "00000.png")["label"] == 3
+
+
+def test_unusable_device_and_directory_in_the_way(tmp_path, capsys):
+    from ddpm_app.networks.device import pick_device
+
+    with pytest.raises(ValueError, match="auto, cpu, cuda"):
+        pick_device("meta")
+    (tmp_path / "x.png").mkdir()
+    assert sample(out=tmp_path / "x.png") == 2 and "--out" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_bad_output_name(tmp_path, capsys):
+    assert sample(out=tmp_path / "s.jpg") == 2 and "FILE.npz" in capsys.readouterr().err
+
+
+def test_noise_strip(tmp_path, capsys):
+    picture = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    flags = [
+        "--image",
+        str(tmp_path / "in.png"),
+        "--size",
+        "12",
+        "--t",
+        "0,500",
+        "--schedule",
+        "linear,cosine",
+        "--out",
+        str(tmp_path / "o.png"),
+    ]
+    assert cli.main(["noise", *flags]) == 0
+    strip = np.asarray(Image.open(tmp_path / "o.png"))
+    assert (strip[:12, :12] == picture).all() and strip.shape == (25, 25, 3)
+    assert (strip[13:, 13:] == noised(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0].transpose(1, 2, 0)).all()
+    for bad, says in (
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--t", "x"], "whole numbers"),
+        (["--t", "2000"], "between 0 and 1000"),
+    ):
+        assert cli.main(["noise", *flags, *bad]) == 2
+        assert says in capsys.readouterr().err
+    (tmp_path / "in.png").write_bytes(b"")
+    assert cli.main(["noise", *flags]) == 2 and "ddpm_app noise:" in capsys.readouterr().err
+
+
+def test_models_names_what_it_cannot_read(capsys, roots):
+    broken = roots[0] / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    assert cli.main(["models"]) == 0
+    assert "not readable" in (said := capsys.readouterr()).err and "broken" in said.err and "cifar10-random" in said.out
+    (broken / "config.json").unlink()
+    broken.rmdir()
+
+
+def test_models_json(capsys):
+    assert cli.main(["models", "--json"]) == 0
+    found = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
+    assert (
+        found["mnist-random"]["row"] == "eps"
+        and found["mnist-random"]["image"] == "14x14x1"
+        and found["cifar10-random"]["images_seen"] == 1234
+    )
+    assert cli.main(["models"]) == 0 and "cifar10-random" in capsys.readouterr().out
+
+
+def test_help_names_every_command_and_default():
+    env = {**os.environ, "COLUMNS": "200"}
+    text = subprocess.run([sys.executable, "-m", "ddpm_app", "--help"], capture_output=True, text=True, env=env, check=True).stdout
+    assert all(name in text for name in ("sample", "noise", "models", "bench"))
+    text = subprocess.run(
+        [sys.executable, "-m", "ddpm_app", "sample", "--help"], capture_output=True, text=True, env=env, check=True
+    ).stdout
+    assert text.count("default") >= 12 and all(name in text for name in SAMPLERS)
+    text = subprocess.run([sys.executable, "app.py", "--help"], capture_output=True, text=True, env=env, check=True).stdout
+    assert "--port" in text and "--host" in text

@@ -1,0 +1,73 @@
+"""README names what exists, and its numbers are those stored with the models."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ddpm_app.diffusion.denoiser import ROWS
+from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.schedules import GRIDS, SCHEDULES
+from ddpm_app.networks.unet import PRESETS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+SHIPPED = sorted(p.parent for p in (ROOT / "checkpoints").glob("*/config.json"))
+
+
+@pytest.mark.parametrize("names", [SAMPLERS, SCHEDULES, GRIDS, ROWS, PRESETS], ids=["samplers", "schedules", "grids", "rows", "presets"])
+def test_every_name_is_there(names):
+    missing = [n for n in names if not re.search(rf"(?<![\w-]){re.escape(n)}(?![\w-])", README)]
+    assert missing == []
+
+
+def test_every_file_has_its_line():
+    files = [f"ddpm_app/{p.name}" for p in (ROOT / "ddpm_app").glob("*.py") if p.name != "__init__.py"]
+    files += [f"train/{p.name}" for p in (ROOT / "train").glob("*.py")]
+    assert [f for f in files if f"`{f}`" not in README] == []
+
+
+def test_every_file_named_exists():
+    named = re.findall(r"`((?:ddpm_app|train|tests|checkpoints)/[\w./-]+)`", README)
+    assert len(named) > 20 and [n for n in named if not (ROOT / n).exists()] == []
+
+
+def test_flags_in_readme_exist():
+    import subprocess
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    lines = {}
+    for line in re.findall(r"^    (?:python) ((?:-m ddpm_app \w+|train/\w+\.py) .*)$", README, re.M):
+        words = line.partition("#")[0].split()
+        lines[line] = tuple(words[: 4 if words[2] == "toy" else 3] if words[0] == "-m" else words[:1]), words
+
+    def helped(command):
+        return subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+    commands = sorted({command for command, _ in lines.values()})
+    with ThreadPoolExecutor(2) as pool:  # a second or two each
+        texts = dict(zip(commands, pool.map(helped, commands)))
+    assert len(commands) > 10
+    for line, (command, words) in lines.items():
+        assert [w for w in words if w.startswith("--") and w not in texts[command]] == [], line
+
+
+@pytest.mark.parametrize("model", SHIPPED, ids=lambda p: p.name)
+def test_the_numbers_of_shipped_models_are_theirs(model):
+    metrics = json.loads((model / "config.json").read_text())["metrics"]
+    card = (model / "README.md").read_text()
+    assert metrics and all(m["protocol"] for m in metrics)
+    for m in metrics:
+        assert f"{m['value']:.4g}" in card, m["name"]
+        assert f"{m['value']:.3g}" in README, (model.name, m["name"], m["value"])
+
+
+def test_shards_stay_below_what_a_space_takes():
+    assert [p for p in (ROOT / "checkpoints").rglob("*") if p.is_file() and p.stat().st_size > 10_000_000] == []
+
+
+def test_no_python_file_is_longer_than_350_lines():
+    long = [p for folder in ("ddpm_app", "train", "tests") for p in (ROOT / folder).rglob("*.py") if len(p.read_text().splitlines()) > 350]
+    assert [p.name for p in long if p.name not in ("test_browser.py",)] == []

@@ -1,0 +1,159 @@
+"""The lab's use cases, and the tab in a real Chromium."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_app.toy import playground as use_cases
+from ddpm_app.toy.playground import ROOT, Lab, PlaneRequest, Setup
+from ddpm_app.toy.points import from_points
+from ddpm_app.toy.shapes import ToyDataError, make_data
+from ddpm_app.toy.training import ToyTrainConfig, find_toys
+
+
+def frames_of(move):
+    return np.frombuffer(move["frames"], "<i2").reshape(len(move["sigma"]), move["n"], 2)
+
+
+def test_the_shipped_models_open_the_tab():
+    found = find_toys([ROOT])
+    assert set(found) >= {"moons", "moons-classes", "eight-gaussians"}
+    for model in found.values():
+        assert {m["name"] for m in model.metrics} >= {"EMD", "NLL, ODE", "NLL, bound"} and (model.path / "README.md").is_file()
+    for name in ("moons", "eight-gaussians"):
+        assert Lab().setup(name).denoiser is not None
+    assert Lab().setup("moons", 0.3).denoiser is None  # other data than the shipped model's
+    assert found["moons"].denoiser.network.config.num_classes == 0 and found["moons-classes"].classes == ("upper", "lower")
+
+
+def test_trajectories_end_where_the_data_is():
+    setup = Lab().setup("moons")
+    for which in ("learned", "exact", "points"):
+        move = use_cases.trajectories(setup, PlaneRequest(which, n=300, evaluations=30))
+        frames = frames_of(move)
+        assert move["sigma"][0] > 50 and move["sigma"][-1] == 0 and len(move["particles"]) == 300 and move["finite"]
+        plane = use_cases.Plane(setup.data)
+        end = torch.from_numpy(frames[-1].astype(np.float64)) / 1000 * plane.half + plane.center
+        assert float(setup.data.truth.log_prob(end).median()) > -3, which
+        again = use_cases.trajectories(setup, PlaneRequest(which, n=300, evaluations=30))
+        assert again["frames"] == move["frames"]
+    long = use_cases.trajectories(setup, PlaneRequest(n=10, evaluations=1000))
+    assert len(long["sigma"]) <= use_cases.FRAMES + 1
+
+
+def test_a_class_on_request():
+    setup = Lab().setup("moons")
+    move = use_cases.trajectories(setup, PlaneRequest(n=200, evaluations=30, label=1, scale=2.0))
+    assert np.mean(np.array(move["particles"]) == 1) > 0.95
+    with pytest.raises(ToyDataError, match="knows no classes"):
+        use_cases.trajectories(Setup(make_data("checkerboard", n=100)), PlaneRequest("exact", label=0))
+
+
+def test_field_points_at_the_posterior_mean_and_differences_vanish_for_the_exact_one():
+    setup = Lab().setup("eight-gaussians")
+    arrows = use_cases.field(setup, "exact", 10.0)
+    plane = use_cases.Plane(setup.data)
+    ends = plane.flat(plane.grid(use_cases.ARROWS)) + torch.tensor(arrows["arrows"]).reshape(-1, 2) / 1000
+    assert float(ends.norm(dim=1).max()) < 1  # at high noise every arrow ends inside the ring
+    same = Setup(setup.data, setup.data.exact())
+    object.__setattr__(same.denoiser, "schedule", setup.denoiser.schedule)
+    assert use_cases.field(same, "difference", 0.5)["top"] < 1e-9
+    assert use_cases.field(setup, "difference", 0.5)["top"] > 1e-4
+    with pytest.raises(ToyDataError, match="sigma is"):
+        use_cases.field(setup, "exact", 1e9)
+
+
+def test_density_of_the_learned_sampler_resembles_the_truth():
+    setup = Lab().setup("eight-gaussians")
+    learned, exact = (np.array(use_cases.density(setup, which)["log_p"]) for which in ("learned", "exact"))
+    near = exact > -2
+    assert near.sum() > 10 and np.abs(learned[near] - exact[near]).mean() < 0.5
+
+
+def test_training_in_the_lab_and_many_dimensions():
+    x = np.random.default_rng(0).normal(size=(300, 5))
+    setup = Setup(from_points(x, "cloud"))
+    events = list(Lab().train(setup, ToyTrainConfig(width=16, steps=40, batch=32)))
+    assert len(events) == 40 and events[-1][1].denoiser is not None
+    move = use_cases.trajectories(events[-1][1], PlaneRequest(n=50, evaluations=5))
+    assert frames_of(move).shape == (6, 50, 2)
+    for refuse in (lambda s: use_cases.field(s, "learned", 0.5), lambda s: use_cases.density(s, "learned")):
+        with pytest.raises(ToyDataError, match="points of 2 numbers"):
+            refuse(events[-1][1])
+    with pytest.raises(ToyDataError, match="press Train"):
+        use_cases.trajectories(setup, PlaneRequest())
+
+
+def test_betas_of_the_page():
+    from ddpm_app.ui.tabs.lab import _betas
+
+    assert _betas("") == _betas(None) == {} and _betas("1e-4, 0.02") == {"beta_start": 1e-4, "beta_end": 0.02}
+    for text in ("0.1", "a, b", "1,2,3"):
+        with pytest.raises(ValueError, match="two numbers between 0 and 1"):
+            _betas(text)
+    assert _betas("", "cosine") == {} and _betas("1e-4, 0.02", "quadratic")["beta_end"] == 0.02
+    with pytest.raises(ValueError, match="the cosine schedule has no betas to set"):
+        _betas("1e-4, 0.02", "cosine")
+
+
+def test_a_configuration_that_cannot_be_trained_is_refused_before_the_first_event():
+    setup = Setup(make_data("moons", n=100))
+    for config, sentence in ((ToyTrainConfig(T=1), "T is 1"), (ToyTrainConfig(params={"beta_start": 0.1}), "no parameter 'beta_start'")):
+        with pytest.raises(ValueError, match=sentence):
+            Lab().train(setup, config)  # nothing is iterated
+
+
+def test_classes_that_are_not_there_get_one_sentence():
+    setup = Lab().setup("moons")
+    for bad in (2, 49):
+        with pytest.raises(ToyDataError, match="there is no class number"):
+            use_cases.trajectories(setup, PlaneRequest("exact", n=10, label=bad))
+        with pytest.raises(ToyDataError, match="there is no class number"):
+            use_cases.density(setup, "exact", bad)
+
+
+def test_points_of_a_large_file_stay_affordable_and_mixed():
+    """Files are often sorted by class, and the exact denoiser of all their points would take gigabytes."""
+    x = np.random.default_rng(0).normal(size=(30_000, 2))
+    setup = Setup(from_points(x, "large", ["a"] * 15_000 + ["b"] * 15_000))
+    for which in ("exact", "points"):
+        mixture = setup.choose(which).mixture
+        assert len(mixture.means) == use_cases.OWN_POINTS and 350 < int(mixture.labels.sum()) < 650
+    move = use_cases.trajectories(setup, PlaneRequest("exact", n=50, evaluations=3, label=1))
+    assert move["finite"] and 400 < sum(use_cases.points_value(setup, 1500)["colour"]) < 1100
+
+
+def test_a_class_without_points_gets_one_sentence():
+    few = from_points(np.random.default_rng(0).normal(size=(40, 2)), "few", ["a"] * 20 + ["b"] * 20)
+    setup = Setup(dataclasses.replace(few, label=torch.full((40,), 1)))
+    with pytest.raises(ToyDataError, match="class number 0 has no points"):
+        use_cases.trajectories(setup, PlaneRequest("exact", n=10, evaluations=3, label=0))
+
+
+def test_pictures_of_the_three_ways_lie_in_the_plane():
+    data = make_data("moons", n=500)
+    pictures = [{"way": w, "scale": s, "points": data.x[:7]} for w, s in (("data", 1.0), ("conditional", 1.0), ("classifier", 3.0))]
+    value = use_cases.ways_value(data, pictures)
+    assert [(w["way"], w["scale"]) for w in value["ways"]] == [("conditional", 1.0), ("classifier", 3.0)]
+    plane = use_cases.Plane(data)
+    back = torch.tensor(value["data"]).reshape(-1, 2) / 1000 * plane.half + plane.center
+    assert torch.allclose(back.float(), data.x[:7], atol=2e-3 * plane.half)
+    deep = from_points(np.random.default_rng(0).normal(size=(50, 9)), "deep")
+    assert len(use_cases.ways_value(deep, [{"way": "data", "scale": 1.0, "points": deep.x[:5]}])["data"]) == 10
+
+
+def test_field_of_the_own_points_and_of_nothing_known():
+    setup = Lab().setup("moons")
+    own, truth = (use_cases.field(setup, which, 0.3)["arrows"] for which in ("points", "exact"))
+    assert own != truth and np.abs(np.array(own) - np.array(truth)).mean() < 30
+    with pytest.raises(ToyDataError, match="unknown field 'both'"):
+        use_cases.field(setup, "both", 0.3)
+
+
+def test_kept_setups_are_bounded_and_hostile_names_find_nothing():
+    lab, setup = Lab(), Setup(make_data("moons", n=50))
+    names = [lab.keep(setup) for _ in range(use_cases.KEPT + 3)]
+    assert lab.get(names[0]) is None and lab.get(names[-1]) is setup
+    assert lab.get(None) is None and lab.get({"a": 1}) is None and lab.get("../x") is None

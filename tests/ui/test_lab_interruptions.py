@@ -1,0 +1,53 @@
+"""The Lab tab in a real Chromium: what a visitor does while something is on its way."""
+
+import threading
+
+import pytest
+
+from tests.ui.test_lab_tab import STATE, at_rest, enter, page, url  # noqa: F401 - fixtures
+
+
+@pytest.mark.browser
+def test_data_chosen_while_the_tab_opens_stay_chosen(browser, url, monkeypatch):  # noqa: F811
+    """The first particles may be ready only after somebody wants others."""
+    from ddpm_app.ui.tabs import lab as tab
+
+    gate, move = threading.Event(), tab._move
+    monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
+    tab_page = browser.new_page()
+    tab_page.set_default_timeout(60_000)
+    tab_page.goto(url)
+    tab_page.get_by_role("tab", name="Lab", exact=True).click()
+    tab_page.wait_for_function("() => (document.querySelector('#lab-note')?.innerText ?? '').trim() === 'Sampling'")
+    tab_page.locator("#lab-data input").click()
+    tab_page.get_by_role("option", name="circles").click()
+    tab_page.get_by_text("Press Train to fit a network").wait_for()
+    gate.set()
+    tab_page.wait_for_timeout(1500)
+    assert tab_page.evaluate(STATE + "&& lab().v.hint") == "circles" and "Press Train" in tab_page.inner_text("#lab-note")
+    tab_page.click("#lab-start")
+    tab_page.get_by_text("these follow the exact denoiser").wait_for()
+    assert tab_page.evaluate("() => lab().v.hint").startswith("circles: ")
+    tab_page.close()
+
+
+@pytest.mark.browser
+def test_stopped_runs_start_again_and_say_that_they_stopped(page):  # noqa: F811
+    """Six runs behind one Stop, and two behind another: none may be taken for one still going on."""
+    page.get_by_text("Particles, seed and training").click()
+    enter(page, "input[aria-label='number input for Steps']", "20000")
+    page.locator("#lab-experiments").get_by_text("Experiments", exact=True).click()
+    for _ in range(3):
+        page.click("#lab-train")
+        page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
+        page.wait_for_selector("#lab-stop:not([disabled])")
+        page.click("#lab-stop")
+        at_rest(page)
+        page.wait_for_function("() => (document.querySelector('#lab-note')?.innerText ?? '').trim() === 'Stopped.'")
+        for name in ("steps", "classifier"):
+            page.click(f"#lab-{name}")
+            page.wait_for_selector("#lab-halt:not([disabled])")
+            page.wait_for_selector("#lab-progress progress")
+            page.click("#lab-halt")
+            page.wait_for_selector(f"#lab-{name}:not([disabled])")
+            page.wait_for_function("() => (document.querySelector('#lab-progress')?.innerText ?? '').trim() === 'Stopped.'")

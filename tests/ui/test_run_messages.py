@@ -1,0 +1,119 @@
+"""What a visitor hears of a run that was stopped, replaced, or failed after it: handlers.Newest."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from ddpm_app.ui import events
+from ddpm_app.ui.events import AT_ONCE, Newest, guarded
+
+ANN, BOB = SimpleNamespace(session_hash="ann"), SimpleNamespace(session_hash="bob")
+NOTHING = {"bar": gr.skip(), "start": gr.skip()}
+
+
+def stopped():
+    return {"bar": "Stopped.", "start": "on"}
+
+
+def three(values):
+    try:
+        for k in range(3):
+            yield {"bar": k}
+        if values.get("fails"):
+            raise ValueError("too late")
+    finally:
+        values["closed"] = True
+
+
+@pytest.fixture
+def newest():
+    return Newest()
+
+
+def start(newest, visitor=ANN, **values):
+    """A click and the run behind it, not yet asked for its first message."""
+    values["token"] = newest.begin(visitor)
+    return newest.follow(three, stopped, "token")(values, visitor), values
+
+
+def test_an_undisturbed_run_says_what_it_says(newest):
+    run, values = start(newest)
+    assert list(run) == [{"bar": 0}, {"bar": 1}, {"bar": 2}]
+    assert values["closed"] and not newest.any(ANN)
+
+
+def test_after_a_stop_its_last_message_is_the_stop_itself(newest):
+    run, values = start(newest)
+    assert next(run) == {"bar": 0}
+    assert newest.end(ANN, values["token"]) and not newest.end(ANN, values["token"])
+    assert list(run) == [stopped()]
+    assert values["closed"]
+
+
+def test_a_run_stopped_while_it_waited_changes_nothing_and_does_nothing(newest):
+    run, values = start(newest)
+    newest.end(ANN, values["token"])
+    assert list(run) == [NOTHING]
+    assert "closed" not in values  # its handler was never entered
+
+
+def test_a_run_that_another_replaced_changes_nothing(newest):
+    first, _ = start(newest)
+    next(first)
+    second, _ = start(newest)
+    assert next(second) == {"bar": 0}
+    assert list(first) == [NOTHING]
+    assert list(second) == [{"bar": 1}, {"bar": 2}]
+
+
+def test_a_stop_ends_the_run_it_was_meant_for(newest):
+    _, old = start(newest)
+    run, _ = start(newest)
+    next(run)
+    assert not newest.end(ANN, old["token"])  # a second click on Stop, late
+    assert list(run) == [{"bar": 1}, {"bar": 2}]
+
+
+def test_one_visitor_s_stop_is_not_another_s(newest):
+    ann, _ = start(newest)
+    bob, values = start(newest, BOB)
+    next(ann), next(bob)
+    newest.end(BOB, values["token"])
+    assert list(ann) == [{"bar": 1}, {"bar": 2}] and list(bob) == [stopped()]
+
+
+def test_only_a_failure_that_still_concerns_somebody_is_told(newest):
+    def begun():
+        values = {"fails": True, "token": newest.begin(ANN)}
+        run = guarded(newest.follow(three, stopped, "token"), lambda: {"bar": "failed"})(values, ANN)
+        assert [next(run) for _ in range(3)] == [{"bar": 0}, {"bar": 1}, {"bar": 2}]
+        return run
+
+    wanted = begun()
+    assert next(wanted) == {"bar": "failed"}
+    with pytest.raises(gr.Error, match="too late"):
+        next(wanted)
+    assert not newest.any(ANN)
+
+    late = begun()  # it fails at its next step
+    newest.end(ANN)
+    assert list(late) == [stopped()]
+
+
+def test_old_visitors_are_forgotten():
+    newest = Newest(most=2)
+    runs = [start(newest, SimpleNamespace(session_hash=str(k)))[0] for k in range(3)]
+    assert [next(run) for run in runs] == [NOTHING, {"bar": 0}, {"bar": 0}]
+
+
+def test_a_run_is_told_that_it_will_wait(newest):
+    runs = [start(newest, SimpleNamespace(session_hash=str(k)))[0] for k in range(AT_ONCE)]
+    for run in runs:
+        next(run)
+    assert newest.begin(ANN).endswith("+")
+    runs[0].close()  # a visitor has left
+    assert not newest.begin(ANN).endswith("+")
+    for run in runs:
+        run.close()
+    assert not events._going

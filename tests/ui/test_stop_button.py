@@ -1,0 +1,95 @@
+"""The page in a real Chromium: Stop, and models without classes of their own."""
+
+import time
+
+import pytest
+
+from ddpm_app.ui.events import AT_ONCE
+from tests.conftest import PATIENCE
+from tests.ui.test_page import generated, number
+
+pytestmark = pytest.mark.browser
+
+
+def test_stop_stops_at_the_next_step(page, app):
+    studio, _ = app
+    studio.hold_after = 5
+    number(page, "Evaluations", 40)
+    page.click("#generate-start")
+    page.wait_for_function("() => (document.querySelector('#generate-grid .status')?.textContent ?? '').startsWith('evaluation')")
+    page.wait_for_selector("#generate-stop:not([disabled])")
+    page.click("#generate-stop")
+    page.wait_for_selector("#generate-start:not([disabled])")
+    page.wait_for_function("() => (document.querySelector('#generate-grid .status')?.textContent ?? '').startsWith('Stopped at')")
+    studio.hold_after = None
+    time.sleep(0.5)  # would be 35 more steps of a network this small
+    assert studio.steps <= 6
+    number(page, "Evaluations", 3)
+    page.click("#generate-start")
+    generated(page)
+
+
+def test_stop_and_start_again_many_times(page, app):
+    """A browser must not take a stopped run for one still going on."""
+    studio, _ = app
+    for k in range(8):
+        studio.hold_after = 1 + k % 2
+        number(page, "Evaluations", 20 + k)
+        page.click("#generate-start")
+        page.wait_for_selector("#generate-stop:not([disabled])")
+        page.click("#generate-stop")
+        page.wait_for_selector("#generate-start:not([disabled])")
+    studio.hold_after = None
+    number(page, "Evaluations", 3)
+    page.click("#generate-start")
+    generated(page)
+
+
+def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
+    """Four runs go on at once, over all visitors."""
+    studio, url = app
+    studio.hold_after = 1
+    others = [browser.new_page() for _ in range(AT_ONCE)]
+    try:
+        for other in others:
+            other.set_default_timeout(PATIENCE)
+            other.goto(url)
+            other.click("#generate-start")
+            other.wait_for_selector("#generate-grid .status:has-text('evaluation')")
+        number(page, "Evaluations", 3)
+        for _ in range(2):
+            page.click("#generate-start")
+            page.wait_for_selector("[data-testid=toast-body]:has-text('Yours begins when one of them ends')")
+            page.click("#generate-stop")
+            page.wait_for_selector("#generate-start:not([disabled])")
+        assert page.evaluate("() => (document.querySelector('#generate-grid .status')?.textContent ?? '')") == ""
+        page.click("#generate-start")
+        page.wait_for_selector("#generate-stop:not([disabled])")
+        studio.hold_after = None
+        generated(page)  # what was taken back did not run before it
+        page.wait_for_selector("#generate-start:not([disabled])")
+    finally:
+        studio.hold_after = None
+        for other in others:
+            other.close()
+
+
+def test_an_unconditional_model_is_pulled_to_a_class(page):
+    page.get_by_label("plain-random").check()
+    page.wait_for_function("() => (document.querySelector('#status .chip')?.textContent ?? '').includes('plain-random')")
+    menu = page.locator("input[aria-label='Class']").locator("visible=true").first
+    page.wait_for_function("() => [...document.querySelectorAll('input[aria-label=Class]')].some(i => i.value === 'none (unconditional)')")
+    menu.click()
+    page.get_by_role("option", name="horse", exact=True).click()
+    number(page, "Images", 2)
+    number(page, "Evaluations", 2)
+    page.click("#generate-start")  # without a guide it knows no classes
+    assert "classifier scale" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    page.wait_for_selector("#generate-start:not([disabled])")
+    page.locator("#steer > button").first.click()
+    page.wait_for_selector("#steer-text")
+    number(page, "Classifier scale", 4)
+    page.click("#generate-start")
+    generated(page)
+    page.click("#generate-grid .cell >> nth=1")
+    assert "horse" in page.inner_text("#generate-grid .detail")
