@@ -38,8 +38,9 @@ def make_checkpoint(path, *, size=16, channels=3, classes=CIFAR10_CLASSES, row="
 
 def make_judges(root):
     """A classifier and a noise-aware one of the models' data: random weights, but sure of themselves."""
-    from ddpm_app.classifiers.classifier import ClassifierConfig, ResNet, save_classifier
-    from ddpm_app.classifiers.noisy import NoisyConfig, NoisyResNet, save_noisy
+    from ddpm_app.classifiers.classifier import save_classifier
+    from ddpm_app.classifiers.noisy import save_noisy
+    from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig, NoisyResNet, ResNet
 
     for name, classes, size, channels, seed in (("random", CIFAR10_CLASSES, 16, 3, 0), ("random-grey", MNIST_CLASSES, 14, 1, 1)):
         kind = dict(data=name, classes=classes, image_size=size, in_channels=channels, widths=(8, 12), blocks=(0, 1))

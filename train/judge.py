@@ -19,26 +19,25 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
+import torch
+from torch import Tensor
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
+import project
 from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from ddpm_app.classifiers.classifier import Classifier, load_classifier  # noqa: E402
-from ddpm_app.classifiers.metrics import read  # noqa: E402
-from ddpm_app.diffusion.samplers import SAMPLERS  # noqa: E402
-from ddpm_app.diffusion.schedules import GRIDS  # noqa: E402
-from ddpm_app.evaluation.distances import Stats, frechet_distance, statistics  # noqa: E402
-from ddpm_app.evaluation.protocol import commit  # noqa: E402
-from ddpm_app.evaluation.samples import sampled  # noqa: E402
-from ddpm_app.files import write_atomically  # noqa: E402
-from ddpm_app.images.datasets import ImageData, load_data  # noqa: E402
-from ddpm_app.networks.device import describe  # noqa: E402
-from ddpm_app.paths import SHIPPED  # noqa: E402
-from ddpm_app.studio.studio import Request, Studio  # noqa: E402
-from ddpm_app.training.distributed import World, join  # noqa: E402
+from ddpm_app.classifiers.classifier import Classifier, load_classifier
+from ddpm_app.classifiers.metrics import read
+from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.schedules import GRIDS
+from ddpm_app.evaluation.distances import Stats, frechet_distance, statistics
+from ddpm_app.evaluation.protocol import commit
+from ddpm_app.evaluation.samples import sampled
+from ddpm_app.files import write_atomically
+from ddpm_app.images.datasets import ImageData, load_data
+from ddpm_app.networks.device import describe
+from ddpm_app.paths import SHIPPED
+from ddpm_app.studio.studio import Request, Studio
+from ddpm_app.training.distributed import World, join
 
 ALONE = World()
 
@@ -193,4 +192,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

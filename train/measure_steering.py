@@ -21,16 +21,14 @@ import dataclasses
 import json
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
-import torch  # noqa: E402
-
-from ddpm_app.classifiers.classifier import wilson  # noqa: E402
-from ddpm_app.images.datasets import to_model  # noqa: E402
-from ddpm_app.studio.request import Request  # noqa: E402
-from ddpm_app.studio.studio import Studio  # noqa: E402
+import project
+from ddpm_app.classifiers.metrics import wilson
+from ddpm_app.images.pixels import to_model
+from ddpm_app.studio.request import Request
+from ddpm_app.studio.studio import Studio
 
 
 def plan(args: argparse.Namespace) -> list[tuple[str, Request]]:
@@ -117,4 +115,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

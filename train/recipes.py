@@ -24,27 +24,27 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
+from safetensors import safe_open
 
-import judge  # noqa: E402
-import torch  # noqa: E402
-from recipes_table import table, write_section  # noqa: E402
-from safetensors import safe_open  # noqa: E402
-
+import judge
+import project
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.classifiers.classifier import load_classifier  # noqa: E402
-from ddpm_app.diffusion.denoiser import Denoiser  # noqa: E402
-from ddpm_app.diffusion.guidance import cfg, clipped  # noqa: E402
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
-from ddpm_app.diffusion.schedules import make_schedule, sigma_grid  # noqa: E402
-from ddpm_app.evaluation.distances import Stats, statistics  # noqa: E402
-from ddpm_app.images.datasets import load_data, to_uint8  # noqa: E402
-from ddpm_app.networks.device import describe, for_inference, pick_device, pick_dtype  # noqa: E402
-from ddpm_app.networks.unet import PRESETS, UNet  # noqa: E402
-from ddpm_app.paths import SHIPPED, runs_dir  # noqa: E402
+from ddpm_app.classifiers.classifier import load_classifier
+from ddpm_app.diffusion.denoiser import Denoiser
+from ddpm_app.diffusion.guidance import cfg, clipped
+from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last
+from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
+from ddpm_app.evaluation.distances import Stats, statistics
+from ddpm_app.images.datasets import load_data
+from ddpm_app.images.pixels import to_uint8
+from ddpm_app.networks.device import describe, for_inference, pick_device, pick_dtype
+from ddpm_app.networks.unet import PRESETS, UNet
+from ddpm_app.paths import SHIPPED, runs_dir
 from ddpm_app.training import runs as jobs
-from ddpm_app.training.config import TrainConfig  # noqa: E402
+from ddpm_app.training.config import TrainConfig
+from recipes_table import table, write_section
 
 EMAS = (0.02, 0.05, 0.1, 0.2)  # all kept by every run, so that these lines need no training of their own
 EVALUATIONS = 18
@@ -318,4 +318,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

@@ -15,15 +15,14 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import project
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.studio import exports
-from ddpm_app.studio.studio import Request, Studio  # noqa: E402
+from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.training import flags as train_flags
 from ddpm_app.training import runs as jobs
-from ddpm_app.training.config import TrainConfig  # noqa: E402
+from ddpm_app.training.config import TrainConfig
 
 VALIDATION = "the run's EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
 CARD = """---
@@ -178,4 +177,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

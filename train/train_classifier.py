@@ -21,18 +21,20 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn import functional as nnf  # noqa: E402
-
-from ddpm_app.classifiers.classifier import Classifier, ClassifierConfig, ResNet, load_classifier, save_classifier, wilson  # noqa: E402
-from ddpm_app.classifiers.noisy import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels  # noqa: E402
-from ddpm_app.diffusion.schedules import SCHEDULES, add_noise, make_schedule  # noqa: E402
-from ddpm_app.files import write_atomically  # noqa: E402
-from ddpm_app.images.datasets import KNOWN, ImageData, load_data, split, to_model  # noqa: E402
-from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
+import project
+from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_classifier
+from ddpm_app.classifiers.metrics import wilson
+from ddpm_app.classifiers.noisy import NoisyClassifier, load_noisy, save_noisy, training_levels
+from ddpm_app.diffusion.schedules import SCHEDULES, add_noise, make_schedule
+from ddpm_app.files import write_atomically
+from ddpm_app.images.datasets import KNOWN, ImageData, load_data, split
+from ddpm_app.images.pixels import to_model
+from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype
+from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig, NoisyResNet, ResNet
 
 # Both leave the full resolution at once. Digits are small and grey: a narrow network (0.3 M weights). Photos: 2.7 M.
 DIGITS = dict(widths=(16, 32, 64, 96), blocks=(0, 1, 2, 1))
@@ -286,4 +288,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

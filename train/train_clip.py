@@ -20,22 +20,23 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as nnf  # noqa: E402
-from train_classifier import LAYOUT, PHOTOS, augment, one_cycle  # noqa: E402
-
-from ddpm_app.checkpoints.checkpoint import check_keys, read_weights  # noqa: E402
-from ddpm_app.classifiers.captions import Captioner, Pictures, load  # noqa: E402
-from ddpm_app.classifiers.classifier import load_classifier, wilson  # noqa: E402
-from ddpm_app.classifiers.clip import Clip, build_model, open_clip_directory, save_clip_directory  # noqa: E402
-from ddpm_app.classifiers.clip_scores import class_prompts, score  # noqa: E402
-from ddpm_app.classifiers.clip_tower import tower_name  # noqa: E402
-from ddpm_app.files import write_atomically  # noqa: E402
-from ddpm_app.images.datasets import CIFAR10_CLASSES, to_model  # noqa: E402
-from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype  # noqa: E402
+import project
+from ddpm_app.checkpoints.checkpoint import check_keys, read_weights
+from ddpm_app.classifiers.captions import Captioner, Pictures, load
+from ddpm_app.classifiers.classifier import load_classifier
+from ddpm_app.classifiers.clip import Clip, build_model, open_clip_directory, save_clip_directory
+from ddpm_app.classifiers.clip_scores import class_prompts, score
+from ddpm_app.classifiers.clip_tower import tower_name
+from ddpm_app.classifiers.metrics import wilson
+from ddpm_app.files import write_atomically
+from ddpm_app.images.datasets import CIFAR10_CLASSES
+from ddpm_app.images.pixels import to_model
+from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype
+from train_classifier import LAYOUT, PHOTOS, augment, one_cycle
 
 PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}  # = model space
 
@@ -271,4 +272,4 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

@@ -13,22 +13,22 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
-import torch  # noqa: E402
-
-from ddpm_app import paths  # noqa: E402
-from ddpm_app.diffusion.denoiser import Denoiser  # noqa: E402
-from ddpm_app.diffusion.guidance import conditioned  # noqa: E402
-from ddpm_app.diffusion.schedules import SCHEDULES, sigma_grid  # noqa: E402
-from ddpm_app.files import write_atomically  # noqa: E402
-from ddpm_app.toy import metrics  # noqa: E402
-from ddpm_app.toy.classifier import denoising_classifier  # noqa: E402
-from ddpm_app.toy.points import load  # noqa: E402
-from ddpm_app.toy.shapes import ToyData, ToyDataError, split  # noqa: E402
-from ddpm_app.toy.sweeps import Scale as Sizes  # noqa: E402
-from ddpm_app.toy.sweeps import draw, floor  # noqa: E402
-from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, save_toy, train_toys  # noqa: E402
+import project
+from ddpm_app import paths
+from ddpm_app.diffusion.denoiser import Denoiser
+from ddpm_app.diffusion.guidance import conditioned
+from ddpm_app.diffusion.schedules import SCHEDULES, sigma_grid
+from ddpm_app.files import write_atomically
+from ddpm_app.toy import metrics
+from ddpm_app.toy.checkpoint import save_toy
+from ddpm_app.toy.classifier import denoising_classifier
+from ddpm_app.toy.points import load
+from ddpm_app.toy.shapes import ToyData, ToyDataError, split
+from ddpm_app.toy.sweeps import Scale as Sizes
+from ddpm_app.toy.sweeps import draw, floor
+from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, train_toys
 
 GOOD = dict(schedule="cosine", row="v", lr=8e-3, steps=12_000, batch=256)
 SHIPPED = {
@@ -160,4 +160,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

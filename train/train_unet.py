@@ -23,23 +23,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
 
-import torch  # noqa: E402
-
+import project
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.diffusion.denoiser import Denoiser  # noqa: E402
-from ddpm_app.diffusion.guidance import cfg, clipped  # noqa: E402
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last  # noqa: E402
-from ddpm_app.diffusion.schedules import sigma_grid  # noqa: E402
+from ddpm_app.diffusion.denoiser import Denoiser
+from ddpm_app.diffusion.guidance import cfg, clipped
+from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last
+from ddpm_app.diffusion.schedules import sigma_grid
 from ddpm_app.images import render
-from ddpm_app.images.datasets import load_data, split, to_uint8  # noqa: E402
-from ddpm_app.networks.device import describe, for_inference, pick_device  # noqa: E402
-from ddpm_app.networks.unet import UNet  # noqa: E402
+from ddpm_app.images.datasets import load_data, split
+from ddpm_app.images.pixels import to_uint8
+from ddpm_app.networks.device import describe, for_inference, pick_device
+from ddpm_app.networks.unet import UNet
 from ddpm_app.training import distributed, flags, posthoc_ema, probe, process, trackers
-from ddpm_app.training.config import FREE, RECIPES, TrainConfig, default_of  # noqa: E402
-from ddpm_app.training.trainer import Trainer, train, validation_loss  # noqa: E402
+from ddpm_app.training.config import FREE, RECIPES, TrainConfig, default_of
+from ddpm_app.training.trainer import Trainer, train, validation_loss
 
 COLUMNS = 4  # pictures a class in a sample grid
 OVERHEAD = 0.02  # of the trained time goes into marks: what would exceed it is left out, but for the three at the thirds of the budget
@@ -337,4 +337,4 @@ def memory(device: torch.device) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    project.run(main)

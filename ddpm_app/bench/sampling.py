@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from safetensors.torch import load_file
 
-from ddpm_app.checkpoints import hub
+from ddpm_app.checkpoints import diffusers as checkpoints_diffusers
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import conditioned
 from ddpm_app.diffusion.samplers import ddim, last
@@ -92,7 +92,7 @@ def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, d
     diffusers runs in a process of its own, because ours tells the allocator to keep memory (device.keep_freed_memory)."""
     network = _with_random_weights(config)
     with tempfile.TemporaryDirectory() as folder:
-        hub.to_diffusers(network).save_pretrained(folder)
+        checkpoints_diffusers.to_diffusers(network).save_pretrained(folder)
         g = torch.Generator().manual_seed(1)
         start = torch.randn(batch, config.in_channels, config.image_size, config.image_size, generator=g)
         save_tensors(Path(folder) / "start.safetensors", {"x": start})

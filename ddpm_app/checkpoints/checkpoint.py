@@ -194,17 +194,3 @@ def find(roots: list[Path], refused: dict[str, str] | None = None) -> dict[str, 
                 if refused is not None:
                     refused[config.parent.name] = str(error)
     return found
-
-
-def from_diffusers(unet, config=None, image_size: int | None = None) -> UNet:
-    """hub.from_diffusers: our network with the weights of a diffusers UNet2DModel."""
-    from ddpm_app.checkpoints.hub import from_diffusers
-
-    return from_diffusers(unet, config, image_size)
-
-
-def to_diffusers(network: UNet) -> torch.nn.Module:
-    """hub.to_diffusers: a diffusers UNet2DModel with our network's weights."""
-    from ddpm_app.checkpoints.hub import to_diffusers
-
-    return to_diffusers(network)

@@ -27,11 +27,11 @@ from torch.nn import functional as nnf
 from ddpm_app import paths
 from ddpm_app.checkpoints import hub
 from ddpm_app.checkpoints.checkpoint import CheckpointError, check_keys, read_weights, save_sharded
-from ddpm_app.classifiers.classifier import folded
 from ddpm_app.classifiers.clip_scores import check_prompts
 from ddpm_app.classifiers.clip_tower import Tower, register_tower
 from ddpm_app.files import read_text, write_atomically
-from ddpm_app.images.datasets import to_model
+from ddpm_app.images.pixels import to_model
+from ddpm_app.networks.resnet import folded
 
 SHIPPED = paths.SHIPPED / "clip" / "cifar10"
 DEFAULT_HUB = "ViT-B-32:laion2b_s34b_b79k"

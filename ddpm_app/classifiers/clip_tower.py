@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ddpm_app.classifiers.classifier import ClassifierConfig, ResNet
+from ddpm_app.networks.resnet import ClassifierConfig, ResNet
 
 NAME = re.compile(r"ddpm_resnet_(\d+(?:x\d+)*)_(\d+(?:x\d+)*)")
 

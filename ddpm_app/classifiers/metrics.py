@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_app.classifiers.classifier import wilson
-
 BINS = 10
 
 
@@ -107,3 +105,13 @@ def calibration_error(bins: tuple[Bin, ...]) -> float:
     """Expected calibration error: the mean gap between confidence and accuracy, weighted by the bins' images."""
     total = sum(b.n for b in bins)
     return sum(b.n * abs(b.confidence - b.accuracy) for b in bins if b.n) / total
+
+
+def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share seen as `hits` of n (Wilson 1927); stays within 0..1 and is honest at 0 and n hits."""
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} of {n} is no share")
+    p = hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(middle - half, 0.0), min(middle + half, 1.0)

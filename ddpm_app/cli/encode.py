@@ -19,20 +19,8 @@ from ddpm_app.files import check_target, plain, write_atomically
 from ddpm_app.images import render
 from ddpm_app.images.datasets import load_data
 from ddpm_app.images.decode import centre_crop, open_picture, to_array
-from ddpm_app.studio.compression import (
-    LEVELS,
-    VARIANCES,
-    WAYS,
-    CodeRequest,
-    PathRequest,
-    caption,
-    class_index,
-    code,
-    flow,
-    interpolate,
-    lossless,
-    shape_of,
-)
+from ddpm_app.studio.compression import LEVELS, VARIANCES, CodeRequest, caption, class_index, code, flow, lossless, shape_of
+from ddpm_app.studio.interpolate import WAYS, PathRequest, interpolate
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 ANIMATIONS = {".gif": render.gif, ".webp": render.webp, ".mp4": render.mp4}

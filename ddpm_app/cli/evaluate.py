@@ -11,10 +11,12 @@ from dataclasses import asdict
 
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
-from ddpm_app.evaluation.evaluate import ALIASES, BITS, METRICS, Plan, evaluate, parse_metrics, sample_requests
-from ddpm_app.evaluation.features import KINDS, Progress
+from ddpm_app.evaluation.evaluate import evaluate
+from ddpm_app.evaluation.features import KINDS
+from ddpm_app.evaluation.plan import ALIASES, BITS, METRICS, Plan, parse_metrics, sample_requests
 from ddpm_app.evaluation.protocol import Measurement, plain, store, stored_rows
 from ddpm_app.evaluation.samples import sampled
+from ddpm_app.images.sets import Progress
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training.distributed import join

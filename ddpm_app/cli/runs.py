@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ddpm_app.paths import runs_dir
 from ddpm_app.training import runs
+from ddpm_app.training.runs import facts
 
 VERBS = ("list", "watch", "pause", "stop", "resume", "delete", "ema", "history")
 
@@ -32,35 +33,6 @@ def add_parser(commands) -> None:
     g.add_argument("--n", type=int, default=200, help="samples a row of the table (default 200)")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     p.set_defaults(run=run)
-
-
-def facts(run: runs.Run) -> dict:
-    """A run in one flat object."""
-    status, message = run.status()
-    log = run.log()
-    rows = [r for r in log if "loss" in r]
-    last = rows[-1] if rows else {}
-    progress, seconds = last.get("progress", 0.0), last.get("seconds", 0.0)
-    return {
-        "name": run.name,
-        "status": status,
-        "message": message,
-        "progress": progress,
-        "step": last.get("step", 0),
-        "images": last.get("images", 0),
-        "loss": last.get("loss"),
-        "validation_loss": next((r["validation_loss"] for r in reversed(log) if "validation_loss" in r), None),
-        "images_per_s": last.get("images_per_s"),
-        "lr": last.get("lr"),
-        "grad_norm": last.get("grad_norm"),
-        "memory_mb": last.get("memory_mb"),
-        "overhead": sum(r["overhead_seconds"] for r in log if "overhead_seconds" in r) / seconds if seconds else None,
-        "seconds": seconds,
-        "eta_seconds": seconds * (1 - progress) / progress if progress else None,
-        "created": run.created,
-        "folder": str(run.folder),
-        "command": run.command(),
-    }
 
 
 def line(f: dict) -> str:

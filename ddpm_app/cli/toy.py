@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +16,11 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS, SCHEDULES
 from ddpm_app.files import write_atomically
-from ddpm_app.toy import experiments, plots, training
+from ddpm_app.toy import checkpoint, experiments, plots, training
 from ddpm_app.toy.points import load
 from ddpm_app.toy.shapes import SHAPES, ToyData, ToyDataError
-from ddpm_app.toy.sweeps import DEFAULT_T, Scale, summary
+from ddpm_app.toy.sweeps import DEFAULT_T, Scale
+from ddpm_app.toy.tables import numbers, over_seeds, pairs, to_csv, to_table
 
 
 class UsageError(ValueError):
@@ -45,23 +44,6 @@ def check(args: argparse.Namespace) -> None:
         for v in value if isinstance(value, list) else [value]:
             if name in LIMITS and v is not None and not low <= v <= high:
                 raise UsageError(f"{flag} is {v}; accepted is {low} to {high}")
-
-
-def numbers(kind):
-    def parse(text: str) -> list:
-        try:
-            return [kind(part) for part in text.split(",") if part.strip()]
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not numbers separated by commas") from None
-
-    return parse
-
-
-def pairs(text: str) -> list[tuple[float, float]]:
-    try:
-        return [(float(low), float(high)) for low, high in (part.split(":") for part in text.split(",") if part.strip())]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not start:end, separated by commas") from None
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -182,7 +164,7 @@ def _model(args, data: ToyData) -> Denoiser | None:
     """The denoiser of --checkpoint, checked against the data it is to be measured on."""
     if not args.checkpoint:
         return None
-    model = training.load_toy(args.checkpoint)
+    model = checkpoint.load_toy(args.checkpoint)
     if model.denoiser.network.config.dim != data.dim:
         raise UsageError(f"{model.name} is for points of {model.denoiser.network.config.dim} numbers, {data.name} has {data.dim}")
     if abs(model.scale / data.scale - 1) > 0.05 or float((model.center - data.center).abs().max()) > 0.05 * data.scale:
@@ -252,43 +234,11 @@ def _train(args) -> None:
     trainer = training.ToyTrainer([config], data)
     for event in training.train_toys(trainer, every=max(config.steps // 10, 1)):
         print(f"step {event.step} of {event.steps}  loss {event.loss[0]:.4f}  {event.seconds:.1f} s", file=sys.stderr)
-    training.save_toy(args.out, trainer.denoisers()[0], data, config, recipe)
+    checkpoint.save_toy(args.out, trainer.denoisers()[0], data, config, recipe)
     print(args.out)
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------------
-
-
-def to_csv(rows: Sequence[dict]) -> str:
-    """Rows of one table; None is an empty cell."""
-    out = io.StringIO()
-    names = list(dict.fromkeys(k for row in rows for k in row))
-    writer = csv.DictWriter(out, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def over_seeds(rows: Sequence[dict], experiment: str) -> list[dict]:
-    """What people are shown of a sweep: mean and spread over its seeds, beside the truth; the rows of any other experiment."""
-    if experiment not in ("steps", "schedules") or not rows:
-        return list(rows)
-    lines = summary(rows, ("T",) if experiment == "steps" else ("schedule",), ("nll ode", "nll bound", "emd"))
-    return [{**line, "nll true": rows[0]["nll true"], "emd floor": rows[0]["emd floor"]} for line in lines]
-
-
-def to_table(rows: Sequence[dict]) -> str:
-    """The same for people: columns aligned, four significant digits."""
-    if not rows:
-        return "no rows"
-    names = list(dict.fromkeys(k for row in rows for k in row))
-
-    def cell(v) -> str:
-        return "" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)
-
-    table = [names] + [[cell(row.get(k)) for k in names] for row in rows]
-    widths = [max(len(line[k]) for line in table) for k in range(len(names))]
-    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in table)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from ddpm_app.diffusion.guidance import cfg
 from ddpm_app.diffusion.samplers import SAMPLERS, last
 from ddpm_app.diffusion.schedules import GRIDS, SIGMA_CAP, sigma_grid
 from ddpm_app.files import write_atomically
-from ddpm_app.toy import training
-from ddpm_app.toy.density import MAX_DIM
+from ddpm_app.networks.mlp import MAX_DIM
+from ddpm_app.toy import checkpoint
 from ddpm_app.toy.sweeps import normal
 
 SAMPLE_ROWS = 1024  # rows sampled at a time: a fixed number, so that the file does not depend on how many were asked for
@@ -39,7 +39,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """In float64 on one thread and in blocks of a fixed size, so that the rounded float32 result is the same on every run."""
-    model = training.load_toy(args.checkpoint, torch.float64)
+    model = checkpoint.load_toy(args.checkpoint, torch.float64)
     config, schedule = model.denoiser.network.config, model.denoiser.schedule
     if args.prior:
         prior = _prior(Path(args.prior), config.dim)

@@ -20,7 +20,7 @@ from ddpm_app.diffusion.guidance import Denoise
 from ddpm_app.diffusion.likelihood import bits_per_dim, decoder_nll, prior_kl, step_kl, strata
 from ddpm_app.diffusion.samplers import SeededNoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, to_vp
-from ddpm_app.images.datasets import to_model, to_uint8
+from ddpm_app.images.pixels import to_model, to_uint8
 
 GREY = 127.5  # grey levels per unit of model space
 

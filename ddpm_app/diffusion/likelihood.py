@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm_app.diffusion.guidance import Denoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, add_noise
-from ddpm_app.images.datasets import to_model
+from ddpm_app.images.pixels import to_model
 
 BIN = 1 / 127.5  # width of a grey level in model space
 

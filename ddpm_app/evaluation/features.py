@@ -6,73 +6,25 @@ Features are computed once per set of images and kept in a cache under a hash of
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ddpm_app.classifiers.classifier import Classifier
+from ddpm_app.evaluation.cache import load_cached, save_cached
 from ddpm_app.evaluation.distances import Stats, statistics
-from ddpm_app.files import save_tensors
+from ddpm_app.images.sets import Images, Progress
 from ddpm_app.paths import cache_dir
 
 FORMAT = 1  # of cached features; raise it when what a network gives for the same pixels changes
 KINDS = ("classifier", "clip", "inception")
 LEGACY = "6726825d"  # SHA-256 of torch-fidelity's conversion of the 2015 TensorFlow Inception begins so: the FID of the literature
 BATCH = 256
-
-
-class Progress(NamedTuple):
-    """done of total of one stretch of work, in images or tiles."""
-
-    what: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Images:
-    """A set of pictures that need not be in memory. n; shape (C, H, W); part(a, b): uint8 (b - a, C, H, W)."""
-
-    n: int
-    shape: tuple[int, int, int]
-    part: Callable[[int, int], Tensor]
-
-    def __len__(self) -> int:
-        return self.n
-
-    @classmethod
-    def held(cls, images: Tensor) -> Images:
-        """uint8 (N, C, H, W) that is in memory. Raises ValueError for anything else."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-            raise ValueError(f"images are uint8 (N, 1 or 3, H, W), not {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}")
-        return cls(len(images), tuple(images.shape[1:]), lambda a, b: images[a:b])
-
-    def head(self, n: int) -> Images:
-        return dataclasses.replace(self, n=min(n, self.n))
-
-    def span(self, a: int, b: int) -> Images:
-        """Images a to b as a set of their own."""
-        return Images(b - a, self.shape, lambda i, j: self.part(a + i, a + j))
-
-    def all(self) -> Tensor:
-        return self.part(0, self.n)
-
-    def digest(self) -> str:
-        """SHA-256 of the shape and the pixels."""
-        h = hashlib.sha256(repr((self.n, self.shape)).encode())
-        for a in range(0, self.n, 4096):
-            h.update(self.part(a, min(a + 4096, self.n)).contiguous().numpy().tobytes())
-        return h.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -267,34 +219,6 @@ def stats(found: dict[str, Tensor], extractor: Extractor) -> Stats:
     if "cov" not in found:
         raise ValueError("a covariance needs at least 2 images")
     return Stats(len(found[extractor.layer]), found["mean"], found["cov"])
-
-
-def load_cached(file: Path) -> dict[str, Tensor]:
-    """Tensors of a cache file, {} where it is missing, cut short or not what was written: it is then made again."""
-    try:
-        found = load_file(file)
-        with safe_open(file, "pt") as f:
-            digest = (f.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError):
-        return {}
-    return found if digest == _digest(found) else {}
-
-
-def save_cached(file: Path, tensors: dict[str, Tensor]) -> None:
-    """What load_cached reads, with a SHA-256: a damaged cache would be a wrong number. What cannot be kept is logged, no error: a full
-    or read-only disk costs the next call its time, not this one its numbers."""
-    try:
-        save_tensors(file, tensors, {"sha256": _digest(tensors)})
-    except (OSError, SafetensorError) as error:
-        logging.getLogger(__name__).warning("%s could not be kept (%s); the next call computes it again", file, error)
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    h = hashlib.sha256()
-    for name in sorted(tensors):
-        h.update(f"{name} {tuple(tensors[name].shape)}".encode())
-        h.update(tensors[name].contiguous().numpy().data)
-    return h.hexdigest()
 
 
 def cached(file: Path, extractor: Extractor, n: int) -> dict[str, Tensor] | None:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ddpm_app.classifiers import metrics as reading
 from ddpm_app.evaluation import distances
-from ddpm_app.evaluation.features import Extractor, Images, Progress, features_of, load_cached, save_cached, stats
+from ddpm_app.evaluation.cache import load_cached, save_cached
+from ddpm_app.evaluation.features import Extractor, features_of, stats
 from ddpm_app.images.datasets import KNOWN, ImageData, load_data
+from ddpm_app.images.sets import Images, Progress
 from ddpm_app.paths import cache_dir
 
 PICTURE_METRICS = ("fid", "kid", "is", "prc", "classifier", "clip", "neighbours")

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
-from ddpm_app.evaluation.features import Images, Progress
 from ddpm_app.files import write_atomically
 from ddpm_app.images.datasets import load_data
+from ddpm_app.images.sets import Images, Progress
 from ddpm_app.paths import cache_dir
 from ddpm_app.studio.studio import MAX_BATCH, Request, Studio
 
@@ -158,8 +158,8 @@ def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tupl
 
 def _side(folder: Path) -> int:
     """The side of a folder's pictures. Raises ValueError where they differ or are not square: numbers are not taken on resized pictures."""
-    from ddpm_app.images.datasets import IMAGE_SUFFIXES
     from ddpm_app.images.decode import PictureError, open_picture
+    from ddpm_app.images.pixels import IMAGE_SUFFIXES
 
     sizes = set()
     for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES):

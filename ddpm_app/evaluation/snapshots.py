@@ -204,7 +204,8 @@ def table(run: Run) -> list[dict]:
 def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
     """Measure n samples of the run's own EMA at each share; yields {"what", "done", "total"} and stores each row when it is whole.
     Numbers come from evaluation.evaluate with its protocol; what cannot be had stands in a row's "refused"."""
-    from ddpm_app.evaluation.evaluate import Plan, evaluate, shipped_features
+    from ddpm_app.evaluation.evaluate import evaluate, shipped_features
+    from ddpm_app.evaluation.plan import Plan
 
     places = at_shares(run)
     if not places:

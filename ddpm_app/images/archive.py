@@ -10,8 +10,8 @@ import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from ddpm_app.images.datasets import IMAGE_SUFFIXES
 from ddpm_app.images.decode import MAX_BYTES, PictureError, open_picture
+from ddpm_app.images.pixels import IMAGE_SUFFIXES
 
 MAX_FILES = 100_000
 MAX_TOTAL = 2**30  # bytes unpacked

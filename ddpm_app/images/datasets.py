@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app import paths
+from ddpm_app.images.pixels import IMAGE_SUFFIXES
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MNIST_CLASSES = tuple("0123456789")
@@ -20,17 +21,6 @@ KNOWN = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES, "digits": MNIST_CLA
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}  # of the named sets
 GLYPHS = ("mnist", "digits")  # a mirrored one is another or none
 MAX_CLASSES = 10_000  # of a data set that does not name them
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
-
-def to_model(images: Tensor) -> Tensor:
-    """uint8 (..., C, H, W) in [0, 255] -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """float (..., C, H, W) in model space -> uint8, values outside [-1, 1] clipped."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise
 from ddpm_app.diffusion.schedules import Schedule, add_noise, sigma_grid, to_vp
-from ddpm_app.images.datasets import to_model, to_uint8
+from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.networks.device import pick_device, pick_dtype
 from ddpm_app.paths import model_roots
 from ddpm_app.studio.request import SEED_LIMIT, Request, known

@@ -8,7 +8,7 @@ from torch.nn import functional as nnf
 
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.schedules import Schedule, add_noise, expand
-from ddpm_app.toy.density import ToyConfig, ToyMLP
+from ddpm_app.networks.mlp import ToyConfig, ToyMLP
 from ddpm_app.toy.shapes import ToyData, ToyDataError
 
 

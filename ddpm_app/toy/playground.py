@@ -23,11 +23,12 @@ from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, sigma_grid
 from ddpm_app.paths import SHIPPED
 from ddpm_app.toy import metrics
+from ddpm_app.toy.checkpoint import load_toy
 from ddpm_app.toy.density import ExactDenoiser
 from ddpm_app.toy.points import load
 from ddpm_app.toy.shapes import ToyData, ToyDataError, drawn, principal_axes
 from ddpm_app.toy.sweeps import normal
-from ddpm_app.toy.training import ToyEvent, ToyTrainConfig, ToyTrainer, load_toy, train_toys
+from ddpm_app.toy.training import ToyEvent, ToyTrainConfig, ToyTrainer, train_toys
 
 ROOT = SHIPPED / "toy"
 FRAMES = 90  # of an animation, at most

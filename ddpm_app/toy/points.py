@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddpm_app.toy.density import MAX_DIM
+from ddpm_app.networks.mlp import MAX_DIM
 from ddpm_app.toy.shapes import MAX_POINTS, ToyData, ToyDataError, make_data
 
 MAX_BYTES = 256 * 2**20

@@ -18,8 +18,8 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, last
 from ddpm_app.diffusion.schedules import SIGMA_CAP
+from ddpm_app.networks.mlp import ToyStack
 from ddpm_app.toy import metrics
-from ddpm_app.toy.density import ToyStack
 from ddpm_app.toy.shapes import ToyData, split
 from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, train_toys
 

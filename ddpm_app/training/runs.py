@@ -303,3 +303,32 @@ def _spawn(folder: Path, argv: list[str], job: dict) -> None:
     now = {"pid": process.pid, "started": started, "claimed": False, "waiting": False, "queued": time.time(), "argv": argv, "cwd": cwd}
     if not read_json(folder / "job.json").get("pid") == process.pid:  # it may have been quicker, and knows better
         write_atomically(folder / "job.json", json.dumps({**job, **now}, indent=1))
+
+
+def facts(run: Run) -> dict:
+    """A run in one flat object."""
+    status, message = run.status()
+    log = run.log()
+    rows = [r for r in log if "loss" in r]
+    last = rows[-1] if rows else {}
+    progress, seconds = last.get("progress", 0.0), last.get("seconds", 0.0)
+    return {
+        "name": run.name,
+        "status": status,
+        "message": message,
+        "progress": progress,
+        "step": last.get("step", 0),
+        "images": last.get("images", 0),
+        "loss": last.get("loss"),
+        "validation_loss": next((r["validation_loss"] for r in reversed(log) if "validation_loss" in r), None),
+        "images_per_s": last.get("images_per_s"),
+        "lr": last.get("lr"),
+        "grad_norm": last.get("grad_norm"),
+        "memory_mb": last.get("memory_mb"),
+        "overhead": sum(r["overhead_seconds"] for r in log if "overhead_seconds" in r) / seconds if seconds else None,
+        "seconds": seconds,
+        "eta_seconds": seconds * (1 - progress) / progress if progress else None,
+        "created": run.created,
+        "folder": str(run.folder),
+        "command": run.command(),
+    }

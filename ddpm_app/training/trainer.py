@@ -20,7 +20,8 @@ from torch import Tensor
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.files import save_tensors
-from ddpm_app.images.datasets import GLYPHS, ImageData, to_model
+from ddpm_app.images.datasets import GLYPHS, ImageData
+from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import keep_freed_memory, memory_format, pick_device, pick_dtype
 from ddpm_app.networks.ema import Ema, average_lengths
 from ddpm_app.networks.unet import UNet, preset_config

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpm_app.checkpoints import checkpoint, hub
+from ddpm_app.checkpoints import checkpoint, diffusers, hub
 from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, open_checkpoint
 from ddpm_app.networks.unet import UNet, UNetConfig
 
@@ -48,9 +48,9 @@ def refused(action, *words):
 )
 def test_there_and_back_is_the_same_network(config):
     ours = UNet(config)
-    theirs = checkpoint.to_diffusers(ours)
+    theirs = diffusers.to_diffusers(ours)
     assert theirs.config.norm_num_groups == 32 and theirs.config.sample_size == config.image_size and not theirs.training
-    back = checkpoint.from_diffusers(theirs)
+    back = diffusers.from_diffusers(theirs)
     assert back.config == config and not back.training
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in ours.state_dict().items())
 
@@ -64,28 +64,28 @@ def test_the_layout_is_googles():
         "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32, "out_channels": 3, "sample_size": 32,
         "time_embedding_type": "positional", "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
     }  # fmt: skip
-    assert hub._unet_config(google, None) == UNetConfig(32, 3, 128, (1, 2, 2, 2), 2, (16,), dropout=0.0)
-    theirs = dict(checkpoint.to_diffusers(UNet(SMALL)).config)
-    assert all(theirs[k] == google[k] for k in google if k in hub._FIXED)
-    assert hub._unet_config({**google, "sample_size": None}, 64).attention == (32,)
+    assert diffusers._unet_config(google, None) == UNetConfig(32, 3, 128, (1, 2, 2, 2), 2, (16,), dropout=0.0)
+    theirs = dict(diffusers.to_diffusers(UNet(SMALL)).config)
+    assert all(theirs[k] == google[k] for k in google if k in diffusers._FIXED)
+    assert diffusers._unet_config({**google, "sample_size": None}, 64).attention == (32,)
 
 
 def test_a_state_dict_needs_its_configuration():
-    theirs = checkpoint.to_diffusers(randomised(UNet(SMALL)))
+    theirs = diffusers.to_diffusers(randomised(UNet(SMALL)))
     state = theirs.state_dict()
-    refused(lambda: checkpoint.from_diffusers(state), "configuration")
+    refused(lambda: diffusers.from_diffusers(state), "configuration")
     old = {}
     for name, value in state.items():  # as diffusers before 0.15 named them
         for now, then in ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
             name = name.replace(now, then)
         old[name] = value
     assert old.keys() != state.keys()
-    a, b = checkpoint.from_diffusers(state, theirs.config), checkpoint.from_diffusers(old, theirs.config)
+    a, b = diffusers.from_diffusers(state, theirs.config), diffusers.from_diffusers(old, theirs.config)
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
     key = "mid_block.attentions.0.to_k.weight"
-    refused(lambda: checkpoint.from_diffusers({k: v for k, v in state.items() if k != key}, theirs.config), "missing", "mid.1.qkv.weight")
-    refused(lambda: checkpoint.from_diffusers({**state, "extra": state[key]}, theirs.config), "surplus", "extra")
-    refused(lambda: checkpoint.from_diffusers({**state, key: state[key][:5]}, theirs.config), "misshapen")
+    refused(lambda: diffusers.from_diffusers({k: v for k, v in state.items() if k != key}, theirs.config), "missing", "mid.1.qkv.weight")
+    refused(lambda: diffusers.from_diffusers({**state, "extra": state[key]}, theirs.config), "surplus", "extra")
+    refused(lambda: diffusers.from_diffusers({**state, key: state[key][:5]}, theirs.config), "misshapen")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_a_state_dict_needs_its_configuration():
     ],
 )
 def test_foreign_layouts_are_named(change, word):
-    config = {**checkpoint.to_diffusers(UNet(SMALL)).config, **change}
-    refused(lambda: hub._unet_config({k: v for k, v in config.items() if v is not ...}, None), word)
+    config = {**diffusers.to_diffusers(UNet(SMALL)).config, **change}
+    refused(lambda: diffusers._unet_config({k: v for k, v in config.items() if v is not ...}, None), word)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_foreign_layouts_are_named(change, word):
     ],
 )
 def test_what_diffusers_cannot_represent(change, word):
-    refused(lambda: checkpoint.to_diffusers(UNet(dataclasses.replace(SMALL, **change))), word)
+    refused(lambda: diffusers.to_diffusers(UNet(dataclasses.replace(SMALL, **change))), word)
 
 
 # -- the hub ------------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def remote(tmp_path, monkeypatch):
 
 def published(folder: Path, seed=0, sub="", **noise):
     """A diffusers repository: network, and a scheduler's configuration where told."""
-    theirs = checkpoint.to_diffusers(randomised(UNet(SMALL), seed))
+    theirs = diffusers.to_diffusers(randomised(UNet(SMALL), seed))
     theirs.save_pretrained(folder / sub)
     if noise:
         where = folder / "scheduler" if sub else folder

@@ -13,8 +13,10 @@ import torch
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError
-from ddpm_app.classifiers.classifier import Classifier, ClassifierConfig, ResNet, folded, load_classifier, save_classifier, wilson
+from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_classifier
+from ddpm_app.classifiers.metrics import wilson
 from ddpm_app.images.datasets import load_data
+from ddpm_app.networks.resnet import ClassifierConfig, ResNet, folded
 from ddpm_app.networks.unet import UNet, UNetConfig
 
 PROJECT = Path(__file__).resolve().parents[2]

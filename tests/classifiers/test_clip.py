@@ -14,7 +14,7 @@ from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.classifiers import clip as clip_labels
 from ddpm_app.classifiers.clip import build_model, load_clip, open_clip_directory, save_clip_directory
 from ddpm_app.classifiers.clip_tower import register_tower, tower_name
-from ddpm_app.images.datasets import to_model
+from ddpm_app.images.pixels import to_model
 
 open_clip = pytest.importorskip("open_clip")
 

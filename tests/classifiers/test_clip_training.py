@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 
 from ddpm_app.classifiers import classifier
 from ddpm_app.classifiers.clip import open_clip_directory
+from ddpm_app.networks import resnet
 
 pytest.importorskip("open_clip")
 PROJECT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def scripts():
     import train_clip
-
     from ddpm_app.classifiers import captions
 
     return captions, train_clip
@@ -160,9 +159,9 @@ def test_the_whole_script(scripts, data, tmp_path, capsys):
 def test_a_tower_that_begins_as_the_classifier(scripts, data, tmp_path, capsys):
     """Locked for the whole budget it is the classifier's, bit for bit; its card says what that means."""
     _, train_clip = scripts
-    config = classifier.ClassifierConfig(data="cifar10", classes=train_clip.CIFAR10_CLASSES, widths=(8, 16), blocks=(0, 1))
+    config = resnet.ClassifierConfig(data="cifar10", classes=train_clip.CIFAR10_CLASSES, widths=(8, 16), blocks=(0, 1))
     torch.manual_seed(3)
-    network = classifier.ResNet(config)
+    network = resnet.ResNet(config)
     classifier.save_classifier(tmp_path / "judge", config, network)
     common = ["--tiny", "--steps", "3", "--batch", "16", "--precision", "fp32", "--device", "cpu", "--init-image", str(tmp_path / "judge")]
     assert train_clip.main([*common, "--locked", "1", "--out", str(tmp_path / "locked")]) == 0
@@ -171,8 +170,8 @@ def test_a_tower_that_begins_as_the_classifier(scripts, data, tmp_path, capsys):
     assert torch.equal(open_clip_directory(tmp_path / "locked").model.visual.trunk.stem.weight, want)
     assert not torch.equal(open_clip_directory(tmp_path / "free").model.visual.trunk.stem.weight, want)
     assert "no independent judge" in (tmp_path / "locked" / "README.md").read_text()
-    wrong = classifier.ClassifierConfig(data="cifar10", classes=train_clip.CIFAR10_CLASSES, widths=(8, 20), blocks=(0, 1))
-    classifier.save_classifier(tmp_path / "judge", wrong, classifier.ResNet(wrong))
+    wrong = resnet.ClassifierConfig(data="cifar10", classes=train_clip.CIFAR10_CLASSES, widths=(8, 20), blocks=(0, 1))
+    classifier.save_classifier(tmp_path / "judge", wrong, resnet.ResNet(wrong))
     assert train_clip.main([*common, "--out", str(tmp_path / "no")]) == 2
     assert "misshapen" in capsys.readouterr().err and not (tmp_path / "no").exists()
 

@@ -12,10 +12,13 @@ import torch
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.checkpoints.checkpoint import CheckpointError
-from ddpm_app.classifiers.classifier import load_classifier, wilson
-from ddpm_app.classifiers.noisy import NoisyClassifier, NoisyConfig, NoisyResNet, load_noisy, save_noisy, training_levels
+from ddpm_app.classifiers.classifier import load_classifier
+from ddpm_app.classifiers.metrics import wilson
+from ddpm_app.classifiers.noisy import NoisyClassifier, load_noisy, save_noisy, training_levels
 from ddpm_app.diffusion.schedules import SIGMA_CAP, add_noise, make_schedule
-from ddpm_app.images.datasets import load_data, to_model
+from ddpm_app.images.datasets import load_data
+from ddpm_app.images.pixels import to_model
+from ddpm_app.networks.resnet import NoisyConfig, NoisyResNet
 from ddpm_app.paths import data_roots
 from tests.classifiers.test_classifier import script
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_app import __main__ as cli
+from ddpm_app.cli import main as cli
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.images import png_settings

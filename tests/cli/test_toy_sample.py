@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ddpm_app.cli import toy
-from ddpm_app.toy.training import load_toy
+from ddpm_app.toy.checkpoint import load_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 

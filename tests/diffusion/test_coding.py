@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_app import __main__ as cli
+from ddpm_app.cli import main as cli
 from ddpm_app.diffusion import coding as C
 from ddpm_app.diffusion import likelihood as L
 from ddpm_app.diffusion.schedules import make_schedule

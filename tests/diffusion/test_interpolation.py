@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_app import __main__ as cli
+from ddpm_app.cli import main as cli
 from ddpm_app.diffusion import interpolation as I
 from ddpm_app.diffusion.samplers import last
 from ddpm_app.diffusion.schedules import make_schedule
-from ddpm_app.images.datasets import local_data, to_model
+from ddpm_app.images.datasets import local_data
+from ddpm_app.images.pixels import to_model
 from ddpm_app.paths import PROJECT
-from ddpm_app.studio import compression
+from ddpm_app.studio import interpolate
 from ddpm_app.studio.studio import Request, Studio
 from tests.diffusion.test_likelihood import gaussian_denoiser
 
@@ -114,8 +115,8 @@ def test_classes_blend_from_end_to_end(studio):
 
 def test_the_ends_between_two_seeds_are_what_generate_makes(studio):
     settings = {"sampler": "dpmpp-2m", "evaluations": 6, "guidance": 1.5}
-    request = compression.PathRequest("cifar10-random", "seeds", "cat", "ship", frames=5, seed=11, seed_b=4, **settings)
-    end = list(compression.interpolate(studio, request))[-1]
+    request = interpolate.PathRequest("cifar10-random", "seeds", "cat", "ship", frames=5, seed=11, seed_b=4, **settings)
+    end = list(interpolate.interpolate(studio, request))[-1]
     assert end.done and end.images.shape == (5, 3, 16, 16) and end.error is None
     for label, seed, image in (("cat", 11, end.images[0]), ("ship", 4, end.images[-1])):
         want = list(studio.sample(Request("cifar10-random", label, 1, seed=seed, **settings)))[-1].x[0]
@@ -125,14 +126,14 @@ def test_the_ends_between_two_seeds_are_what_generate_makes(studio):
 
 def test_images_there_and_back(studio):
     pictures = torch.randint(0, 256, (2, 1, 14, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    moments = list(compression.interpolate(studio, compression.PathRequest("mnist-random", "ode", frames=3, evaluations=11), pictures))
+    moments = list(interpolate.interpolate(studio, interpolate.PathRequest("mnist-random", "ode", frames=3, evaluations=11), pictures))
     assert [m.phase for m in moments] == ["encode"] * 5 + ["decode"] * 6 and moments[-1].done
     assert moments[0].images.shape == (2, 1, 14, 14) and len(moments[-1].error) == 2 and np.isfinite(moments[-1].error).all()
-    noise = compression.PathRequest("mnist-random", "noise", frames=4, evaluations=5, t=1, seed=3, seed_b=3)
-    end = list(compression.interpolate(studio, noise, pictures))[-1]
+    noise = interpolate.PathRequest("mnist-random", "noise", frames=4, evaluations=5, t=1, seed=3, seed_b=3)
+    end = list(interpolate.interpolate(studio, noise, pictures))[-1]
     assert np.abs(end.images[[0, -1]].astype(int) - pictures.numpy().astype(int)).mean() < 40  # t = 1 is next to no noise
     again = list(
-        compression.interpolate(studio, compression.PathRequest("mnist-random", "noise", sampler="ddpm", frames=2, t=900), pictures)
+        interpolate.interpolate(studio, interpolate.PathRequest("mnist-random", "noise", sampler="ddpm", frames=2, t=900), pictures)
     )[-1]
     assert again.images.shape == (2, 1, 14, 14)
 
@@ -163,7 +164,7 @@ def test_what_is_refused(studio):
         {"way": "ode", "sampler": "ddpm"},
     ):
         with pytest.raises(ValueError):
-            compression.PathRequest("mnist-random", **bad)
+            interpolate.PathRequest("mnist-random", **bad)
     for request, pictures, says in (
         ({"way": "ode"}, None, "two images"),
         ({"way": "seeds"}, two, "no images"),
@@ -174,7 +175,7 @@ def test_what_is_refused(studio):
         ({"way": "seeds", "first": "eleven"}, None, "unknown class"),
     ):
         with pytest.raises(ValueError, match=says):
-            list(compression.interpolate(studio, compression.PathRequest("mnist-random", **request), pictures))
+            list(interpolate.interpolate(studio, interpolate.PathRequest("mnist-random", **request), pictures))
     with pytest.raises(ValueError, match="2 or more"):
         I.code_levels(make_schedule("linear"), 1)
 

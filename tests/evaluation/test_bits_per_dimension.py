@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ddpm_app.evaluation import evaluate
+from ddpm_app.evaluation import bits
 from tests.evaluation.test_evaluate import cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
 
 
@@ -12,20 +12,20 @@ def test_bits_say_how_far_they_can_be_trusted(studio, judge, model, monkeypatch)
     rows, refused, _ = done(studio, plan(judge, metrics=("bpd-bound", "bpd-flow"), bits_n=5, draws=3, steps=4))
     assert refused == {} and len(rows["bpd-bound"].detail["levels"]) == 3
     assert sum(r[2] for r in rows["bpd-bound"].detail["levels"]) == pytest.approx(rows["bpd-bound"].detail["L_mid"])
-    exact = evaluate.likelihood.flow_likelihood
+    exact = bits.likelihood.flow_likelihood
     other = [exact(*args, **options).bits for args, options in halves(studio, monkeypatch, judge)]
     assert rows["bpd-flow"].detail["change from half the steps"] == pytest.approx(other[0] - other[1], abs=1e-6) and other[0] != other[1]
 
-    monkeypatch.setattr(evaluate.likelihood, "flow_likelihood", lambda *a, **k: dataclasses.replace(exact(*a, **k), bits=-0.25))
+    monkeypatch.setattr(bits.likelihood, "flow_likelihood", lambda *a, **k: dataclasses.replace(exact(*a, **k), bits=-0.25))
     rows, refused, _ = done(studio, plan(judge, metrics=("bpd-flow",), bits_n=4, steps=2))
     assert rows == {} and "-0.250 bits/dim is below zero" in refused["bpd-flow"] and "2 steps are too few" in refused["bpd-flow"]
 
 
 def halves(studio, monkeypatch, judge):  # noqa: F811
     """The arguments of the two runs on a few images, of all the steps and of half."""
-    calls, exact = [], evaluate.likelihood.flow_likelihood
+    calls, exact = [], bits.likelihood.flow_likelihood
     with monkeypatch.context() as m:
-        m.setattr(evaluate.likelihood, "flow_likelihood", lambda *a, **k: (calls.append((a, k)), exact(*a, **k))[1])
+        m.setattr(bits.likelihood, "flow_likelihood", lambda *a, **k: (calls.append((a, k)), exact(*a, **k))[1])
         done(studio, plan(judge, metrics=("bpd-flow",), bits_n=5, steps=4))
     assert [(len(a[1]), a[3]) for a, _ in calls] == [(5, 4), (4, 4), (4, 2)]
     return calls[1:]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_app import __main__ as cli
 from ddpm_app.classifiers import metrics
+from ddpm_app.cli import main as cli
 from ddpm_app.evaluation import protocol, samples
 from tests.evaluation.test_evaluate import MODEL, cache, done, judge, model, no_real_data, plan, shell  # noqa: F401 - fixtures
 

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_app import __main__ as cli
 from ddpm_app import files
-from ddpm_app.classifiers.classifier import ClassifierConfig, ResNet, save_classifier
+from ddpm_app.classifiers.classifier import save_classifier
+from ddpm_app.cli import main as cli
 from ddpm_app.evaluation import evaluate as evaluation
 from ddpm_app.evaluation import features, protocol, samples
-from ddpm_app.evaluation.evaluate import Plan, evaluate
-from ddpm_app.evaluation.features import Progress
+from ddpm_app.evaluation.evaluate import evaluate
+from ddpm_app.evaluation.plan import Plan
 from ddpm_app.evaluation.protocol import Measurement, Refusal
 from ddpm_app.images.datasets import CIFAR10_CLASSES, ImageData
+from ddpm_app.images.sets import Progress
+from ddpm_app.networks.resnet import ClassifierConfig, ResNet
 from ddpm_app.studio.studio import Request, Studio
 
 CONFIG = ClassifierConfig("cifar10", CIFAR10_CLASSES, image_size=16, in_channels=3, widths=(8, 12), blocks=(1, 1))

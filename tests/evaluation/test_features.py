@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ddpm_app.classifiers.classifier import Classifier, ClassifierConfig, ResNet
+from ddpm_app.classifiers.classifier import Classifier
 from ddpm_app.evaluation import distances, features
-from ddpm_app.evaluation.features import Images
+from ddpm_app.files import save_tensors
+from ddpm_app.images.sets import Images
+from ddpm_app.networks.resnet import ClassifierConfig, ResNet
 
 CONFIG = ClassifierConfig("toy", ("a", "b", "c"), image_size=16, in_channels=3, widths=(8, 12), blocks=(1, 1))
 
@@ -116,9 +118,9 @@ def test_a_damaged_cache_file_is_made_again(extractor, cache, damage):
     elif damage == "empty":
         file.write_bytes(b"")
     elif damage == "other":
-        features.save_tensors(file, {"features": found["features"]})
+        save_tensors(file, {"features": found["features"]})
     else:
-        features.save_tensors(file, {**found, "features": found["features"] * float("nan")})
+        save_tensors(file, {**found, "features": found["features"] * float("nan")})
     seen, again = drained(features.features_of(extractor, x, "x"))
     assert seen and all(torch.equal(found[k], again[k]) for k in found)
     assert drained(features.features_of(extractor, x, "x"))[0] == []  # whole again

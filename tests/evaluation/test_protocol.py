@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ddpm_app.evaluation import features, protocol, samples
-from ddpm_app.evaluation.features import Images
 from ddpm_app.evaluation.protocol import Measurement, Reference, named, protocol_of
 from ddpm_app.images.datasets import ImageData
+from ddpm_app.images.sets import Images
 from tests.conftest import make_checkpoint
 
 

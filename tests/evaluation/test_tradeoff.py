@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from ddpm_app import __main__ as cli
+from ddpm_app.cli import main as cli
 from ddpm_app.evaluation import tradeoff
-from ddpm_app.evaluation.features import Progress
 from ddpm_app.evaluation.tradeoff import Point, Sweep, parse_sweep, sweep
+from ddpm_app.images.sets import Progress
 from ddpm_app.studio.studio import Request
 from tests.evaluation.test_evaluate import MODEL, cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from ddpm_app.images import datasets as module
-from ddpm_app.images.datasets import CIFAR10_CLASSES, MNIST_CLASSES, ImageData, load_data, split, to_model, to_uint8
+from ddpm_app.images.datasets import CIFAR10_CLASSES, MNIST_CLASSES, ImageData, load_data, split
+from ddpm_app.images.pixels import to_model, to_uint8
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)

@@ -150,7 +150,7 @@ def test_time_embedding_is_diffusers(dim):
 def test_same_output_as_diffusers_both_ways(config):
     """Random weights made by diffusers and copied into ours, and made by ours and copied into theirs."""
     pytest.importorskip("diffusers")
-    from ddpm_app.checkpoints.checkpoint import from_diffusers, to_diffusers
+    from ddpm_app.checkpoints.diffusers import from_diffusers, to_diffusers
 
     ours = random_weights(UNet(config))
     theirs = to_diffusers(ours)

@@ -12,9 +12,10 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import classifier_guided, conditioned, of_class
 from ddpm_app.diffusion.samplers import SAMPLERS, last
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
+from ddpm_app.networks.mlp import ToyConfig, ToyMLP
 from ddpm_app.toy import experiments
 from ddpm_app.toy.classifier import decision_grid, denoising_classifier, train_classifier
-from ddpm_app.toy.density import ExactDenoiser, Mixture, ToyConfig, ToyMLP
+from ddpm_app.toy.density import ExactDenoiser, Mixture
 from ddpm_app.toy.shapes import ToyDataError, make_data
 from ddpm_app.toy.sweeps import Scale, draw, summary
 from ddpm_app.toy.training import ToyTrainConfig, train_one

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from ddpm_app.toy import playground as use_cases
+from ddpm_app.toy.checkpoint import find_toys
 from ddpm_app.toy.playground import ROOT, Lab, PlaneRequest, Setup
 from ddpm_app.toy.points import from_points
 from ddpm_app.toy.shapes import ToyDataError, make_data
-from ddpm_app.toy.training import ToyTrainConfig, find_toys
+from ddpm_app.toy.training import ToyTrainConfig
 
 
 def frames_of(move):

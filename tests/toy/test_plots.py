@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from ddpm_app.cli.toy import over_seeds
 from ddpm_app.toy import plots
 from ddpm_app.toy.experiments import EXPERIMENTS
+from ddpm_app.toy.tables import over_seeds
 
 
 def drawn(svg, tag):

@@ -10,11 +10,13 @@ from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.diffusion.guidance import cfg, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
+from ddpm_app.networks.mlp import ToyConfig, ToyMLP, ToyStack
 from ddpm_app.toy import points as toy_files
 from ddpm_app.toy import shapes
-from ddpm_app.toy.density import Mixture, ToyConfig, ToyMLP, ToyStack
+from ddpm_app.toy.checkpoint import load_toy, save_toy
+from ddpm_app.toy.density import Mixture
 from ddpm_app.toy.shapes import SHAPES, ToyDataError, make_data
-from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, load_toy, save_toy, train_one, train_toys
+from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, train_one, train_toys
 
 
 def three() -> Mixture:

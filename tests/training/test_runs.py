@@ -12,6 +12,7 @@ import pytest
 from ddpm_app.cli import runs as runs_cli
 from ddpm_app.training import process
 from ddpm_app.training import runs as jobs
+from ddpm_app.training import runs as training_runs
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.runs import Run
 from ddpm_app.training.trainer import Trainer, train
@@ -261,7 +262,7 @@ def test_the_command_line_lists_and_refuses(root, capsys):
         return args.run(args), capsys.readouterr().out
 
     assert "old" in runs()[1] and "finished" in runs("list")[1]
-    assert json.loads(runs("--json")[1])[0] | {} == runs_cli.facts(Run(folder))
+    assert json.loads(runs("--json")[1])[0] | {} == training_runs.facts(Run(folder))
     assert "finished" in runs("watch", "old")[1]
     with pytest.raises(ValueError, match="only a living run"):
         runs("stop", "old")

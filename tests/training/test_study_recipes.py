@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddpm_app.classifiers.classifier import ClassifierConfig, ResNet, save_classifier
+from ddpm_app.classifiers.classifier import save_classifier
+from ddpm_app.networks.resnet import ClassifierConfig, ResNet
 from ddpm_app.training.config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "train"))

@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 
-from ddpm_app.images.datasets import ImageData, load_data, to_model
+from ddpm_app.images.datasets import ImageData, load_data
+from ddpm_app.images.pixels import to_model
 from ddpm_app.networks import unet
 from ddpm_app.networks.ema import Ema, power_gamma
 from ddpm_app.training import trainer as training

@@ -13,7 +13,7 @@ from ddpm_app.checkpoints import checkpoint as checkpoints
 from ddpm_app.diffusion.coding import curve
 from ddpm_app.images import datasets
 from ddpm_app.paths import PROJECT
-from ddpm_app.studio import compression
+from ddpm_app.studio import compression, interpolate
 from ddpm_app.ui.forms import image_source
 from ddpm_app.ui.tabs import encode_bits
 from tests.ui.test_page import number, tab
@@ -105,7 +105,7 @@ def test_between_two_seeds_and_two_pictures(page, app, picture):
     with page.expect_download() as download:
         page.click("#path-player [data-kind=webp]")
     assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).n_frames == 5
-    end = list(compression.interpolate(app[0], compression.PathRequest("cifar10-random", frames=5, evaluations=5)))[-1]
+    end = list(interpolate.interpolate(app[0], interpolate.PathRequest("cifar10-random", frames=5, evaluations=5)))[-1]
     cell = "() => [...document.querySelector('#path-strip .cell:nth-child(3) canvas').getContext('2d').getImageData(0, 0, 16, 16).data]"
     wanted = end.images[2].transpose(1, 2, 0).astype(int)
 
@@ -155,12 +155,12 @@ def test_test_images_are_offered_only_where_they_lie(tmp_path, monkeypatch):
 def test_the_command_shown_is_one_that_runs(capsys):
     import shlex
 
-    from ddpm_app.__main__ import main
+    from ddpm_app.cli.main import main
 
     request = compression.CodeRequest("no-such-model", "none", 12, "small", "log-snr", 3)
     words = shlex.split(encode_bits.command_of(request, "--test 4", 2))
     assert words[:3] == ["python", "-m", "ddpm_app"] and {"--n", "--variance", "--levels", "--seed", "--states"} <= set(words)
-    path = compression.PathRequest("no such model", "ode", "cat", "none", frames=5, seed=7)
+    path = interpolate.PathRequest("no such model", "ode", "cat", "none", frames=5, seed=7)
     more = shlex.split(path.as_command("--test 3 4"))
     assert {"--first", "--second", "--test", "--seed", "no such model"} <= set(more)
     for command in (words, more):

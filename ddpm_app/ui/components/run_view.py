@@ -6,9 +6,9 @@ import math
 
 import gradio as gr
 
-from ddpm_app.cli.runs import facts
 from ddpm_app.paths import runs_dir
 from ddpm_app.training import runs
+from ddpm_app.training.runs import facts
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.events import friendly
 from ddpm_app.ui.theme import asset

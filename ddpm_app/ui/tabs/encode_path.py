@@ -8,7 +8,7 @@ import torch
 
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.images import render
-from ddpm_app.studio import compression, exports
+from ddpm_app.studio import exports, interpolate
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import DenoisePlayer, b64
 from ddpm_app.ui.events import Pace, idle, running, wire_run
@@ -109,7 +109,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
             labels.append(source.class_name(values, own, config.classes))
         one = whole(values[seed], "seed A", 0, UI_SEED)
         other = one if kind == "noise" and values[share] else whole(values[seed_b], "seed B", 0, UI_SEED)
-        request = compression.PathRequest(
+        request = interpolate.PathRequest(
             name, kind, *labels, values[guidance], whole(values[frames], "frames", 3, 64), str(values[sampler]),
             whole(values[evaluations], "evaluations", 3, 1000), whole(values[t], "t", 1, 100_000), one, other,
         )  # fmt: skip
@@ -119,7 +119,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
         picks, weights, pace = chosen(request.frames), request.weights.tolist(), Pace()
         tag, back = RUNS.new(), SAMPLERS[request.sampler].steps_for(request.evaluations)
         up = max((request.evaluations + 1) // 2, 2) - 1 if kind == "ode" else 0
-        for moment in compression.interpolate(studio, request, pictures):
+        for moment in interpolate.interpolate(studio, request, pictures):
             if moment.phase == "encode":
                 if pace.due():
                     status = f"Encoding both: level {moment.i} of {moment.n}"
@@ -131,7 +131,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
         yield {**finished(tag, request, moment, pictures, names, picks), **idle(start, stop)}
 
     def finished(
-        tag: str, request: compression.PathRequest, moment: compression.Passage, pictures, names: list[str], picks: list[int]
+        tag: str, request: interpolate.PathRequest, moment: interpolate.Passage, pictures, names: list[str], picks: list[int]
     ) -> dict:
         weights = request.weights.tolist()
         shown, labels, ends = moment.images[picks], [f"{weights[k]:.2f}" for k in picks], []

@@ -12,11 +12,13 @@ import gradio as gr
 import numpy as np
 
 from ddpm_app.classifiers.clip import SUGGESTED
-from ddpm_app.evaluation.evaluate import METRICS, Plan, evaluate, neighbour_pairs
-from ddpm_app.evaluation.features import KINDS, Progress
+from ddpm_app.evaluation.evaluate import evaluate, neighbour_pairs
+from ddpm_app.evaluation.features import KINDS
+from ddpm_app.evaluation.plan import METRICS, Plan
 from ddpm_app.evaluation.protocol import Measurement, Refusal, plain, store, stored_rows
 from ddpm_app.evaluation.tradeoff import Point, Sweep, sweep
 from ddpm_app.images import render
+from ddpm_app.images.sets import Progress
 from ddpm_app.studio import exports
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from ddpm_app.cli.toy import numbers, over_seeds, pairs, to_csv
 from ddpm_app.toy import plots
 from ddpm_app.toy.experiments import EXPERIMENTS
 from ddpm_app.toy.playground import Setup, ways_value
 from ddpm_app.toy.sweeps import DEFAULT_PAIRS, DEFAULT_T, Progress, Scale
+from ddpm_app.toy.tables import numbers, over_seeds, pairs, to_csv
 from ddpm_app.ui.events import Pace, idle, running, wire_runs
 from ddpm_app.ui.theme import asset
 

@@ -1,0 +1,56 @@
+"""A set of images that need not be in memory, and the progress of work on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Progress(NamedTuple):
+    """done of total of one stretch of work, in images or tiles."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of pictures that need not be in memory. n; shape (C, H, W); part(a, b): uint8 (b - a, C, H, W)."""
+
+    n: int
+    shape: tuple[int, int, int]
+    part: Callable[[int, int], Tensor]
+
+    def __len__(self) -> int:
+        return self.n
+
+    @classmethod
+    def held(cls, images: Tensor) -> Images:
+        """uint8 (N, C, H, W) that is in memory. Raises ValueError for anything else."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+            raise ValueError(f"images are uint8 (N, 1 or 3, H, W), not {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}")
+        return cls(len(images), tuple(images.shape[1:]), lambda a, b: images[a:b])
+
+    def head(self, n: int) -> Images:
+        return dataclasses.replace(self, n=min(n, self.n))
+
+    def span(self, a: int, b: int) -> Images:
+        """Images a to b as a set of their own."""
+        return Images(b - a, self.shape, lambda i, j: self.part(a + i, a + j))
+
+    def all(self) -> Tensor:
+        return self.part(0, self.n)
+
+    def digest(self) -> str:
+        """SHA-256 of the shape and the pixels."""
+        h = hashlib.sha256(repr((self.n, self.shape)).encode())
+        for a in range(0, self.n, 4096):
+            h.update(self.part(a, min(a + 4096, self.n)).contiguous().numpy().tobytes())
+        return h.hexdigest()
