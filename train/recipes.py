@@ -48,7 +48,7 @@ from recipes_table import table, write_section
 
 EMAS = (0.02, 0.05, 0.1, 0.2)  # all kept by every run, so that these lines need no training of their own
 EVALUATIONS = 18
-EXTRA = ("--marks", "4", "--snapshots", "1")
+EXTRA = ("--validations", "4", "--snapshots", "1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ from ddpm_app.training.config import FREE, RECIPES, TrainConfig, default_of
 from ddpm_app.training.trainer import Trainer, train, validation_loss
 
 COLUMNS = 4  # pictures a class in a sample grid
-OVERHEAD = 0.02  # of the trained time goes into marks: what would exceed it is left out, but for the three at the thirds of the budget
+OVERHEAD = 0.02  # share of the trained time that validations and saving may take; the three at the thirds of the budget are always whole
 
 
 def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
@@ -59,7 +59,13 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop, saved, after this many seconds of wall clock")
     parser.add_argument("--every", type=int, default=50, help="steps between log lines (default 50)")
     parser.add_argument("--every-seconds", type=float, default=5.0, help="seconds between log lines, if sooner (default 5)")
-    parser.add_argument("--marks", type=int, default=20, help="validation, sample grid and saved state this often over the budget")
+    parser.add_argument(
+        "--validations",
+        "--marks",
+        type=int,
+        default=20,
+        help="validations over the budget, each with samples and a saved state (default 20)",
+    )
     parser.add_argument("--snapshots", type=int, default=20, help="kept over the budget, and two early ones from ten on (default 20)")
     parser.add_argument("--track", default="", help="also log to: wandb, trackio, or both with a comma (TensorBoard always)")
     args = parser.parse_args(argv)
@@ -67,7 +73,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
     if args.resume and args.resume != "auto":
         args.out = args.out or args.resume
-    for name, least in (("max_seconds", 0), ("every_seconds", 0), ("every", 1), ("marks", 0), ("snapshots", 0)):
+    for name, least in (("max_seconds", 0), ("every_seconds", 0), ("every", 1), ("validations", 0), ("snapshots", 0)):
         value, positive = getattr(args, name), isinstance(getattr(args, name), float)
         if not (value > least if positive else value >= least):
             parser.error(f"--{name.replace('_', '-')} is {value}; a number {'above' if positive else 'from'} {least} is accepted")
@@ -162,17 +168,17 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(name, lambda *_: stop.append(True))
     try:
         mine = (Path(args.out), sys.argv[1:] if argv is None else argv, dataclasses.asdict(config))
-        seat = process.Seat(*mine) if world.main else distributed.Follower(mine[0])
+        run_process = process.RunProcess(*mine) if world.main else process.Follower(mine[0])
     except (ValueError, OSError) as error:
         print(f"train_unet: {error}", file=sys.stderr)
         return 2
     try:
         begun = time.perf_counter()  # the wait for a turn and pauses count, too
-        seat.end(work(config, args, seat, lambda: bool(stop) or time.perf_counter() - begun > args.max_seconds, world))
+        run_process.end(work(config, args, run_process, lambda: bool(stop) or time.perf_counter() - begun > args.max_seconds, world))
         world.close()
         return 0
     except (ValueError, FloatingPointError, process.DiskFull) as error:
-        seat.end("failed", str(error))
+        run_process.end("failed", str(error))
         print(f"train_unet: {error}", file=sys.stderr)
         return {FloatingPointError: 3, process.DiskFull: 4}.get(type(error), 2)
     except Exception as error:
@@ -180,18 +186,22 @@ def main(argv: list[str] | None = None) -> int:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             print(f"train_unet: process {world.rank} ends with the others ({why})", file=sys.stderr)
             return 1
-        seat.end("failed", str(process.explain_full(seat.folder, 2**20)) if process.is_full(error) else f"{type(error).__name__}: {error}")
+        run_process.end(
+            "failed", str(process.explain_full(run_process.folder, 2**20)) if process.is_full(error) else f"{type(error).__name__}: {error}"
+        )
         raise
     finally:
-        seat.close()
+        run_process.close()
 
 
-def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told: Callable[[], bool], world: distributed.World) -> str:
+def work(
+    config: TrainConfig, args: argparse.Namespace, run_process: process.RunProcess, told: Callable[[], bool], world: distributed.World
+) -> str:
     """Train to the end or until told() to stop: "finished" or "stopped". Of several processes rank 0 alone reads and writes files."""
-    out = seat.folder
+    out = run_process.folder
     device = pick_device(config.device)
     say = functools.partial(print, flush=True) if world.main else lambda *_: None
-    if world.any(not args.now and not seat.take_turn(process.device_key(device), told, say)):
+    if world.any(not args.now and not run_process.wait_for_device(process.device_key(device), told, say)):
         return "stopped"
     if not world.main:
         world.wait()  # rank 0 may have to download the data first
@@ -203,7 +213,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told
         say(f"{config.data} holds one image: the validation loss is of the image that is trained on")
     del data  # the two parts are copies
     trainer = Trainer(config, training, world)
-    seat.note(machine=describe(trainer.device) + (f", {world.size} processes" if world.size > 1 else ""))
+    run_process.record(machine=describe(trainer.device) + (f", {world.size} processes" if world.size > 1 else ""))
     if not world.main:
         pass  # rank 0 shares what it reads
     elif args.state and args.state.is_file():
@@ -222,7 +232,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told
         files.write_atomically(log_file, "".join(line + "\n" for line in whole_lines(log_file, trainer.step)))
     elif not trainer.step and world.main:
         log_file.unlink(missing_ok=True)
-    seat.drop_after(trainer.images)
+    run_process.discard_after(trainer.images)
 
     def save(folder: Path = out, state: bool = True) -> None:
         trainer.check_finite()
@@ -245,7 +255,7 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told
     drawn, spent, unlogged = trainer.progress(), 0.0, 0.0  # spent: seconds this process did not train
     takes = {"held": 0.0, "grid": 0.0}  # seconds, when last done
 
-    def mark(log) -> None:
+    def validate(log) -> None:
         nonlocal drawn, unlogged
         left = OVERHEAD * (trainer.seconds - at_start) - spent
         affordable = (left >= takes["held"]) + (left >= takes["held"] + takes["grid"])  # 0: the state only, 1: and the loss, 2: all
@@ -274,18 +284,18 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told
         say(f"  {trainer.images} images: {held}state saved")
 
     def should_stop() -> bool:
-        seat.pause_point(save, told)
+        run_process.pause_if_asked(save, told)
         return told()
 
     at_start = trainer.seconds
-    marks, points = int(trainer.progress() * args.marks), posthoc_ema.snapshot_points(args.snapshots)
+    validations, points = int(trainer.progress() * args.validations), posthoc_ema.snapshot_points(args.snapshots)
     snaps = sum(p <= trainer.progress() for p in points)
     several = f", {world.size} processes" if world.size > 1 else ""
     say(f"{describe(trainer.device)}{several}; {len(training)} images of {trainer.data.name}; {out}")
     if trouble := trainer.compile():
         say(trouble)
     if not trainer.step or not (out / "state.safetensors").is_file():  # begun, here or from another run's state
-        save()  # a kill before the first mark finds something to resume
+        save()  # a kill before the first validation finds something to resume
     tracking = trackers.Trackers(args.track, out, dataclasses.asdict(config), trainer.step, say, world.main)
     with tracking as tracked, log_file.open("a") as log:
         for event in train(trainer, args.every, should_stop, args.every_seconds):
@@ -302,14 +312,14 @@ def work(config: TrainConfig, args: argparse.Namespace, seat: process.Seat, told
             if (passed := sum(p <= event.progress for p in points)) > snaps:
                 snaps = passed
                 save(out / "snapshots" / f"{trainer.images:010d}", state=False)
-            if int(event.progress * args.marks) > marks:
-                marks = int(event.progress * args.marks)
-                mark(log)
+            if int(event.progress * args.validations) > validations:
+                validations = int(event.progress * args.validations)
+                validate(log)
             spent += time.perf_counter() - event_at
         save()
     done = trainer.progress() >= 1
     share = spent / max(trainer.seconds - at_start + spent, 1e-9)
-    say(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images; {spent:.1f} s ({share:.1%}) went into marks")
+    say(f"{'done' if done else 'stopped'}: {out}, {trainer.images} images; {spent:.1f} s ({share:.1%}) went into validating and saving")
     return "finished" if done else "stopped"
 
 

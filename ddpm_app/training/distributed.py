@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -133,28 +132,3 @@ def share(trainer, world: World) -> None:
                 counter = torch.zeros((), device=p.device if p.device.type == "cuda" else "cpu")
                 trainer.optimiser.state[p] = {"step": counter, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             world.copy(*(trainer.optimiser.state[p][key] for key in ("step", "exp_avg", "exp_avg_sq")))
-
-
-class Follower:
-    """What a process other than rank 0 has instead of turns.Seat: nothing in the folder is its own."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def take_turn(self, *_) -> bool:
-        return True
-
-    def pause_point(self, *_) -> None:
-        pass  # rank 0 pauses; the others wait for it at the next exchange
-
-    def note(self, **_) -> None:
-        pass
-
-    def end(self, *_) -> None:
-        pass
-
-    def drop_after(self, *_) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

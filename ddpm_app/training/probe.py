@@ -15,7 +15,7 @@ from ddpm_app.training.trainer import Trainer
 
 CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
 STEPS = 2500  # a run should have at least about this many
-MARK_SECONDS, MARKS = 20, (4, 20)  # validation, grid and state no closer together than this, fewest and most over a run
+SECONDS_BETWEEN_VALIDATIONS, VALIDATIONS = 20, (4, 20)  # at least this many seconds apart; fewest and most in a run
 GOOD = 0.9  # of the best rate: the smallest batch that reaches it is taken
 
 
@@ -64,7 +64,7 @@ def _wait(device: torch.device) -> None:
 
 
 def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
-    """batch, lr, warmup, ema, marks and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
+    """batch, lr, warmup, ema, validations and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
 
     The smallest batch within GOOD of the best rate, smaller still where a run would have fewer than STEPS steps; the learning
     rate grows with its root from train_config.LR, up to 2e-3; a tenth of the images warm up, at most 20,000.
@@ -81,7 +81,7 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
     return {
         "batch": batch,
         "ema": 0.05 if steps >= STEPS else 0.02,
-        "marks": int(min(max(60 * minutes // MARK_SECONDS, MARKS[0]), MARKS[1])),
+        "validations": int(min(max(60 * minutes // SECONDS_BETWEEN_VALIDATIONS, VALIDATIONS[0]), VALIDATIONS[1])),
         "lr": float(f"{min(base, 2e-3):.2g}"),
         "warmup": int(min(20_000, images // 10)),
         "images": int(images),

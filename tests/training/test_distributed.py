@@ -145,15 +145,15 @@ def test_the_script_on_one_and_on_two(tmp_path, npz, monkeypatch):
     out = tmp_path / "mixed"
     handlers = {name: train_unet.signal.getsignal(name) for name in (train_unet.signal.SIGINT, train_unet.signal.SIGTERM)}
     try:
-        assert train_unet.main([*flags, "--marks", "0", "--images", "27", "--out", str(out)]) == 0
-        resumed = ["--resume", "auto", "--marks", "1", "--images", "54"]
+        assert train_unet.main([*flags, "--validations", "0", "--images", "27", "--out", str(out)]) == 0
+        resumed = ["--resume", "auto", "--validations", "1", "--images", "54"]
         done = together(sys.executable, str(SCRIPT), *flags, *resumed, "--out", str(out))
         assert [d[0] for d in done] == [0, 0], done
         assert "2 processes" in done[0][1] and done[1][1] == "", "rank 0 alone speaks"
         assert json.loads((out / "end.json").read_text())["status"] == "finished"
         assert len(list((out / "samples").glob("*.png"))) == 1 and (out / "snapshots" / "0000000054").is_dir()
-        assert train_unet.main([*flags, "--marks", "0", "--images", "72", "--resume", "auto", "--out", str(out)]) == 0
-        assert train_unet.main([*flags, "--marks", "0", "--images", "72", "--out", str(tmp_path / "one")]) == 0
+        assert train_unet.main([*flags, "--validations", "0", "--images", "72", "--resume", "auto", "--out", str(out)]) == 0
+        assert train_unet.main([*flags, "--validations", "0", "--images", "72", "--out", str(tmp_path / "one")]) == 0
     finally:
         for name, handler in handlers.items():
             train_unet.signal.signal(name, handler)

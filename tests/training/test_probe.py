@@ -15,7 +15,7 @@ def test_the_smallest_good_batch_and_enough_steps():
     assert plan["lr"] == pytest.approx(1.6e-3) and plan["steps"] == plan["images"] // 256
     assert probe.derive(gpu, 25, "ddpm")["lr"] == pytest.approx(2.8e-4)
     short = probe.derive(gpu, 0.2, "small")  # twelve seconds: a smaller batch takes more steps
-    assert plan["ema"] == 0.05 and plan["marks"] == 20 and short["marks"] == 4
+    assert plan["ema"] == 0.05 and plan["validations"] == 20 and short["validations"] == 4
     assert probe.derive({64: 100.0}, 10, "tiny")["ema"] == 0.02, "937 steps: a long average lags"
     assert short["batch"] == 64 and short["warmup"] == short["images"] // 10
     assert probe.derive({512: 1e6, 4096: 2e6}, 100, "small")["lr"] == 2e-3

@@ -59,7 +59,19 @@ def tensors(file: Path) -> dict[str, bytes]:
 def test_killed_and_resumed_equals_unbroken(tmp_path, kills, images):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", arr_0=rng.integers(0, 255, (40, 8, 8, 1), dtype=np.uint8), arr_1=np.zeros(40, np.int64))
-    argv = ["--data", str(tmp_path / "d.npz"), "--images", str(images), "--batch", "8", "--every", "2", "--marks", str(kills * 2), "--now"]
+    argv = [
+        "--data",
+        str(tmp_path / "d.npz"),
+        "--images",
+        str(images),
+        "--batch",
+        "8",
+        "--every",
+        "2",
+        "--marks",
+        str(kills * 2),
+        "--now",
+    ]
     argv += ["--device", "cpu", "--label-dropout", "1", "--snapshots", "5"]
     done = subprocess.run(
         [sys.executable, "-c", HELPER, str(ROOT), str(kills), *argv], cwd=tmp_path, capture_output=True, text=True, timeout=1200

@@ -19,7 +19,7 @@ from ddpm_app.training.trainer import Trainer, train
 
 sys.path.insert(0, str(jobs.SCRIPT.parent))  # for train_unet
 SETTINGS = {"preset": "tiny", "batch": 8, "images": 200_000, "device": "cpu"}
-FAST = ["--every", "3", "--marks", "20", "--snapshots", "2000"]
+FAST = ["--every", "3", "--validations", "20", "--snapshots", "2000"]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_life_of_two_runs_on_one_device(root, data):
     with pytest.raises(ValueError, match="already"):
         second.resume()
     with pytest.raises(ValueError, match="trained by another process"):
-        process.Seat(second.folder, [], {})
+        process.RunProcess(second.folder, [], {})
     second.stop()
     second.wait("stopped")
     place = second.delete()
@@ -215,7 +215,7 @@ def test_a_full_disk_keeps_the_last_state(data, tmp_path):
     try:
         out = disk / "run"
         argv = [sys.executable, str(jobs.SCRIPT), "--data", data, "--device", "cpu", "--batch", "8", "--images", "80", "--out", str(out)]
-        done = subprocess.run([*argv, "--every", "1", "--marks", "2"], capture_output=True, text=True)
+        done = subprocess.run([*argv, "--every", "1", "--validations", "2"], capture_output=True, text=True)
         assert done.returncode == 4, done.stderr
         status, message = Run(out).status()
         assert status == "failed" and str(out) in message and "MB are missing" in message and "intact" in message

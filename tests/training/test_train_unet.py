@@ -49,11 +49,11 @@ def test_the_script_resumes_exactly(tmp_path, npz, script):
     """48 images in one go, by the script as a process of its own, and 16 then 32 more in two: the same files."""
     flags = ["--data", npz, *FLAGS, "--snapshots", "1", "--every", "2"]
     whole = subprocess.run(
-        [sys.executable, str(SCRIPT), *flags, "--marks", "1", "--images", "48", "--out", str(tmp_path / "whole")],
+        [sys.executable, str(SCRIPT), *flags, "--validations", "1", "--images", "48", "--out", str(tmp_path / "whole")],
         capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     assert whole.returncode == 0, whole.stderr
-    flags += ["--marks", "0"]
+    flags += ["--validations", "0"]
     assert script([*flags, "--images", "16", "--out", str(tmp_path / "parts")]) == 0
     assert script([*flags, "--images", "48", "--out", str(tmp_path / "parts"), "--resume", "auto"]) == 0
     one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "parts"))
@@ -117,8 +117,23 @@ def test_the_script_names_what_is_wrong(tmp_path, npz, script, capsys, flags, wo
 def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsys):
     """Ten snapshots and early ones by the script itself; begun anew, the old ones go to the trash; the log says what marks took."""
     out = tmp_path / "runs" / "run"
-    flags = ["--data", npz, *FLAGS, "--images", "160", "--every", "1", "--marks", "2", "--snapshots", "10", "--out", str(out), "--now"]
-    assert script(flags) == 0 and "went into marks" in capsys.readouterr().out
+    flags = [
+        "--data",
+        npz,
+        *FLAGS,
+        "--images",
+        "160",
+        "--every",
+        "1",
+        "--validations",
+        "2",
+        "--snapshots",
+        "10",
+        "--out",
+        str(out),
+        "--now",
+    ]
+    assert script(flags) == 0 and "went into validating and saving" in capsys.readouterr().out
     places = posthoc_ema.stored(out)
     assert {p.length for p in places} == {posthoc_ema.RAW, 0.05, 0.1} and [p.step for p in places[::3]] == [
         1,
@@ -155,7 +170,22 @@ def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsy
 def test_marks_leave_out_what_would_take_too_long(tmp_path, npz, script, monkeypatch):
     """Without a second to spare the loss is held out and the grid drawn at the thirds of the budget only; every mark saves the state."""
     out = tmp_path / "run"
-    flags = ["--data", npz, *FLAGS, "--images", "160", "--every", "1", "--marks", "20", "--snapshots", "1", "--out", str(out), "--now"]
+    flags = [
+        "--data",
+        npz,
+        *FLAGS,
+        "--images",
+        "160",
+        "--every",
+        "1",
+        "--validations",
+        "20",
+        "--snapshots",
+        "1",
+        "--out",
+        str(out),
+        "--now",
+    ]
     monkeypatch.setitem(script.__globals__, "OVERHEAD", -1.0)
     assert script(flags) == 0
     rows = [r for r in checkpoint.open_checkpoint(out).log() if "overhead_seconds" in r]
@@ -166,7 +196,7 @@ def test_marks_leave_out_what_would_take_too_long(tmp_path, npz, script, monkeyp
 def test_states_from_before_averages_resume(tmp_path, npz, script):
     """A run without them is what an older program wrote, but for the setting itself."""
     out = tmp_path / "old"
-    flags = ["--data", npz, *FLAGS, "--out", str(out), "--now", "--every", "1", "--marks", "0", "--snapshots", "1"]
+    flags = ["--data", npz, *FLAGS, "--out", str(out), "--now", "--every", "1", "--validations", "0", "--snapshots", "1"]
     assert script([*flags, "--images", "16", "--averages", "none"]) == 0
     state = out / "state.safetensors"
     with safe_open(state, "pt") as f:
@@ -187,8 +217,8 @@ def test_states_from_before_averages_resume(tmp_path, npz, script):
 def test_seconds_run_out_while_waiting_for_a_turn(tmp_path, npz, script, capsys):
     from ddpm_app.training import process
 
-    first = process.Seat(tmp_path / "first", [], {})
-    assert first.take_turn(process.device_key(torch.device("cpu")), lambda: False)
+    first = process.RunProcess(tmp_path / "first", [], {})
+    assert first.wait_for_device(process.device_key(torch.device("cpu")), lambda: False)
     flags = ["--data", npz, *FLAGS, "--images", "160", "--out", str(tmp_path / "second")]
     try:
         assert script([*flags, "--max-seconds", "0.5"]) == 0
@@ -202,7 +232,7 @@ def test_seconds_run_out_while_waiting_for_a_turn(tmp_path, npz, script, capsys)
 
 def test_a_refused_start_leaves_the_run_as_it_is(tmp_path, npz, script, capsys):
     out = tmp_path / "run"
-    flags = ["--data", npz, *FLAGS, "--marks", "0", "--snapshots", "1", "--images", "16", "--now"]
+    flags = ["--data", npz, *FLAGS, "--validations", "0", "--snapshots", "1", "--images", "16", "--now"]
     assert script([*flags, "--out", str(out)]) == 0
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     for wrong, says in (
@@ -210,7 +240,7 @@ def test_a_refused_start_leaves_the_run_as_it_is(tmp_path, npz, script, capsys):
         (["--resume", str(out), "--recipe", "classic"], "was begun with --preset tiny, not ddpm"),
         ([*flags, "--out", str(out)], "holds a model already"),
         ([*flags, "--out", str(out), "--resume", "auto", "--every", "0"], "--every is 0; a number from 1"),
-        ([*flags, "--out", str(out), "--resume", "auto", "--marks", "-5"], "--marks is -5"),
+        ([*flags, "--out", str(out), "--resume", "auto", "--validations", "-5"], "--validations is -5"),
         ([*flags, "--out", str(out), "--resume", "auto", "--max-seconds", "0"], "--max-seconds is 0.0; a number above 0"),
     ):
         with pytest.raises(SystemExit):
@@ -240,7 +270,7 @@ def shipped(tmp_path, out):
 
 def test_a_branch_is_a_run_of_its_own_from_its_first_second(tmp_path, npz, script, monkeypatch):
     out, branch = tmp_path / "run", tmp_path / "branch"
-    flags = ["--data", npz, *FLAGS, "--marks", "0", "--snapshots", "1", "--images", "16", "--now"]
+    flags = ["--data", npz, *FLAGS, "--validations", "0", "--snapshots", "1", "--images", "16", "--now"]
     assert script([*flags, "--out", str(out)]) == 0
 
     def killed(*a, **kw):
@@ -262,7 +292,7 @@ def test_a_branch_is_a_run_of_its_own_from_its_first_second(tmp_path, npz, scrip
 
 def test_a_stop_is_told_of_to_its_last_step(tmp_path, npz, script):
     out = tmp_path / "run"
-    flags = ["--data", npz, *FLAGS, "--marks", "0", "--snapshots", "1", "--minutes", "9", "--now", "--every", "100000"]
+    flags = ["--data", npz, *FLAGS, "--validations", "0", "--snapshots", "1", "--minutes", "9", "--now", "--every", "100000"]
     assert script([*flags, "--every-seconds", "1000", "--max-seconds", "3", "--out", str(out)]) == 0
     rows = [r for r in checkpoint.open_checkpoint(out).log() if "loss" in r]
     assert rows and rows[-1]["images"] == checkpoint.open_checkpoint(out).config.images_seen > 0

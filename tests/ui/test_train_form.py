@@ -92,7 +92,7 @@ def test_a_fork_has_all_of_the_runs_settings(tmp_path):
     assert got["data"] == str(tmp_path / "photos.npz"), "as the run saw it, not as the studio would"
     same = {k: v for k, v in settings.items() if k not in ("data", "images", "minutes")}
     assert {k: dataclasses.asdict(TrainConfig(**got))[k] for k in same} == same
-    assert form.extra(values) == ["--marks", "4"]
+    assert form.extra(values) == ["--validations", "4"]
 
 
 @pytest.mark.parametrize("preset, lr", [("tiny", 1.6e-3), ("small", 8e-4), ("ddpm", 2e-4)])

@@ -90,17 +90,17 @@ def test_a_run_from_the_page(page, url, data, runs_root):
     page.fill("#train-minutes input", "60")
     page.get_by_role("button", name="Advanced").locator("visible=true").click()
     page.fill("#train-batch input", "8")
-    page.fill("#train-marks input", "7")
+    page.fill("#train-validations input", "7")
     page.fill("#train-name textarea, #train-name input", "dots")
     page.wait_for_function("() => /--batch 8/.test((document.querySelector('#train-command')?.innerText ?? ''))")
-    page.wait_for_function("() => /--marks 7/.test((document.querySelector('#train-command')?.innerText ?? ''))")
+    page.wait_for_function("() => /--validations 7/.test((document.querySelector('#train-command')?.innerText ?? ''))")
     begun = time.monotonic()
     page.click("#train-start")
     chip(page, "running")
     page.wait_for_function("() => (document.querySelector('#train-view .chart .smoothed')?.getAttribute('d') || '').length > 20")
     assert time.monotonic() - begun < 60
     run = runs.find("dots")
-    assert run.job["argv"][-2:] == ["--marks", "7"] and run.settings["batch"] == 8 and run.settings["minutes"] == 60
+    assert run.job["argv"][-2:] == ["--validations", "7"] and run.settings["batch"] == 8 and run.settings["minutes"] == 60
     assert page.locator("#train-view .tile").count() == 9 and "--out" in page.inner_text("#train-view .command code")
 
     before = page.evaluate("() => { window.node = document.querySelector('#train-view .chart .smoothed'); return node.getAttribute('d') }")
@@ -210,7 +210,7 @@ def test_a_zip_that_fails_leaves_no_other_armed_and_a_prediction_ages(page, tmp_
     assert "damaged" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
     assert page.evaluate(command).splitlines()[-1].startswith("# give a folder") and "good" not in page.inner_text("#train-plan")
 
-    told = '{"device": "CPU", "images_per_s": 9, "batch": 32, "minutes": 30, "images": 9, "steps": 9, "ema": 0.02, "marks": 9, "lr": 0.001, "warmup": 9}'
+    told = '{"device": "CPU", "images_per_s": 9, "batch": 32, "minutes": 30, "images": 9, "steps": 9, "ema": 0.02, "validations": 9, "lr": 0.001, "warmup": 9}'
     done = subprocess.CompletedProcess([], 0, told, "")
     monkeypatch.setattr("ddpm_app.ui.tabs.train.subprocess.run", lambda *a, **kw: done)
     choose(page, "#train-data", "Digits")

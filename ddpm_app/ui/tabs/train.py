@@ -21,7 +21,7 @@ from ddpm_app.paths import PROJECT, runs_dir
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training import flags, runs
 from ddpm_app.training.config import LR, TrainConfig
-from ddpm_app.training.probe import MARKS
+from ddpm_app.training.probe import VALIDATIONS
 from ddpm_app.ui.components.run_view import TrainView
 from ddpm_app.ui.components.time_machine import TimeView
 from ddpm_app.ui.events import guarded
@@ -33,7 +33,7 @@ DATA = [
     ("Digits (8 × 8, no download)", "digits"),
     ("Own images", OWN),
 ]
-DERIVED = ("batch", "lr", "warmup", "ema", "marks")  # controls that a probe sets
+DERIVED = ("batch", "lr", "warmup", "ema", "validations")  # controls that a probe sets
 PROBE_SECONDS = 90  # after which a probe is given up; it measures for 15
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -61,7 +61,7 @@ def own_data(path: str) -> str:
 
 
 def predicted(plan: dict) -> str:
-    gap, unit = plan["minutes"] / plan["marks"], "minutes"
+    gap, unit = plan["minutes"] / plan["validations"], "minutes"
     if gap < 1:
         gap, unit = 60 * gap, "seconds"
     end = time.strftime("%H:%M", time.localtime(time.time() + 60 * plan["minutes"]))
@@ -117,8 +117,8 @@ class Form:
             self.lr = gr.Number(t["lr"], label="Learning rate, peak")
             self.warmup = gr.Number(t["warmup"], label="Warm-up, images")
             self.ema = gr.Number(t["ema"], label="EMA length", info="A share of the run; 0.9 and more is a fixed decay.")
-            self.marks = gr.Number(
-                MARKS[1], label="Evaluations", elem_id="train-marks",
+            self.validations = gr.Number(
+                VALIDATIONS[1], label="Evaluations", elem_id="train-validations",
                 info="Validation, sample grid and saved state, this often over the budget.",
             )  # fmt: skip
             self.weight = gr.Dropdown(
@@ -169,10 +169,10 @@ class Form:
 
     def extra(self, values: dict) -> list[str]:
         """Arguments of train_unet.py beside TrainConfig's. Raises ValueError."""
-        marks = whole(values[self.marks], "evaluations")
-        if not 1 <= marks <= 1000:
-            raise ValueError(f"evaluations is {marks}; 1 to 1000 are accepted")
-        return [] if marks == MARKS[1] else ["--marks", str(marks)]
+        validations = whole(values[self.validations], "evaluations")
+        if not 1 <= validations <= 1000:
+            raise ValueError(f"evaluations is {validations}; 1 to 1000 are accepted")
+        return [] if validations == VALIDATIONS[1] else ["--validations", str(validations)]
 
     def name_of(self, values: dict, settings: dict) -> str:
         return str(values[self.name] or "").strip() or runs.free_name(f"{Path(settings['data']).stem}-{settings['preset']}")
@@ -186,8 +186,8 @@ class Form:
         own = s["data"] not in [v for _, v in DATA]
         path = str(Path(runs.read_json(run.folder / "job.json").get("cwd") or "", s["data"])) if own else ""  # as the run saw it
         argv = run.job.get("argv") or []
-        marks = argv[argv.index("--marks") + 1] if "--marks" in argv[:-1] else ""
-        same = {self.marks: int(marks) if marks.isdecimal() else MARKS[1]}
+        count = next((after for arg, after in zip(argv, argv[1:]) if arg in ("--validations", "--marks")), "")  # --marks: older runs
+        same = {self.validations: int(count) if count.isdecimal() else VALIDATIONS[1]}
         same |= {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
         return {
             **same,
@@ -277,7 +277,7 @@ def build(studio: Studio) -> None:
         return form.from_run(runs.find(str(chosen.get("run"))), str(chosen.get("snapshot")))
 
     # what a person changes; what a measurement or a fork sets is no input
-    changed = [getattr(form, k).input for k in ("data", "path", "size", "preset", "minutes", "batch", "ema", "marks", "further")]
+    changed = [getattr(form, k).input for k in ("data", "path", "size", "preset", "minutes", "batch", "ema", "validations", "further")]
     gr.on(changed, stale, fresh, [plan, fresh], queue=False, **HIDDEN)
     start.click(guarded(begin), set(form.fields), [view, form.name, form.init], trigger_mode="once", **HIDDEN)
     measured = probe.click(
