@@ -1,14 +1,12 @@
-"""How fast this machine is, measured in one run: every preset's forward pass, the share of the machine's own matrix-product
-rate that it reaches, and the `ddpm` network in diffusers' defaults beside ours.
+"""How fast this machine samples: the forward pass of every preset, and the `ddpm` network here beside the same network in diffusers.
 
-All sides take turns, so that whatever else the machine does meets them equally, and every figure is a median.
+A forward pass is also given as a share of the machine's best matrix-product rate. The measurements alternate, so that other load on
+the machine affects all of them alike. Every figure is a median.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import subprocess
 import sys
 import tempfile
@@ -35,8 +33,8 @@ MATRICES = (1024, 1536, 2048)
 QUICK_NETWORK = UNetConfig(8, 3, channels=128, multipliers=(1, 1), blocks=1, attention=(4,), dropout=0.0)
 
 
-def _seconds(work: Callable[[], object], device: torch.device, least: float = 0.0) -> float:
-    """Wall-clock seconds of one call, from as many in a row as take `least` seconds together."""
+def seconds_per_call(work: Callable[[], object], device: torch.device, least: float = 0.0) -> float:
+    """Wall-clock seconds of one call: the mean over consecutive calls that together take at least `least` seconds."""
     calls, begun = 0, time.perf_counter()
     while True:
         work()
@@ -48,7 +46,7 @@ def _seconds(work: Callable[[], object], device: torch.device, least: float = 0.
 
 
 def _with_random_weights(config: UNetConfig) -> UNet:
-    """No layer is left at its zero initialisation, so that nothing is free."""
+    """Layers that start at zero get random weights, because a product with zeros may run faster."""
     torch.manual_seed(0)
     network = UNet(config)
     with torch.no_grad():
@@ -75,10 +73,10 @@ def _networks(presets: tuple[str, ...], batches: tuple[int, ...], rounds: int, m
     seconds: dict[object, list[float]] = {key: [] for key in work}
     with torch.inference_mode():
         for run in work.values():
-            _seconds(run, device)  # the first call allocates and picks kernels
+            seconds_per_call(run, device)  # the first call allocates and picks kernels
         for _ in range(rounds):
             for key, run in work.items():
-                seconds[key].append(_seconds(run, device, least=0.1))
+                seconds[key].append(seconds_per_call(run, device, least=0.1))
     matmul = {side: 2 * side**3 / median(seconds[side]) / 1e9 for side in matrices}
     for row in rows:
         row["images_per_s"] = row["batch"] / median(seconds[row["preset"], row["batch"]])
@@ -87,9 +85,9 @@ def _networks(presets: tuple[str, ...], batches: tuple[int, ...], rounds: int, m
 
 
 def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, device, dtype) -> dict:
-    """The same weights and start, `steps` steps of DDIM: ours, and diffusers' own loop in its defaults, in turns.
+    """Alternating timings of `steps` steps of DDIM from the same weights and noise: this program, and diffusers with its defaults.
 
-    diffusers runs in a process of its own, because ours tells the allocator to keep memory (device.keep_freed_memory)."""
+    diffusers runs in another process, because this one tells the allocator to keep memory (device.keep_freed_memory)."""
     network = _with_random_weights(config)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints_diffusers.to_diffusers(network).save_pretrained(folder)
@@ -101,7 +99,7 @@ def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, d
         x = start.to(device) * float((1 + sigmas[0] ** 2).sqrt())
         final = []
 
-        def ours() -> None:
+        def in_this_program() -> None:
             with torch.inference_mode():
                 final[:] = [last(ddim(conditioned(denoiser, None), x, sigmas)).cpu()]
 
@@ -109,23 +107,23 @@ def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, d
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         with subprocess.Popen(command, cwd=PROJECT, **pipes) as child:
 
-            def theirs() -> float:
+            def in_diffusers() -> float:
                 try:
                     print("go", file=child.stdin, flush=True)
                     return float(child.stdout.readline())
                 except (ValueError, OSError) as error:
-                    raise ValueError(f"diffusers' side of the comparison ended early: {' '.join(command)}") from error
+                    raise ValueError(f"the diffusers process of the comparison ended early: {' '.join(command)}") from error
 
-            pairs = [(_seconds(ours, device), theirs()) for _ in range(rounds + 1)][1:]  # the first of each warms up
+            pairs = [(seconds_per_call(in_this_program, device), in_diffusers()) for _ in range(rounds + 1)][1:]  # the first round warms up
             child.stdin.close()
-        want = load_file(Path(folder) / "end.safetensors")["x"]
-    one, two = (batch / median(times) for times in zip(*pairs))
-    difference = float((final[0] - want).norm() / want.norm())
-    return {"steps": steps, "batch": batch, "ours": one, "theirs": two, "ratio": one / two, "difference": difference}
+        expected = load_file(Path(folder) / "end.safetensors")["x"]
+    here, diffusers = (batch / median(times) for times in zip(*pairs))
+    difference = float((final[0] - expected).norm() / expected.norm())
+    return {"steps": steps, "batch": batch, "ours": here, "theirs": diffusers, "ratio": here / diffusers, "difference": difference}
 
 
 def _serve_diffusers(folder: str, device: str, steps: str, threads: str) -> None:
-    """The other process: a line on stdin starts diffusers' loop, its seconds are the answer."""
+    """The diffusers process: each line on stdin runs the sampling loop once, and its seconds are printed."""
     from diffusers import DDIMScheduler, UNet2DModel
 
     torch.set_num_threads(int(threads))
@@ -143,12 +141,16 @@ def _serve_diffusers(folder: str, device: str, steps: str, threads: str) -> None
         save_tensors(Path(folder) / "end.safetensors", {"x": x})
 
 
-def bench(device: str = "auto", precision: str = "auto", rounds: int = 5, quick: bool = False, diffusers: bool = True) -> dict:
-    """Measure; minutes on two cores. rounds: turns each side takes. quick: the smallest networks, once, to see that it works.
+def bench_sampling(device: str = "auto", precision: str = "auto", rounds: int = 5, quick: bool = False, diffusers: bool = True) -> dict:
+    """Measure this machine. Takes minutes on two cores.
 
-    Returns {"device", "torch", "precision", "matmul": GFLOP/s by matrix side, "networks": [{"preset", "batch", "images_per_s",
-    "gflop_per_image", "share" of the best matrix rate}], "diffusers": {"steps", "batch", "ours" and "theirs" in images/s, "ratio",
-    "difference" of the results, relative} or {"skipped": why}}."""
+    rounds: measurements of each figure. quick: the smallest networks, measured once, to check that it works. Returns a dict:
+    device, torch, precision   what was measured
+    matmul                     GFLOP/s by side of the matrices
+    networks                   [{"preset", "batch", "images_per_s", "gflop_per_image", "share" of the best matrix rate}]
+    diffusers                  {"steps", "batch", "ours" and "theirs" in images/s, "ratio", "difference" of the results, relative},
+                               or {"skipped": why}
+    Raises ValueError for less than one round."""
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; at least 1 is needed")
     where = pick_device(device)
@@ -166,7 +168,7 @@ def bench(device: str = "auto", precision: str = "auto", rounds: int = 5, quick:
 
 
 def table(facts: dict) -> str:
-    """The result for people."""
+    """What bench_sampling returned, as text."""
     best = max(facts["matmul"].values())
     lines = [f"{facts['device']}; torch {facts['torch']}; {facts['precision']} matrix products: {best:.0f} GFLOP/s at best", ""]
     lines.append(f"{'network':8} {'batch':>5} {'images/s':>9} {'GFLOP/image':>12} {'of the matrix rate':>19}")
@@ -176,24 +178,9 @@ def table(facts: dict) -> str:
     d = facts["diffusers"]
     if "skipped" in d:
         return "\n".join([*lines, "", f"diffusers: {d['skipped']}"])
-    head = f"{d['steps']} steps of DDIM, batch {d['batch']}, the same weights (float32 in diffusers' defaults):"
+    head = f"{d['steps']} steps of DDIM, batch {d['batch']}, the same weights (diffusers with its defaults, in float32):"
     rates = f"ours {d['ours']:.3g} images/s, diffusers {d['theirs']:.3g} images/s: {d['ratio']:.2f} times as fast"
     return "\n".join([*lines, "", head, f"{rates}; the results differ by {d['difference']:.1%}"])
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="of matrix products (default auto)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns each side takes; medians are printed (default 5)")
-    parser.add_argument("--no-diffusers", action="store_true", help="leave out the comparison with diffusers")
-    parser.add_argument("--quick", action="store_true", help="the smallest networks, once: seconds, and no figures to quote")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-
-
-def run(args: argparse.Namespace) -> int:
-    facts = bench(args.device, args.precision, args.rounds, args.quick, not args.no_diffusers)
-    print(json.dumps(facts, indent=1) if args.json else table(facts))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""How fast this machine trains, measured in one run: our step, and a plain PyTorch loop in float32 over the same network, in turns.
+"""How fast this machine trains: the training step here beside a plain PyTorch loop in float32 over the same network, alternating.
 
-The share of the machine's matrix rate counts the multiplications of the network alone, forwards once and backwards twice.
+The share of the machine's matrix rate counts the multiplications of the network only: one forward pass, and a backward pass that
+costs two.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 from statistics import median
 
 import torch
 
-from ddpm_app.bench import sampling
+from ddpm_app.bench.sampling import seconds_per_call
 from ddpm_app.networks.device import describe, pick_device, pick_dtype
 from ddpm_app.networks.unet import PRESETS, UNet, forward_flops
 from ddpm_app.training.config import TrainConfig
@@ -20,14 +19,14 @@ from ddpm_app.training.probe import stand_in
 from ddpm_app.training.trainer import Trainer
 
 BATCHES = {"cpu": {"tiny": 64, "small": 32, "ddpm": 8}, "cuda": {"tiny": 512, "small": 512, "ddpm": 128}}
-SIDES = {"cpu": (1024, 1536, 2048), "cuda": (4096, 8192)}  # of the matrices whose product is the machine's rate
-TURN = {"cpu": 1.0, "cuda": 2.0}  # seconds a side works before the other has its turn
+SIDES = {"cpu": (1024, 1536, 2048), "cuda": (4096, 8192)}  # of the matrices whose product measures the machine
+LEAST_SECONDS = {"cpu": 1.0, "cuda": 2.0}  # of one measurement of a training step
 PLAIN_EMA = 0.9999
 
 
 class Plain:
-    """Training as a tutorial writes it: float32, PyTorch's default optimiser and memory layout, data on the host, the average
-    updated parameter by parameter, the loss read every step."""
+    """Training as tutorials write it: float32, PyTorch's default optimiser and memory layout, the data in the host's memory, the
+    weight average updated one parameter at a time, the loss read at every step."""
 
     def __init__(self, network: UNet, trainer: Trainer):
         self.device, self.batch, self.denoiser = trainer.device, trainer.config.batch, trainer.denoiser
@@ -62,10 +61,15 @@ def bench_train(
     compile: str = "auto",
     quick: bool = False,
 ) -> dict:
-    """Measure. presets: names with commas, "" those this machine is for. batch: images a step, 0 the usual. quick: one step each.
+    """Measure this machine.
 
-    Returns {"device", "torch", "precision", "matmul" GFLOP/s at best, "training": [{"preset", "batch", "gflop_per_image" of a
-    training step, "images_per_s", "plain_images_per_s", "ratio", "share" of the matrix rate, "note" where torch.compile failed}]}."""
+    rounds: measurements of each figure. presets: names separated by commas, or "" for those that fit the device. batch: images a
+    step, 0 for the network's default. quick: the smallest network, one step a measurement. Returns a dict:
+    device, torch, precision   what was measured
+    matmul                     GFLOP/s of the best matrix product
+    training                   [{"preset", "batch", "gflop_per_image" of a training step, "images_per_s", "plain_images_per_s",
+                               "ratio", "share" of the matrix rate, "note" where torch.compile failed}]
+    Raises ValueError for an unknown preset or less than one round."""
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; at least 1 is needed")
     where = pick_device(device)
@@ -75,7 +79,7 @@ def bench_train(
     )
     if unknown := [n for n in names if n not in PRESETS]:
         raise ValueError(f"--presets: {unknown[0][:40]!r} is unknown; {', '.join(PRESETS)} are accepted")
-    sides, least = ((256,), 0.0) if quick else (SIDES[kind], TURN[kind])
+    sides, least = ((256,), 0.0) if quick else (SIDES[kind], LEAST_SECONDS[kind])
     matrices = [torch.randn(side, side, device=where).to(dtype) for side in sides]
     rows, matmul = [], {side: [] for side in sides}
     for name in names:
@@ -87,16 +91,17 @@ def bench_train(
         trainer = Trainer(config, stand_in(config))
         plain, note = Plain(trainer.network, trainer), trainer.compile()
         gflop = 3 * forward_flops(trainer.network, size) / size / 1e9
-        ours, theirs = [], []
-        for k in range(rounds + 1):  # the first turn of each picks kernels and allocates
-            one, two = sampling._seconds(trainer.train_step, where, least), sampling._seconds(plain.step, where, least)
+        times, plain_times = [], []
+        for k in range(rounds + 1):  # the first measurement picks kernels and allocates memory
+            seconds, plain_seconds = seconds_per_call(trainer.train_step, where, least), seconds_per_call(plain.step, where, least)
             for a in matrices:
-                matmul[len(a)].append(sampling._seconds(lambda a=a: a @ a, where, least / 10))
+                matmul[len(a)].append(seconds_per_call(lambda a=a: a @ a, where, least / 10))
             if k:
-                ours.append(one)
-                theirs.append(two)
-        row = {"preset": name, "batch": size, "gflop_per_image": gflop, "images_per_s": size / median(ours)}
-        rows.append(row | {"plain_images_per_s": size / median(theirs), "ratio": median(t / o for o, t in zip(ours, theirs)), "note": note})
+                times.append(seconds)
+                plain_times.append(plain_seconds)
+        row = {"preset": name, "batch": size, "gflop_per_image": gflop, "images_per_s": size / median(times)}
+        row |= {"plain_images_per_s": size / median(plain_times), "ratio": median(p / t for t, p in zip(times, plain_times))}
+        rows.append(row | {"note": note})
     best = max(2 * side**3 / median(times) / 1e9 for side, times in matmul.items())
     for row in rows:
         row["share"] = row["images_per_s"] * row["gflop_per_image"] / best
@@ -105,7 +110,7 @@ def bench_train(
 
 
 def table(facts: dict) -> str:
-    """The result for people."""
+    """What bench_train returned, as text."""
     lines = [f"{facts['device']}; torch {facts['torch']}; {facts['precision']} matrix products: {facts['matmul']:.0f} GFLOP/s at best", ""]
     lines.append(f"{'network':8} {'batch':>5} {'images/s':>9} {'of the matrix rate':>19} {'plain float32 loop':>19} {'times':>6}")
     for r in facts["training"]:
@@ -113,21 +118,3 @@ def table(facts: dict) -> str:
             f"{r['preset']:8} {r['batch']:5} {r['images_per_s']:9.1f} {r['share']:19.0%} {r['plain_images_per_s']:19.1f} {r['ratio']:6.2f}"
         )
     return "\n".join([*lines, *(f"{r['preset']}: {r['note']}" for r in facts["training"] if r["note"])])
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    sampling.add_arguments(parser)
-    parser.add_argument("--train", action="store_true", help="training instead of sampling, beside a plain PyTorch loop in float32")
-    parser.add_argument(
-        "--presets", default="", help="with --train: networks, separated by commas (default tiny,small; on a GPU ddpm, too)"
-    )
-    parser.add_argument("--batch", type=int, default=0, help="with --train: images a step (default by network and device)")
-    parser.add_argument("--compile", default="auto", choices=("auto", "yes", "no"), help="with --train: torch.compile (auto: on CUDA)")
-
-
-def run(args: argparse.Namespace) -> int:
-    if not args.train:
-        return sampling.run(args)
-    facts = bench_train(args.device, args.precision, args.rounds, args.presets, args.batch, args.compile, args.quick)
-    print(json.dumps(facts, indent=1) if args.json else table(facts))
-    return 0

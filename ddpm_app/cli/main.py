@@ -29,13 +29,13 @@ def _models(commands) -> None:
 
 
 def _bench(commands) -> None:
-    from ddpm_app.bench import training
+    from ddpm_app.cli import bench
 
     p = commands.add_parser(
         "bench", help="speed of this machine", description="Measure this machine: networks, matrix rate, diffusers beside."
     )
-    training.add_arguments(p)
-    p.set_defaults(run=training.run)
+    bench.add_arguments(p)
+    p.set_defaults(run=bench.run)
 
 
 def _runs(commands) -> None:
@@ -47,7 +47,9 @@ def _runs(commands) -> None:
 def _toy(commands) -> None:
     from ddpm_app.cli import toy
 
-    toy.add_parser(commands)
+    p = commands.add_parser("toy", help="the 2-D lab: diffusion where the truth is known", description=toy.__doc__)
+    toy.add_arguments(p)
+    p.set_defaults(run=toy.run)
 
 
 def _evaluate(commands) -> None:

@@ -1,4 +1,4 @@
-"""python -m ddpm_app toy sample: points from a trained toy, the same file bit for bit on every run."""
+"""python -m ddpm_app toy sample: points from a trained toy; the same file, bit for bit, on every run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ddpm_app.networks.mlp import MAX_DIM
 from ddpm_app.toy import checkpoint
 from ddpm_app.toy.sweeps import normal
 
-SAMPLE_ROWS = 1024  # rows sampled at a time: a fixed number, so that the file does not depend on how many were asked for
+SAMPLE_ROWS = 1024  # points sampled at a time: a fixed number, so that a point does not depend on how many others are sampled
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -30,15 +30,15 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--sampler", default="ddpm", choices=tuple(SAMPLERS))
     p.add_argument("--steps", type=int, help="of the sampler (default: every level of the model's schedule)")
     p.add_argument("--grid", default="uniform-t", choices=tuple(GRIDS))
-    p.add_argument("--no-noise", action="store_true", help="leave out the noise that a stochastic sampler adds on its way")
+    p.add_argument("--no-noise", action="store_true", help="leave out the noise that a stochastic sampler adds at every step")
     p.add_argument("--label", type=int, help="number of a class")
     p.add_argument("--scale", type=float, default=1.0, help="classifier-free guidance; 1 is off")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", required=True, help=".npy (float32) or .csv to write")
 
 
-def sample(args: argparse.Namespace) -> None:
-    """In float64 on one thread and in blocks of a fixed size, so that the rounded float32 result is the same on every run."""
+def run(args: argparse.Namespace) -> None:
+    """Sample in float64, on one thread and in blocks of a fixed size: rounded to float32, the result is the same on every run."""
     model = checkpoint.load_toy(args.checkpoint, torch.float64)
     config, schedule = model.denoiser.network.config, model.denoiser.schedule
     if args.prior:
@@ -73,7 +73,7 @@ def _prior(path: Path, dim: int) -> Tensor:
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise ValueError(f"{path} is not there") from None
+        raise ValueError(f"{path} does not exist") from None
     except (ValueError, TypeError, OSError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is not a .npy file of plain numbers") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or not len(array):

@@ -1,6 +1,6 @@
-"""The lab's six experiments: generators of Progress, the same for the page, the CSV and the command line; two are toy_sweeps.py's.
+"""The lab's six experiments, generators of ExperimentEvent for the page and the command line. sweeps.py has two of them.
 
-Everything measured is in the data's own units. A fixed seed gives the same rows.
+Measured values are in the data's units. A fixed seed gives the same rows.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from ddpm_app.toy import metrics
 from ddpm_app.toy.classifier import decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy.density import ExactDenoiser
 from ddpm_app.toy.shapes import ToyData, ToyDataError, split
-from ddpm_app.toy.sweeps import STANDARD, Progress, Scale, draw, floor, normal, schedules, steps
+from ddpm_app.toy.sweeps import STANDARD, ExperimentEvent, Scale, data_to_data_emd, draw, normal, schedules, steps
 from ddpm_app.toy.training import ToyTrainConfig, train_one
 
+EVALUATIONS = (2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)  # of a sampler
 SHOWN = 400  # points of a picture
 SIDE = 48  # of a grid of decisions
 
 
 def fitted_order(evaluations: Sequence[float], errors: Sequence[float], least: float = 1e-9) -> float | None:
-    """Minus the slope of ln error against ln evaluations, over the best-resolved half of the points above `least`."""
+    """Minus the slope of ln error against ln evaluations, fitted to the half of the points with the most evaluations.
+
+    Errors of `least` or less are left out. Returns None for fewer than three points."""
     points = [(n, e) for n, e in sorted(zip(evaluations, errors)) if math.isfinite(e) and e > least]
     points = points[-max(3, (len(points) + 1) // 2) :]
     if len(points) < 3:
@@ -37,7 +40,7 @@ def fitted_order(evaluations: Sequence[float], errors: Sequence[float], least: f
     return -float(np.polyfit(*np.log(np.array(points)).T, 1)[0])
 
 
-def doubled(denoiser: Denoiser | ExactDenoiser) -> Denoiser | ExactDenoiser:
+def in_float64(denoiser: Denoiser | ExactDenoiser) -> Denoiser | ExactDenoiser:
     """The same denoiser in float64, so that rounding does not hide a solver's error."""
     if isinstance(denoiser, ExactDenoiser):
         return denoiser
@@ -48,25 +51,26 @@ def solvers(
     denoiser: Denoiser | ExactDenoiser,
     schedule: Schedule,
     data: ToyData,
-    evaluations: Sequence[int] = (2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200),
+    evaluations: Sequence[int] = EVALUATIONS,
     names: Sequence[str] = tuple(SAMPLERS),
     grid: str = "karras",
     points: int = 1000,
     emd_points: int = 2000,
     seed: int = 0,
-) -> Iterator[Progress]:
-    """Every sampler from the same x_T on one grid: root mean square distance to a 1000-step Heun solution, EMD, fitted order."""
+) -> Iterator[ExperimentEvent]:
+    """Every sampler from the same x_T on one grid: its error, EMD and fitted order.
+
+    The error is the root mean square distance of `points` samples to a 1000-step Heun solution."""
     if grid not in GRIDS:
         raise ValueError(f"unknown grid {grid!r}; known: {', '.join(GRIDS)}")
     for name in names:
         if name not in SAMPLERS:
             raise ValueError(f"unknown sampler {name!r}; known: {', '.join(SAMPLERS)}")
     names = list(names)
-    denoise, total = conditioned(doubled(denoiser), None), len(names) * len(evaluations)
+    denoise, total = conditioned(in_float64(denoiser), None), len(names) * len(evaluations)
     _, test = split(data, emd_points, seed)
-    base = floor(data, test, Scale(points=emd_points, seed=seed))
-
-    start = normal(seed)(torch.empty(emd_points, data.dim, dtype=torch.float64))  # drawn once: fewer numbers would not be its first ones
+    reference_emd = data_to_data_emd(data, test, Scale(points=emd_points, seed=seed))
+    start = normal(seed)(torch.empty(emd_points, data.dim, dtype=torch.float64))  # drawn once: a smaller draw would give other numbers
 
     def run(name: str, steps: int, z: Tensor) -> Tensor:
         sigmas, method, noise = sigma_grid(schedule, steps, grid), SAMPLERS[name], normal(seed + 1)
@@ -75,7 +79,7 @@ def solvers(
             return data.from_model(last(method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)))
 
     reference = run("heun", 1000, start[:points])
-    yield Progress(0.1, "1000-step reference")
+    yield ExperimentEvent(0.1, "1000-step reference")
     done = 0
     for name in names:
         rows = []
@@ -90,15 +94,15 @@ def solvers(
                     "evaluations": SAMPLERS[name].cost(count),
                     "error": None if SAMPLERS[name].stochastic or not math.isfinite(error) else error,
                     "emd": metrics.emd(x, test.x) if bool(x.isfinite().all()) else None,
-                    "emd floor": base,
+                    "emd data to data": reference_emd,
                 }
             )
             done += 1
-            yield Progress(0.1 + 0.9 * done / total, f"{name}, {SAMPLERS[name].cost(count)} evaluations")
+            yield ExperimentEvent(0.1 + 0.9 * done / total, f"{name}, {SAMPLERS[name].cost(count)} evaluations")
         resolved = [(r["evaluations"], r["error"]) for r in rows if r["error"] is not None]
         order = fitted_order(*zip(*resolved)) if resolved else None
         done = (names.index(name) + 1) * len(evaluations)
-        yield Progress(0.1 + 0.9 * done / total, f"{name} done", tuple({**r, "fitted order": order} for r in rows))
+        yield ExperimentEvent(0.1 + 0.9 * done / total, f"{name} done", tuple({**r, "fitted order": order} for r in rows))
 
 
 def classes(
@@ -110,48 +114,49 @@ def classes(
     evaluations: int = 50,
     seed: int = 0,
     **training,
-) -> Iterator[Progress]:
-    """Three ways to a class: EMD to the class's own data, NLL under its true density and accuracy (Bayes' or, without a known truth,
-    a trained classifier's), for conditional sampling, classifier guidance and classifier-free guidance.
+) -> Iterator[ExperimentEvent]:
+    """Conditional sampling, classifier guidance and classifier-free guidance: EMD to the class's data, NLL and accuracy.
 
-    The picture: {"way", "scale", "points" (SHOWN, d) of the samples}, and first {"way": "data"} with the class's own points."""
+    The NLL is that under the class's true density. The accuracy is the share of samples that a classifier gives the class: the Bayes
+    classifier where the true density is known, else a trained one. The pictures: first {"method": "data", "scale", "points"} with
+    points of the class, then for each row its "method", "scale" and up to SHOWN of its samples, "points" (n, d)."""
     _need_classes(data, denoiser, label)
     train_data, test = split(data, 4 * points * len(data.classes) // 2, seed)
-    own = test.of_class(label)
+    of_label = test.of_class(label)
     if denoiser is None:
-        yield Progress(0.0, "training a conditional network")
+        yield ExperimentEvent(0.0, "training a conditional network")
         denoiser = train_one(ToyTrainConfig(seed=seed, **training), train_data)
     schedule = denoiser.schedule
     noisy = train_classifier(train_data, schedule, noisy=True, seed=seed)
-    judge = data.truth.class_posterior if data.truth is not None else train_classifier(train_data, schedule, noisy=False, seed=seed)
-    yield Progress(0.3, "classifier trained on noisy points")
+    clean = None if data.truth is not None else train_classifier(train_data, schedule, noisy=False, seed=seed)
+    yield ExperimentEvent(0.3, "classifier trained on noisy points")
     sigmas, labels = sigma_grid(schedule, evaluations), torch.full((points,), label)
     truth = data.truth.of_class(label) if data.truth is not None else None
     plain = conditioned(denoiser, None)
-    base = floor(own, own, Scale(points=points, seed=seed))
-    entropy = float(-truth.log_prob(own.x).mean()) if truth is not None else None
-    yield Progress(0.3, "the class's own points", picture={"way": "data", "scale": 1.0, "points": own.x[:SHOWN]})
-    ways = [("conditional", 1.0, conditioned(denoiser, labels))]
-    ways += [("classifier", s, classifier_guided(plain, of_class(noisy, labels), s)) for s in scales]
-    ways += [("classifier-free", s, cfg(denoiser, labels, s)) for s in scales]
-    for k, (way, s, denoise) in enumerate(ways):
+    reference_emd = data_to_data_emd(of_label, of_label, Scale(points=points, seed=seed))
+    entropy = float(-truth.log_prob(of_label.x).mean()) if truth is not None else None
+    yield ExperimentEvent(0.3, "the class's points", picture={"method": "data", "scale": 1.0, "points": of_label.x[:SHOWN]})
+    methods = [("conditional", 1.0, conditioned(denoiser, labels))]
+    methods += [("classifier", s, classifier_guided(plain, of_class(noisy, labels), s)) for s in scales]
+    methods += [("classifier-free", s, cfg(denoiser, labels, s)) for s in scales]
+    for k, (method, s, denoise) in enumerate(methods):
         x = data.from_model(draw(denoise, sigmas, points, data.dim, seed, "ddim"))
-        seen = judge(x) if data.truth is not None else judge(data.to_model(x), 0.0)
+        scores = data.truth.class_posterior(x) if clean is None else clean(data.to_model(x), 0.0)
         nll = metrics.nats(-truth.log_prob(x)) if truth is not None else None
         row = {
             "data": data.name,
             "class": data.classes[label],
-            "way": way,
+            "method": method,
             "scale": s,
-            "emd": metrics.emd(x, own.x[:points]),
+            "emd": metrics.emd(x, of_label.x[:points]),
             "nll": nll and nll.mean,
             "nll error": nll and nll.error,
-            "accuracy": float((seen.argmax(1) == label).double().mean()),
+            "accuracy": float((scores.argmax(1) == label).double().mean()),
             "nll true": entropy,
-            "emd floor": base,
+            "emd data to data": reference_emd,
         }
-        picture = {"way": way, "scale": s, "points": x[:SHOWN]}
-        yield Progress(0.3 + 0.7 * (k + 1) / len(ways), f"{way}, scale {s:g}", (row,), picture)
+        picture = {"method": method, "scale": s, "points": x[:SHOWN]}
+        yield ExperimentEvent(0.3 + 0.7 * (k + 1) / len(methods), f"{method}, scale {s:g}", (row,), picture)
 
 
 def _need_classes(data: ToyData, denoiser: Denoiser | None, label: int = 0) -> None:
@@ -159,9 +164,9 @@ def _need_classes(data: ToyData, denoiser: Denoiser | None, label: int = 0) -> N
         raise ToyDataError(f"{data.name} has no classes; choose data with labels")
     if not 0 <= label < len(data.classes):
         raise ToyDataError(f"{data.name} has no class number {label}; it has {len(data.classes)}, counted from 0")
-    known = denoiser.network.config.num_classes if denoiser is not None else len(data.classes)
-    if known != len(data.classes):
-        raise ToyDataError(f"this needs a model of {data.name}'s {len(data.classes)} classes; the one given knows {known}")
+    model_classes = denoiser.network.config.num_classes if denoiser is not None else len(data.classes)
+    if model_classes != len(data.classes):
+        raise ToyDataError(f"this needs a model of {data.name}'s {len(data.classes)} classes; the one given has {model_classes}")
 
 
 def classifier(
@@ -172,21 +177,21 @@ def classifier(
     test_points: int = 4000,
     seed: int = 0,
     **training,
-) -> Iterator[Progress]:
-    """The training-free classifier against a trained one on the same split, and Bayes' where the truth is known.
+) -> Iterator[ExperimentEvent]:
+    """The training-free classifier beside a trained one, and beside the Bayes classifier where the true density is known.
 
-    The picture, for points of two numbers: {"name", "grid" (SIDE, SIDE) classes, rows from the lowest y up, "box" (x0, y0, x1, y1),
-    "points" (SHOWN, 2), "label"}."""
+    All are measured on the same test points. The picture, for points of two numbers: {"name", "grid": classes (SIDE, SIDE) with the
+    lowest y first, "box": (x0, y0, x1, y1), "points": up to SHOWN test points, "label": their classes}."""
     _need_classes(data, denoiser)
     config = ToyTrainConfig(seed=seed, **{"steps": 4000, **training})
     T = (denoiser.schedule if denoiser is not None else config.make_schedule()).T
-    if t is not None and not 0 <= t < T:  # before minutes are spent on the others
+    if t is not None and not 0 <= t < T:  # checked before the other classifiers are trained
         raise ToyDataError(f"t is {t}; accepted is 0 to {T - 1}")
     train_data, test = split(data, test_points, seed)
     x = data.to_model(test.x)
 
-    def row(name: str, found: Tensor, cost: int) -> dict:
-        right = (found == test.label).double()
+    def row(name: str, predicted: Tensor, cost: int) -> dict:
+        right = (predicted == test.label).double()
         error = float((right.mean() * (1 - right.mean()) / len(right)).sqrt())
         rest = {"error": error, "evaluations a point": cost, "n": len(right)}
         return {"data": data.name, "classifier": name, "accuracy": float(right.mean()), **rest}
@@ -209,26 +214,26 @@ def classifier(
             return denoising_classifier(denoiser, data.to_model(points), denoiser.schedule, draws, seed, t)[0]
 
     if data.truth is not None:
-        yield Progress(0.05, "Bayes", (row("bayes", bayes(test.x), 0),), picture("bayes", bayes))
+        yield ExperimentEvent(0.05, "Bayes", (row("bayes", bayes(test.x), 0),), picture("bayes", bayes))
     if denoiser is None:
         denoiser = train_one(config, train_data)
-    yield Progress(0.5, "conditional network ready")
+    yield ExperimentEvent(0.5, "conditional network ready")
     trained = train_classifier(train_data, denoiser.schedule, noisy=False, seed=seed)
     shown = picture("trained", lambda points: trained(data.to_model(points), 0.0).argmax(1))
-    yield Progress(0.6, "classifier trained", (row("trained", trained(x, 0.0).argmax(1), 1),), shown)
+    yield ExperimentEvent(0.6, "classifier trained", (row("trained", trained(x, 0.0).argmax(1), 1),), shown)
     name = "training-free" if t is None else f"training-free, t = {t}"
     result = row(name, by_denoising(test.x), draws * len(data.classes))
-    yield Progress(0.8, "classified by the denoiser", (result,))
-    yield Progress(1.0, "its decision boundary", picture=picture(name, by_denoising))
+    yield ExperimentEvent(0.8, "classified by the denoiser", (result,))
+    yield ExperimentEvent(1.0, "its decision boundary", picture=picture(name, by_denoising))
 
 
 def likelihood(
     data: ToyData, denoiser: Denoiser | None = None, schedule: Schedule | None = None, scale: Scale = STANDARD, seed: int = 0, **training
-) -> Iterator[Progress]:
-    """Likelihood honesty: the true density's NLL, and the bound and the ODE's exact NLL of the exact and the learned denoiser."""
+) -> Iterator[ExperimentEvent]:
+    """The NLL of the true density, and the bound and the ODE's exact NLL of the exact and of the learned denoiser."""
     train_data, test = split(data, max(scale.nll_points, scale.bound_points), seed)
     if denoiser is None:
-        yield Progress(0.0, "training")
+        yield ExperimentEvent(0.0, "training")
         denoiser = train_one(ToyTrainConfig(seed=seed, **{"label_dropout": 1.0, **training}), train_data)
     schedule = schedule or denoiser.schedule
     x = data.to_model(test.x)
@@ -238,7 +243,7 @@ def likelihood(
 
     if data.truth is not None:
         n = max(scale.nll_points, scale.bound_points)
-        yield Progress(0.4, "true density", (row("true nll", "the density", metrics.nats(-data.truth.log_prob(test.x[:n]))),))
+        yield ExperimentEvent(0.4, "true density", (row("true nll", "the density", metrics.nats(-data.truth.log_prob(test.x[:n]))),))
     for k, (name, d, dtype) in enumerate((("exact denoiser", data.exact(), torch.float64), ("learned denoiser", denoiser, torch.float32))):
         if data.truth is None and name == "exact denoiser":
             continue
@@ -247,10 +252,10 @@ def likelihood(
             bound = metrics.bound(denoise, x[: scale.bound_points].to(dtype), schedule, seed)
         ode = metrics.nll_ode(denoise, x[: scale.nll_points].to(dtype), schedule, 2 * scale.ode_steps)
         bound, ode = (metrics.shift_units(v, data.dim, data.scale) for v in (bound, ode))
-        yield Progress(0.7 + 0.3 * k, name, (row("bound", name, bound), row("ode nll", name, ode)))
+        yield ExperimentEvent(0.7 + 0.3 * k, name, (row("bound", name, bound), row("ode nll", name, ode)))
 
 
-EXPERIMENTS: dict[str, tuple[Callable[..., Iterator[Progress]], str]] = {
+EXPERIMENTS: dict[str, tuple[Callable[..., Iterator[ExperimentEvent]], str]] = {
     "steps": (steps, "NLL and EMD against T, a network trained for each"),
     "schedules": (schedules, "NLL and EMD against the noise schedule"),
     "solvers": (solvers, "every sampler against a 1000-step reference from the same x_T, with its fitted order"),

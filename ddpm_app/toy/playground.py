@@ -169,13 +169,13 @@ def points_value(setup: Setup, most: int = 1500) -> dict:
     }
 
 
-def ways_value(data: ToyData, pictures: Sequence[dict]) -> dict:
-    """Pictures of the experiment of classes, for the page: {"data": points, "ways": [{"way", "scale", "points"}]}, as in points_value."""
+def clouds_value(data: ToyData, pictures: Sequence[dict]) -> dict:
+    """The pictures of the experiment "classes" as positions, as in points_value: {"data", "clouds": [{"method", "scale", "points"}]}."""
     plane = Plane(data)
-    ways = [{**p, "points": _rounded(plane.flat(data.to_model(p["points"])))} for p in pictures if "way" in p]
+    clouds = [{**p, "points": _rounded(plane.flat(data.to_model(p["points"])))} for p in pictures if "method" in p]
     return {
-        "data": [p for w in ways if w["way"] == "data" for p in w["points"]],
-        "ways": [w for w in ways if w["way"] != "data"],
+        "data": [p for cloud in clouds if cloud["method"] == "data" for p in cloud["points"]],
+        "clouds": [cloud for cloud in clouds if cloud["method"] != "data"],
     }
 
 

@@ -1,6 +1,6 @@
-"""An experiment's rows as pictures in SVG and as an HTML table. A page gives them its own colours; a file brings its own.
+"""An experiment's rows as plots in SVG and as an HTML table. The page styles the plots; `to_file` adds a style of its own.
 
-Points at one place of the horizontal axis (several seeds) are drawn as their mean with a bar of one standard deviation either way.
+Several values at one x (the seeds of a sweep) are drawn as their mean, with a bar of one standard deviation up and down.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from ddpm_app.toy.tables import cell, columns
+
 COLOURS = ("#6366f1", "#d97706", "#0d9488", "#db2777", "#65a30d", "#0284c7", "#9333ea", "#dc2626")
 W, H, LEFT, TOP, RIGHT = 390, 260, 58, 26, 12
 SIDE = 240  # of a square of decision regions
@@ -19,13 +21,18 @@ SIDE = 240  # of a square of decision regions
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. x, y: columns; group: the column that tells lines apart; error: y's standard error; floor: a column drawn as
-    a dashed line, what a perfect model would have; log: which of the axes are logarithmic, "x", "y", "xy" or ""."""
+    """One pair of axes.
+
+    x, y: the columns to plot
+    group: the column that separates the lines
+    reference: a column drawn as a dashed line, the value that a perfect model would have
+    log: the logarithmic axes, "x", "y", "xy" or ""
+    error: the column with y's standard error"""
 
     x: str
     y: str
     group: str | None = None
-    floor: str | None = None
+    reference: str | None = None
     log: str = ""
     error: str | None = None
 
@@ -34,18 +41,18 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "steps": (
         Panel("T", "nll ode", None, "nll true", "x"),
         Panel("T", "nll bound", None, "nll true", "x"),
-        Panel("T", "emd", None, "emd floor", "xy"),
+        Panel("T", "emd", None, "emd data to data", "xy"),
     ),
     "schedules": (
         Panel("schedule", "nll ode", None, "nll true"),
         Panel("schedule", "nll bound", None, "nll true"),
-        Panel("schedule", "emd", None, "emd floor"),
+        Panel("schedule", "emd", None, "emd data to data"),
     ),
-    "solvers": (Panel("evaluations", "error", "sampler", None, "xy"), Panel("evaluations", "emd", "sampler", "emd floor", "xy")),
+    "solvers": (Panel("evaluations", "error", "sampler", None, "xy"), Panel("evaluations", "emd", "sampler", "emd data to data", "xy")),
     "classes": (
-        Panel("scale", "emd", "way", "emd floor"),
-        Panel("scale", "nll", "way", "nll true", error="nll error"),
-        Panel("scale", "accuracy", "way"),
+        Panel("scale", "emd", "method", "emd data to data"),
+        Panel("scale", "nll", "method", "nll true", error="nll error"),
+        Panel("scale", "accuracy", "method"),
     ),
     "classifier": (Panel("classifier", "accuracy", error="error"),),
     "likelihood": (Panel("quantity", "nats", "of", error="error"),),
@@ -56,25 +63,21 @@ def table(rows: Sequence[dict], csv_text: str, name: str) -> str:
     """An HTML table of rows, and a link that saves csv_text as name.csv."""
     if not rows:
         return ""
-    names = list(dict.fromkeys(k for row in rows for k in row))
-
-    def cell(v) -> str:
-        return "" if v is None else f"{v:.4g}" if isinstance(v, float) else html.escape(str(v))
-
+    names = columns(rows)
     head = "".join(f"<th scope='col'>{html.escape(n)}</th>" for n in names)
-    body = "".join("<tr>" + "".join(f"<td>{cell(row.get(n))}</td>" for n in names) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell(row.get(n)))}</td>" for n in names) + "</tr>" for row in rows)
     data = base64.b64encode(csv_text.encode()).decode()
     link = f"<a class='csv' download='{html.escape(name, quote=True)}.csv' href='data:text/csv;base64,{data}'>Download CSV</a>"
     return f"<div class='rows' tabindex='0'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{link}"
 
 
 def plot(rows: Sequence[dict], experiment: str) -> list[str]:
-    """The experiment's panels, an <svg> each; those for which there are no numbers yet are left out."""
+    """The experiment's panels, an <svg> each. A panel without numbers is left out."""
     return [svg for p in PANELS[experiment] if (svg := _panel(rows, p))]
 
 
 def to_file(pictures: Sequence[str]) -> str:
-    """Panels side by side, three in a row, as one SVG document with colours of its own."""
+    """Panels side by side, three in a row, as one SVG document with its own style."""
     wide, high = min(3, max(len(pictures), 1)), -(-len(pictures) // 3)
     inner = "".join(f"<g transform='translate({W * (k % 3)} {(H + 10) * (k // 3)})'>{p}</g>" for k, p in enumerate(pictures))
     style = "line,.axis{stroke:#cbd5e1}text{fill:#334155;font:11px sans-serif}.edge{stroke:#0f172a}"
@@ -88,12 +91,12 @@ def to_file(pictures: Sequence[str]) -> str:
 
 def _series(rows: Sequence[dict], panel: Panel, place) -> dict[str, list[tuple[float, float, float]]]:
     """name -> [(x, y, half length of y's bar)], x ascending."""
-    found: dict[str, dict[float, list[dict]]] = {}
+    groups: dict[str, dict[float, list[dict]]] = {}
     for row in rows:
         name = str(row[panel.group]) if panel.group else panel.y
-        found.setdefault(name, {}).setdefault(place(row[panel.x]), []).append(row)
+        groups.setdefault(name, {}).setdefault(place(row[panel.x]), []).append(row)
     lines = {}
-    for name, at in found.items():
+    for name, at in groups.items():
         lines[name] = []
         for x, members in sorted(at.items()):
             values = [m[panel.y] for m in members]
@@ -115,7 +118,7 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
 
 def _panel(rows: Sequence[dict], panel: Panel) -> str:
     up, across = "y" in panel.log, "x" in panel.log
-    groups = list(dict.fromkeys(str(r[panel.group]) if panel.group else panel.y for r in rows))  # a colour each, the same in every panel
+    groups = list(dict.fromkeys(str(r[panel.group]) if panel.group else panel.y for r in rows))  # the same colours in all panels
     rows = [r for r in rows if (v := r.get(panel.y)) is not None and math.isfinite(v) and (not up or v > 0)]
     if not rows:
         return ""
@@ -125,9 +128,9 @@ def _panel(rows: Sequence[dict], panel: Panel) -> str:
     right = 118 if panel.group else RIGHT
     bottom = 66 if words and len(names) > 4 else 40
     fx, fy = (math.log10 if across else float), (math.log10 if up else float)
-    floor = next((v for r in rows if panel.floor and (v := r.get(panel.floor)) is not None and (not up or v > 0)), None)
+    reference = next((v for r in rows if panel.reference and (v := r.get(panel.reference)) is not None and (not up or v > 0)), None)
     ends = [v for line in lines.values() for _, y, bar in line for v in (y - bar, y + bar) if not up or v > 0]
-    ends += [y for line in lines.values() for _, y, _ in line] + ([floor] if floor is not None else [])
+    ends += [y for line in lines.values() for _, y, _ in line] + ([reference] if reference is not None else [])
     y0, y1 = min(ends), max(ends)
     if up:
         y0, y1 = y0 / 1.1, y1 * 1.1
@@ -154,10 +157,10 @@ def _panel(rows: Sequence[dict], panel: Panel) -> str:
         turned = f" transform='rotate(-28 {at:.1f} {H - bottom + 14})' text-anchor='end'" if bottom > 40 else " text-anchor='middle'"
         parts.append(f"<text x='{at:.1f}' y='{H - bottom + 16}'{turned}>{text}</text>")
     parts.append(f"<text x='{(LEFT + W - right) / 2}' y='{H - 4}' text-anchor='middle'>{html.escape(panel.x)}</text>")
-    if floor is not None:
-        where = f"x1='{LEFT}' x2='{W - right}' y1='{py(floor):.1f}' y2='{py(floor):.1f}'"
-        parts.append(f"<line class='floor' {where} stroke-dasharray='5 4' style='stroke:#dc2626'/>")
-        parts.append(f"<text x='{W - right}' y='14' text-anchor='end' style='fill:#dc2626'>- - {html.escape(panel.floor)}</text>")
+    if reference is not None:
+        where = f"x1='{LEFT}' x2='{W - right}' y1='{py(reference):.1f}' y2='{py(reference):.1f}'"
+        parts.append(f"<line class='reference' {where} stroke-dasharray='5 4' style='stroke:#dc2626'/>")
+        parts.append(f"<text x='{W - right}' y='14' text-anchor='end' style='fill:#dc2626'>- - {html.escape(panel.reference)}</text>")
     for k, (name, line) in enumerate(lines.items()):
         colour = COLOURS[groups.index(name) % len(COLOURS)]
         parts += _line(line, colour, px, py, words, (k - (len(lines) - 1) / 2) * 0.14 if words else 0.0, W - right)
@@ -173,7 +176,7 @@ def _panel(rows: Sequence[dict], panel: Panel) -> str:
 
 def _line(line: list[tuple[float, float, float]], colour: str, px, py, words: bool, shift: float, end: float) -> list[str]:
     style = f"style='stroke:{colour}'"
-    if not words and len(line) == 1:  # one value that has no scale to vary: a level to compare with
+    if not words and len(line) == 1:  # a single value: a line across the plot, to compare with
         y = py(line[0][1])
         return [f"<line x1='{LEFT}' x2='{end}' y1='{y:.1f}' y2='{y:.1f}' {style} stroke-width='2'/>"]
     parts = []
@@ -192,21 +195,21 @@ def _line(line: list[tuple[float, float, float]], colour: str, px, py, words: bo
 
 
 def regions(name: str, grid: Sequence[Sequence[int]], box: Sequence[float], points: Sequence[Sequence[float]], label: Sequence[int]) -> str:
-    """A square coloured by the class that a classifier gives, its boundary, and points in the colours of their own classes.
+    """A square coloured by a classifier's decision, the decision boundary, and points coloured by their class.
 
-    grid: side x side classes, rows from the lowest y up, over box = (x0, y0, x1, y1); points (n, 2) in the box's units."""
-    side, cell, parts = len(grid), SIDE / len(grid), []
+    grid: classes (side, side) with the lowest y first, over box = (x0, y0, x1, y1). points: (n, 2) in the box's units."""
+    side, size, parts = len(grid), SIDE / len(grid), []
     for i, row in enumerate(grid):
-        y, j = SIDE - (i + 1) * cell, 0
-        while j < side:  # one rectangle for cells of one class side by side
+        y, j = SIDE - (i + 1) * size, 0
+        while j < side:  # neighbouring cells of one class become one rectangle
             k = next((k for k in range(j, side) if row[k] != row[j]), side)
             colour = COLOURS[row[j] % len(COLOURS)]
             parts.append(
-                f"<rect x='{j * cell:.1f}' y='{y:.1f}' width='{(k - j) * cell:.1f}' height='{cell:.1f}' fill='{colour}' opacity='.22'/>"
+                f"<rect x='{j * size:.1f}' y='{y:.1f}' width='{(k - j) * size:.1f}' height='{size:.1f}' fill='{colour}' opacity='.22'/>"
             )
             j = k
-    edges = [(j * cell, SIDE - i * cell, 0, -cell) for i in range(side) for j in range(1, side) if grid[i][j] != grid[i][j - 1]]
-    edges += [(j * cell, SIDE - i * cell, cell, 0) for i in range(1, side) for j in range(side) if grid[i][j] != grid[i - 1][j]]
+    edges = [(j * size, SIDE - i * size, 0, -size) for i in range(side) for j in range(1, side) if grid[i][j] != grid[i][j - 1]]
+    edges += [(j * size, SIDE - i * size, size, 0) for i in range(1, side) for j in range(side) if grid[i][j] != grid[i - 1][j]]
     path = "".join(f"M{x:.1f} {y:.1f}l{dx:.1f} {dy:.1f}" for x, y, dx, dy in edges)
     x0, y0, x1, y1 = box
     for (x, y), c in zip(points, label):
@@ -214,5 +217,5 @@ def regions(name: str, grid: Sequence[Sequence[int]], box: Sequence[float], poin
         if 0 <= u <= SIDE and 0 <= v <= SIDE:
             parts.append(f"<circle cx='{u:.1f}' cy='{v:.1f}' r='1.5' fill='{COLOURS[c % len(COLOURS)]}'/>")
     inner = f"<g transform='translate(6 20)'>{''.join(parts)}<path class='edge' d='{path}' fill='none' stroke-width='1.5'/></g>"
-    title, size = html.escape(name, quote=True), f"width='{SIDE + 12}' height='{H}' viewBox='0 0 {SIDE + 12} {H}'"
-    return f"<svg class='lines' {size} role='img' aria-label='decision boundary, {title}'><text x='6' y='14'>{title}</text>{inner}</svg>"
+    title, shape = html.escape(name, quote=True), f"width='{SIDE + 12}' height='{H}' viewBox='0 0 {SIDE + 12} {H}'"
+    return f"<svg class='lines' {shape} role='img' aria-label='decision boundary, {title}'><text x='6' y='14'>{title}</text>{inner}</svg>"

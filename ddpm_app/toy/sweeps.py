@@ -1,6 +1,6 @@
-"""Sweeps: NLL and EMD against T and against the schedule, every setting and seed trained as one computation.
+"""Sweeps: NLL and EMD against T and against the schedule. The networks of all settings and seeds train in one computation.
 
-Everything measured is in the data's own units; every row carries what was set. A fixed seed gives the same rows.
+Measured values are in the data's units. Every row contains its settings. A fixed seed gives the same rows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from ddpm_app.toy.shapes import ToyData, split
 from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, train_toys
 
 DEFAULT_T = (10, 50, 100, 150, 200, 500, 1000)
-# gradual to wide, for 200 steps
+# (beta_start, beta_end) of linear schedules with 200 steps
 DEFAULT_PAIRS = ((1e-4, 0.005), (1e-4, 0.02), (1e-4, 0.05), (1e-3, 0.1), (1e-2, 0.2))
 SWEEP = dict(width=128, time_width=32, batch=64, steps=3000, lr=5e-3)  # small enough for twenty networks at once
 
 
 @dataclass(frozen=True)
-class Progress:
-    """fraction of the work done, what is being done, the rows finished since the last one, and what is drawn beside them, if
-    anything: each experiment says what its picture holds."""
+class ExperimentEvent:
+    """What an experiment yields.
+
+    fraction: of the work that is done, 0 to 1
+    text: what was just done
+    rows: the rows finished since the last event
+    picture: what to draw beside the rows, if anything; each experiment's docstring describes it"""
 
     fraction: float
     text: str
@@ -42,7 +46,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured. points: in each set of an EMD; nll_points: of an ODE likelihood; bound_points: of a bound."""
+    """How much is measured.
+
+    points: in each set of an EMD
+    nll_points: test points of an ODE likelihood
+    bound_points: test points of a bound
+    ode_steps: of the ODE likelihood
+    seed: of the test points and the noise"""
 
     points: int = 2000
     nll_points: int = 500
@@ -59,7 +69,7 @@ STANDARD = Scale()
 
 
 def normal(seed: int) -> Callable[[Tensor], Tensor]:
-    """Standard normal noise like x, from one generator."""
+    """A function that draws standard normal noise of x's shape and type, from one generator."""
     g = torch.Generator().manual_seed(seed)
     return lambda x: torch.randn(x.shape, generator=g, dtype=torch.float64).to(x.dtype)
 
@@ -72,8 +82,8 @@ def draw(denoise: Denoise, sigmas: Tensor, n: int, dim: int, seed: int, sampler:
         return last(method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas))
 
 
-def summary(rows: Sequence[dict], by: Sequence[str], values: Sequence[str]) -> list[dict]:
-    """Mean, spread (standard deviation) and number of each value over the rows that agree on `by`, in order of appearance."""
+def over_seeds(rows: Sequence[dict], by: Sequence[str], values: Sequence[str]) -> list[dict]:
+    """One line for each group of rows that agree on `by`, in order of appearance: mean and standard deviation ("spread") of values."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(k) for k in by), []).append(row)
@@ -81,15 +91,15 @@ def summary(rows: Sequence[dict], by: Sequence[str], values: Sequence[str]) -> l
     for key, members in groups.items():
         line = dict(zip(by, key))
         for v in values:
-            found = [m[v] for m in members if m.get(v) is not None]
-            line[v] = float(np.mean(found)) if found else None
-            line[f"{v} spread"] = float(np.std(found, ddof=1)) if len(found) > 1 else None
+            numbers = [m[v] for m in members if m.get(v) is not None]
+            line[v] = float(np.mean(numbers)) if numbers else None
+            line[f"{v} spread"] = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
         out.append({**line, "runs": len(members)})
     return out
 
 
-def floor(data: ToyData, test: ToyData, scale: Scale) -> float | None:
-    """EMD of data against data: what a perfect model would score."""
+def data_to_data_emd(data: ToyData, test: ToyData, scale: Scale) -> float | None:
+    """EMD between two sets of data: the value that a perfect model would reach. None for too few points."""
     if data.truth is not None:
         other, _ = data.truth.sample(scale.points, torch.Generator().manual_seed(scale.seed + 104_729))
         return metrics.emd(test.x[: scale.points], other)
@@ -97,14 +107,11 @@ def floor(data: ToyData, test: ToyData, scale: Scale) -> float | None:
     return metrics.emd(test.x[:n], test.x[n : 2 * n]) if n >= 10 else None
 
 
-# -- sweeps: every setting and seed trained as one computation ------------------------------------------------------------
-
-
 def _sweep(
     data: ToyData, settings: list[tuple[dict, dict]], seeds: Sequence[int], scale: Scale, loop: bool = False, **training
-) -> Iterator[Progress]:
-    """settings: (columns of the row, arguments of ToyTrainConfig). A row for every setting and seed. loop: train and measure the
-    networks one after the other instead, the plain way, to compare its time."""
+) -> Iterator[ExperimentEvent]:
+    """A row for every setting and seed. settings: (columns of the row, arguments of ToyTrainConfig). loop: train and measure one
+    network after the other instead, to compare the time."""
     if not seeds or not settings:
         raise ValueError("a sweep needs at least one setting and one seed")
     shared = {**SWEEP, "label_dropout": 1.0, **training}
@@ -114,20 +121,25 @@ def _sweep(
     for k, trainer in enumerate(trainers):
         what = f"network {k + 1} of {len(trainers)}" if loop else f"{len(configs)} networks at once"
         for event in train_toys(trainer, every=max(configs[0].steps // 40, 1)):
-            yield Progress(0.5 * (k + event.step / event.steps) / len(trainers), f"training {what}: step {event.step} of {event.steps}")
+            yield ExperimentEvent(
+                0.5 * (k + event.step / event.steps) / len(trainers), f"training {what}: step {event.step} of {event.steps}"
+            )
     truth = None if data.truth is None else float(-data.truth.log_prob(test.x[: scale.nll_points]).mean())
-    networks, costs = [n for t in trainers for n in t.networks()], [c.T + 400 for c in configs]
+    networks = [n for t in trainers for n in t.networks()]
+    costs = [c.T + 400 for c in configs]  # of measuring each: the sampler's T steps and the rest, for the fraction done
     size, waiting = 1 if loop else len(seeds), deque()
-    pool = ThreadPoolExecutor(1 if loop else torch.get_num_threads())  # transport runs outside Python's lock, beside the sampling
+    pool = ThreadPoolExecutor(1 if loop else torch.get_num_threads())  # an EMD is computed outside Python's lock, during the sampling
 
-    def finished() -> Progress:
+    def finished() -> ExperimentEvent:
         end, rows, distances = waiting.popleft()
-        rows = [{**row, "emd": d and d.result(), "nll true": truth, "emd floor": base.result()} for row, d in zip(rows, distances)]
+        rows = [
+            {**row, "emd": d and d.result(), "nll true": truth, "emd data to data": reference.result()} for row, d in zip(rows, distances)
+        ]
         text = ", ".join(f"{k} {v}" for k, v in settings[(end - 1) // len(seeds)][0].items())
-        return Progress(0.5 + 0.5 * sum(costs[:end]) / sum(costs), f"measured {text}", tuple(rows))
+        return ExperimentEvent(0.5 + 0.5 * sum(costs[:end]) / sum(costs), f"measured {text}", tuple(rows))
 
     try:
-        base = pool.submit(floor, data, test, scale)
+        reference = pool.submit(data_to_data_emd, data, test, scale)
         for i in range(0, len(configs), size):
             columns = settings[i // len(seeds)][0]
             network = networks[i] if size == 1 else ToyStack(networks[i : i + size])
@@ -146,7 +158,8 @@ def _sweep(
 
 
 def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, size: int) -> list[tuple[dict, Tensor]]:
-    """Likelihoods and quick distances of the `size` networks of a stack, all with the same test points and noise, and their samples."""
+    """For each of the `size` networks of a stack: its likelihoods, sliced W2 and MMD, and its samples. All get the same test points
+    and noise."""
     schedule, denoise = denoiser.schedule, conditioned(denoiser, None)
     full = schedule.sigma[schedule.sigma <= SIGMA_CAP].flip(0)
     full = torch.cat([full, full.new_zeros(1)])
@@ -164,7 +177,7 @@ def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, siz
     points = data.to_model(test.x[: scale.nll_points])
     high = float(full[0])
     ode = -metrics.ode_log_likelihood(denoise, points.repeat(size, 1), float(schedule.sigma[0]), high, scale.ode_steps)
-    found = []
+    results = []
     for i in range(size):
         bound = metrics.nats(sum(terms.values())[i * n_bound : (i + 1) * n_bound])
         exact = metrics.nats(ode[i * len(points) : (i + 1) * len(points)])
@@ -173,14 +186,14 @@ def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, siz
         row = {"nll ode": exact.mean, "nll ode error": exact.error, "nll bound": bound.mean, "nll bound error": bound.error}
         row["sliced w2"] = metrics.sliced_wasserstein(samples[i], test.x[: scale.points]) if finite else None
         row["mmd2"] = metrics.mmd(samples[i][:1000], test.x[:1000]) if finite else None
-        found.append((row, samples[i]))
-    return found
+        results.append((row, samples[i]))
+    return results
 
 
 def steps(
     data: ToyData, T: Sequence[int] = DEFAULT_T, seeds: Sequence[int] = (0, 1, 2), scale: Scale = STANDARD, scaled: bool = False, **training
-) -> Iterator[Progress]:
-    """NLL and EMD against T, linear betas from 1e-4 to 0.02; scaled: both times 1000 / T, so that every chain ends in noise."""
+) -> Iterator[ExperimentEvent]:
+    """NLL and EMD against T, linear betas from 1e-4 to 0.02. scaled: betas times 1000 / T, so that every chain ends in noise."""
     settings = []
     for k in T:
         factor = 1000 / k if scaled else 1.0
@@ -197,8 +210,8 @@ def schedules(
     seeds: Sequence[int] = (0, 1, 2),
     scale: Scale = STANDARD,
     **training,
-) -> Iterator[Progress]:
-    """NLL and EMD against the schedule: linear from gradual to wide, and other shapes, all of T steps."""
+) -> Iterator[ExperimentEvent]:
+    """NLL and EMD against the schedule, all of T steps. pairs: (beta_start, beta_end) of linear ones. others: names of schedules."""
     settings = []
     for low, high in pairs:
         params = {"beta_start": low, "beta_end": high}

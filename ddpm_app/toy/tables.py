@@ -1,59 +1,62 @@
-"""An experiment's rows as CSV and as a table; lists of numbers as people type them."""
+"""An experiment's rows as CSV and as an aligned table, and the lists of numbers that people type."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ddpm_app.toy.sweeps import summary
-
-
-def numbers(kind):
-    def parse(text: str) -> list:
-        try:
-            return [kind(part) for part in text.split(",") if part.strip()]
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not numbers separated by commas") from None
-
-    return parse
+from ddpm_app.toy.sweeps import over_seeds
 
 
-def pairs(text: str) -> list[tuple[float, float]]:
+def parse_numbers(text: str, kind: Callable[[str], object]) -> list:
+    """Turn text such as 1,2,3 into a list. kind: int, float or str. Raises ValueError."""
+    try:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not numbers separated by commas") from None
+
+
+def parse_pairs(text: str) -> list[tuple[float, float]]:
+    """Turn text such as 1e-4:0.02,0.001:0.1 into pairs. Raises ValueError."""
     try:
         return [(float(low), float(high)) for low, high in (part.split(":") for part in text.split(",") if part.strip())]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not start:end, separated by commas") from None
+        raise ValueError(f"{text[:40]!r} is not start:end, separated by commas") from None
+
+
+def columns(rows: Sequence[dict]) -> list[str]:
+    """The keys of all rows, in order of appearance."""
+    return list(dict.fromkeys(k for row in rows for k in row))
 
 
 def to_csv(rows: Sequence[dict]) -> str:
-    """Rows of one table; None is an empty cell."""
+    """Rows as CSV. None is an empty cell."""
     out = io.StringIO()
-    names = list(dict.fromkeys(k for row in rows for k in row))
-    writer = csv.DictWriter(out, names, lineterminator="\n", restval="")
+    writer = csv.DictWriter(out, columns(rows), lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
 
 
-def over_seeds(rows: Sequence[dict], experiment: str) -> list[dict]:
-    """What people are shown of a sweep: mean and spread over its seeds, beside the truth; the rows of any other experiment."""
+def summarise(rows: Sequence[dict], experiment: str) -> list[dict]:
+    """The rows to show: of a sweep, the mean and spread over its seeds beside the true values; of another experiment, all rows."""
     if experiment not in ("steps", "schedules") or not rows:
         return list(rows)
-    lines = summary(rows, ("T",) if experiment == "steps" else ("schedule",), ("nll ode", "nll bound", "emd"))
-    return [{**line, "nll true": rows[0]["nll true"], "emd floor": rows[0]["emd floor"]} for line in lines]
+    lines = over_seeds(rows, ("T",) if experiment == "steps" else ("schedule",), ("nll ode", "nll bound", "emd"))
+    return [{**line, **{k: rows[0][k] for k in ("nll true", "emd data to data")}} for line in lines]
+
+
+def cell(value) -> str:
+    """A value of a row as text; floats have four significant digits."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def to_table(rows: Sequence[dict]) -> str:
-    """The same for people: columns aligned, four significant digits."""
+    """Rows as text with aligned columns."""
     if not rows:
         return "no rows"
-    names = list(dict.fromkeys(k for row in rows for k in row))
-
-    def cell(v) -> str:
-        return "" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)
-
+    names = columns(rows)
     table = [names] + [[cell(row.get(k)) for k in names] for row in rows]
     widths = [max(len(line[k]) for line in table) for k in range(len(names))]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)) for line in table)

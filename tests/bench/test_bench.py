@@ -1,8 +1,7 @@
-"""The benchmark runs, counts what it should, and both sides of its comparison compute the same."""
+"""The benchmarks run, their figures are consistent, and what is compared computes the same."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import json
@@ -12,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_app.bench import sampling, training
+from ddpm_app.cli.main import main
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.networks import unet
 from ddpm_app.training.config import TrainConfig
@@ -19,15 +19,13 @@ from ddpm_app.training.probe import stand_in
 from ddpm_app.training.trainer import Trainer, validation_loss
 
 
-def arguments(*flags):
-    parser = argparse.ArgumentParser()
-    sampling.add_arguments(parser)
-    return parser.parse_args(["--device", "cpu", *flags])
+def bench(*flags):
+    return main(["bench", "--device", "cpu", *flags])
 
 
-def test_quick(capsys):
-    """In float32, so that ours and diffusers' results agree to rounding after their two steps."""
-    assert sampling.run(arguments("--quick", "--json", "--precision", "fp32")) == 0
+def test_quick_sampling_figures_are_consistent_and_diffusers_gives_the_same_images(capsys):
+    """In float32, so that the results of both programs agree up to rounding after their two steps."""
+    assert bench("--quick", "--json", "--precision", "fp32") == 0
     facts = json.loads(capsys.readouterr().out)
     assert [(row["preset"], row["batch"]) for row in facts["networks"]] == [("tiny", 1), ("tiny", 2)]
     for row in facts["networks"]:
@@ -40,24 +38,23 @@ def test_quick(capsys):
     assert "tiny" in text and "GFLOP/s" in text and "fp32" in text
 
 
-def test_without_diffusers(capsys, monkeypatch):
+def test_without_diffusers_the_comparison_is_skipped(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert sampling.run(arguments("--quick")) == 0
+    assert bench("--quick") == 0
     assert "diffusers: not installed" in capsys.readouterr().out
 
 
-def test_bad_arguments():
-    with pytest.raises(ValueError, match="rounds is 0"):
-        sampling.run(arguments("--rounds", "0"))
+def test_bad_arguments_are_refused(capsys):
+    assert bench("--rounds", "0") == 2 and "rounds is 0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        arguments("--precision", "fp8")
+        bench("--precision", "fp8")
 
 
 # -- training -------------------------------------------------------------------------------------------------------------
 
 
-class Waits(TorchDispatchMode):
-    """Fails on what makes a GPU's host wait: reading a number, a shape that depends on values, a copy between devices."""
+class FailsOnSynchronization(TorchDispatchMode):
+    """Fails on what makes the host wait for a GPU: reading a number, a shape that depends on values, a copy between devices."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -69,27 +66,25 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("label_dropout", [0.1, 1.0])
-def test_nothing_in_a_step_waits_for_the_device(monkeypatch, label_dropout):
+def test_a_training_step_never_waits_for_the_device(monkeypatch, label_dropout):
     monkeypatch.setitem(unet.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1))
     config = TrainConfig(
         data="digits", preset="micro", images=640, batch=48, flip="yes", device="cpu", weight="min-snr-5", label_dropout=label_dropout
     )
     data = ImageData("digits", torch.zeros(100, 1, 8, 8, dtype=torch.uint8), torch.arange(100) % 10, tuple("0123456789"))
     trainer = Trainer(config, data)
-    assert trainer.learning_rate() > 0 and trainer._epoch(0) is not None  # made once an epoch, copied without waiting
-    with Waits():
+    assert trainer.learning_rate() > 0 and trainer._epoch(0) is not None  # made once an epoch, copied asynchronously
+    with FailsOnSynchronization():
         for _ in range(2):  # the first builds the optimiser's state
             trainer.train_step()
     assert trainer.step == 2
     for wrong in (lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: bool((x > 0).any())):
-        with pytest.raises(AssertionError, match="waits"), Waits():
+        with pytest.raises(AssertionError, match="waits"), FailsOnSynchronization():
             wrong(torch.ones(3))
 
 
-def test_training_beside_a_plain_loop(capsys):
-    args = argparse.ArgumentParser()
-    training.add_arguments(args)
-    assert training.run(args.parse_args(["--train", "--quick", "--json", "--device", "cpu", "--rounds", "1"])) == 0
+def test_quick_training_figures_are_consistent(capsys):
+    assert bench("--train", "--quick", "--json", "--rounds", "1") == 0
     facts = json.loads(capsys.readouterr().out)
     (row,) = facts["training"]
     assert row["preset"] == "tiny" and row["images_per_s"] > 0 and row["ratio"] > 0 and row["note"] == ""
@@ -103,7 +98,7 @@ def test_training_beside_a_plain_loop(capsys):
 
 
 def test_the_plain_loop_takes_the_same_steps():
-    """With the same batch its loss and gradient norm are those of our step in float32."""
+    """With the same batch, its loss and gradient norm equal those of Trainer's step in float32."""
     config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=4, device="cpu", precision="fp32", weight="uniform")
     trainer = Trainer(config, stand_in(config))
     plain = training.Plain(trainer.network, trainer)
@@ -115,7 +110,7 @@ def test_the_plain_loop_takes_the_same_steps():
     assert plain.step() > 0 and not torch.equal(next(plain.average.parameters()), next(plain.network.parameters()))
 
 
-def test_a_compiler_that_is_missing_is_said(monkeypatch):
+def test_a_missing_compiler_is_reported(monkeypatch):
     def missing(*_, **__):
         raise RuntimeError("no C++ compiler\nand much more")
 

@@ -1,4 +1,4 @@
-"""python -m ddpm_app toy sample: the same file to the bit, the paper's algorithm, one sentence for bad priors."""
+"""python -m ddpm_app toy sample: bit-identical files, the paper's algorithm, one sentence for bad priors."""
 
 import subprocess
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddpm_app.cli import toy
+from ddpm_app.cli.main import main
 from ddpm_app.toy.checkpoint import load_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*argv, code=0):
-    assert toy.main([str(a) for a in argv]) == code
+    assert main(["toy", *map(str, argv)]) == code
 
 
 def test_sample_is_the_same_bit_for_bit(tmp_path):
@@ -32,18 +32,18 @@ def test_sample_is_the_same_bit_for_bit(tmp_path):
     torch.set_num_threads(1)
     files = [(tmp_path / f"{k}.npy").read_bytes() for k in range(2)]
     flags = [str(a) for a in (*what, "--out", tmp_path / "again.npy")]
-    subprocess.run([sys.executable, "-m", "ddpm_app", "toy", *flags], cwd=ROOT, check=True, capture_output=True)  # a process of its own
+    subprocess.run([sys.executable, "-m", "ddpm_app", "toy", *flags], cwd=ROOT, check=True, capture_output=True)  # in another process
     files.append((tmp_path / "again.npy").read_bytes())
     out = np.load(tmp_path / "0.npy")
     assert files[0] == files[1] == files[2] and out.shape == (1500, 64) and out.dtype == np.float32 and np.isfinite(out).all()
-    np.save(tmp_path / "some.npy", np.load(tmp_path / "prior.npy")[1000:1200])  # a sample does not depend on its company
+    np.save(tmp_path / "some.npy", np.load(tmp_path / "prior.npy")[1000:1200])  # a sample does not depend on the others
     command(*what[:4], tmp_path / "some.npy", *what[5:], "--out", tmp_path / "some-out.npy")
     assert np.array_equal(np.load(tmp_path / "some-out.npy"), out[1000:1200])
     command(*what, "--out", tmp_path / "a.csv")
     assert np.allclose(np.loadtxt(tmp_path / "a.csv", delimiter=","), out, atol=1e-6)
 
 
-def test_no_noise_walks_the_means_of_the_papers_algorithm(tmp_path):
+def test_without_noise_the_samples_follow_the_means_of_the_papers_algorithm(tmp_path):
     """Ho et al. 2020, algorithm 2 in its own symbols with z = 0, against the command."""
     betas = ("--schedule", "linear", "--row", "eps", "--T", 20, "--beta-end", 0.3)
     command("train", "--n", 200, *betas, "--width", 16, "--steps", 30, "--unconditional", "--out", tmp_path / "m")

@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 import pytest
 import torch
 
-from ddpm_app.cli import toy
+from ddpm_app.cli.main import main
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import classifier_guided, conditioned, of_class
 from ddpm_app.diffusion.samplers import SAMPLERS, last
@@ -17,7 +17,7 @@ from ddpm_app.toy import experiments
 from ddpm_app.toy.classifier import decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy.density import ExactDenoiser, Mixture
 from ddpm_app.toy.shapes import ToyDataError, make_data
-from ddpm_app.toy.sweeps import Scale, draw, summary
+from ddpm_app.toy.sweeps import Scale, draw, over_seeds
 from ddpm_app.toy.training import ToyTrainConfig, train_one
 
 SMALL = dict(width=16, steps=30, batch=32)
@@ -106,8 +106,8 @@ def test_sweep_rows_carry_their_settings_and_repeat():
     assert found[0] == found[1]
     assert [(r["T"], r["seed"]) for r in found[0]] == [(5, 0), (5, 1), (20, 0), (20, 1)]
     for r in found[0]:
-        assert all(math.isfinite(r[k]) for k in ("nll ode", "nll bound", "emd", "emd floor", "sliced w2", "mmd2"))
-    lines = summary(found[0], ("T",), ("emd",))
+        assert all(math.isfinite(r[k]) for k in ("nll ode", "nll bound", "emd", "emd data to data", "sliced w2", "mmd2"))
+    lines = over_seeds(found[0], ("T",), ("emd",))
     assert lines[0]["emd"] == pytest.approx((found[0][0]["emd"] + found[0][1]["emd"]) / 2) and lines[0]["runs"] == 2
     rows = rows_of(experiments.schedules(data, ((1e-4, 0.02),), ("cosine",), 20, (0,), TINY, **SMALL))
     assert [r["schedule"] for r in rows] == ["linear 0.0001..0.02", "cosine"]
@@ -157,10 +157,10 @@ def test_class_experiments():
     events = list(experiments.classes(data, denoiser, (1, 3), points=50, evaluations=5))
     rows = rows_of(events)
     ways = [("conditional", 1), ("classifier", 1), ("classifier", 3), ("classifier-free", 1), ("classifier-free", 3)]
-    assert [(r["way"], r["scale"]) for r in rows] == ways
+    assert [(r["method"], r["scale"]) for r in rows] == ways
     assert rows[0]["emd"] == rows[3]["emd"]  # s = 1 is off
     found = [e.picture for e in events if e.picture]
-    assert [(p["way"], p["scale"]) for p in found] == [("data", 1), *ways]
+    assert [(p["method"], p["scale"]) for p in found] == [("data", 1), *ways]
     assert [p["points"].shape for p in found[1:]] == [(50, 2)] * 5 and found[0]["points"].shape[1] == 2
     events = list(experiments.classifier(data, denoiser, draws=4, test_points=200))
     rows = rows_of(events)
@@ -180,7 +180,7 @@ def test_class_experiments_refuse_what_has_no_such_classes():
     for make in (experiments.classes, experiments.classifier):
         with pytest.raises(ToyDataError, match="has no classes"):
             rows_of(make(make_data("checkerboard", n=100)))
-        with pytest.raises(ToyDataError, match="2 classes; the one given knows 0"):
+        with pytest.raises(ToyDataError, match="2 classes; the one given has 0"):
             rows_of(make(data, plain))
     with pytest.raises(ToyDataError, match="no class number 5"):
         rows_of(experiments.classes(data, plain, label=5))
@@ -207,7 +207,7 @@ def test_guidance_free_draws_are_the_same_with_the_same_seed():
 
 
 def command(*argv, code=0):
-    assert toy.main([str(a) for a in argv]) == code
+    assert main(["toy", *map(str, argv)]) == code
 
 
 def test_experiments_write_csv(tmp_path, capsys):
@@ -277,5 +277,5 @@ def test_bad_arguments_get_one_sentence(argv, sentence, capsys):
 @pytest.mark.parametrize("argv", [("solvers", "--evaluations", "2,many"), ("schedules", "--pairs", "0.1"), ("steps", "--seeds", "x")])
 def test_what_is_no_number_is_refused_by_its_flag(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
-        toy.main(argv)
+        main(["toy", *argv])
     assert f"argument {argv[1]}: " in (error := capsys.readouterr().err) and "lambda" not in error

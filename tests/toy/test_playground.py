@@ -133,16 +133,16 @@ def test_a_class_without_points_gets_one_sentence():
         use_cases.trajectories(setup, PlaneRequest("exact", n=10, evaluations=3, label=0))
 
 
-def test_pictures_of_the_three_ways_lie_in_the_plane():
+def test_samples_of_each_method_are_projected_onto_the_plane():
     data = make_data("moons", n=500)
-    pictures = [{"way": w, "scale": s, "points": data.x[:7]} for w, s in (("data", 1.0), ("conditional", 1.0), ("classifier", 3.0))]
-    value = use_cases.ways_value(data, pictures)
-    assert [(w["way"], w["scale"]) for w in value["ways"]] == [("conditional", 1.0), ("classifier", 3.0)]
+    pictures = [{"method": w, "scale": s, "points": data.x[:7]} for w, s in (("data", 1.0), ("conditional", 1.0), ("classifier", 3.0))]
+    value = use_cases.clouds_value(data, pictures)
+    assert [(w["method"], w["scale"]) for w in value["clouds"]] == [("conditional", 1.0), ("classifier", 3.0)]
     plane = use_cases.Plane(data)
     back = torch.tensor(value["data"]).reshape(-1, 2) / 1000 * plane.half + plane.center
     assert torch.allclose(back.float(), data.x[:7], atol=2e-3 * plane.half)
     deep = from_points(np.random.default_rng(0).normal(size=(50, 9)), "deep")
-    assert len(use_cases.ways_value(deep, [{"way": "data", "scale": 1.0, "points": deep.x[:5]}])["data"]) == 10
+    assert len(use_cases.clouds_value(deep, [{"method": "data", "scale": 1.0, "points": deep.x[:5]}])["data"]) == 10
 
 
 def test_field_of_the_own_points_and_of_nothing_known():

@@ -8,7 +8,7 @@ import pytest
 
 from ddpm_app.toy import plots
 from ddpm_app.toy.experiments import EXPERIMENTS
-from ddpm_app.toy.tables import over_seeds
+from ddpm_app.toy.tables import summarise
 
 
 def drawn(svg, tag):
@@ -39,8 +39,8 @@ def test_a_sweep_is_drawn_as_mean_and_spread_beside_the_truth():
     bars = [e for e in drawn(svg, "line") if e.get("x1") == e.get("x2")]
     spread = [abs(value(b.get("y1")) - value(b.get("y2"))) / 2 for b in bars]
     assert spread == pytest.approx([2**0.5] * 3, abs=0.03)  # of two values, s and s + 2
-    (floor,) = [e for e in drawn(svg, "line") if e.get("class") == "floor"]
-    assert value(floor.get("y1")) == pytest.approx(0.5, abs=0.02)
+    (reference,) = [e for e in drawn(svg, "line") if e.get("class") == "reference"]
+    assert value(reference.get("y1")) == pytest.approx(0.5, abs=0.02)
 
 
 def test_errors_of_solvers_are_log_log_with_their_order():
@@ -87,11 +87,11 @@ def test_names_from_files_are_escaped_and_a_file_is_well_formed():
 
 def test_a_sweep_is_tabled_over_its_seeds():
     rows = [
-        {"T": T, "seed": s, "nll ode": T + s, "nll bound": 9.0, "emd": None, "nll true": 1.0, "emd floor": 0.1}
+        {"T": T, "seed": s, "nll ode": T + s, "nll bound": 9.0, "emd": None, "nll true": 1.0, "emd data to data": 0.1}
         for T in (2, 5)
         for s in (0, 1)
     ]
-    lines = over_seeds(rows, "steps")
-    assert [(r["T"], r["nll ode"], r["runs"], r["emd floor"]) for r in lines] == [(2, 2.5, 2, 0.1), (5, 5.5, 2, 0.1)]
+    lines = summarise(rows, "steps")
+    assert [(r["T"], r["nll ode"], r["runs"], r["emd data to data"]) for r in lines] == [(2, 2.5, 2, 0.1), (5, 5.5, 2, 0.1)]
     assert lines[0]["nll ode spread"] == pytest.approx(0.5**0.5) and lines[0]["emd"] is None
-    assert over_seeds(rows, "solvers") == rows and over_seeds([], "steps") == []
+    assert summarise(rows, "solvers") == rows and summarise([], "steps") == []

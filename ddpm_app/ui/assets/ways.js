@@ -1,5 +1,5 @@
-// value = {data: [x, y, ...], ways: [{way, scale, points: [x, y, ...]}, ...]}, positions in thousandths of the square's half side; null: nothing to show.
-// The data of the class lie grey under each way's points; the slider walks through the scales that are there.
+// value = {data: [x, y, ...], clouds: [{method, scale, points: [x, y, ...]}, ...]}, positions in thousandths of the square's half side; null: nothing to show.
+// Each canvas shows one method's points over the data of the class, in grey. The slider chooses the guidance scale.
 const $ = s => element.querySelector(s), S = element.__ways = { scales: [], at: 0 };
 const css = name => getComputedStyle(element).getPropertyValue(name).trim() || '#888';
 function dots(g, xy, colour, r, side, alpha) {
@@ -8,14 +8,14 @@ function dots(g, xy, colour, r, side, alpha) {
   g.fill(); g.globalAlpha = 1;
 }
 function draw() {
-  const v = props.value || {}, ways = v.ways || [], colours = ['#6366f1', '#d97706', '#0d9488'];
+  const v = props.value || {}, ways = v.clouds || [], colours = ['#6366f1', '#d97706', '#0d9488'];
   $('.ways').hidden = !ways.length; if (!ways.length) return;
   S.scales = [...new Set(ways.map(w => w.scale))].sort((a, b) => a - b);
   const range = $('.scale'); range.max = S.scales.length - 1; range.disabled = S.scales.length < 2;
   S.at = Math.min(S.at, S.scales.length - 1); range.value = S.at;
   const s = S.scales[S.at]; $('.at').textContent = String(s); range.setAttribute('aria-valuetext', String(s));
   element.querySelectorAll('canvas').forEach((canvas, k) => {
-    const g = canvas.getContext('2d'), side = canvas.width, mine = ways.filter(w => w.way === canvas.dataset.way), found = mine.find(w => w.scale === s) || (mine.length === 1 && canvas.dataset.way === 'conditional' ? mine[0] : null);
+    const g = canvas.getContext('2d'), side = canvas.width, mine = ways.filter(w => w.method === canvas.dataset.way), found = mine.find(w => w.scale === s) || (mine.length === 1 && canvas.dataset.way === 'conditional' ? mine[0] : null);
     g.clearRect(0, 0, side, side); dots(g, v.data || [], css('--body-text-color-subdued'), 3, side, .4);
     if (found) dots(g, found.points, colours[k], 4, side, .85);
   });

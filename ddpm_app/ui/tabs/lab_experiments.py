@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import html
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -10,10 +9,10 @@ from types import SimpleNamespace
 import gradio as gr
 
 from ddpm_app.toy import plots
-from ddpm_app.toy.experiments import EXPERIMENTS
-from ddpm_app.toy.playground import Setup, ways_value
-from ddpm_app.toy.sweeps import DEFAULT_PAIRS, DEFAULT_T, Progress, Scale
-from ddpm_app.toy.tables import numbers, over_seeds, pairs, to_csv
+from ddpm_app.toy.experiments import EVALUATIONS, EXPERIMENTS
+from ddpm_app.toy.playground import Setup, clouds_value
+from ddpm_app.toy.sweeps import DEFAULT_PAIRS, DEFAULT_T, ExperimentEvent, Scale
+from ddpm_app.toy.tables import parse_numbers, parse_pairs, summarise, to_csv
 from ddpm_app.ui.events import Pace, idle, running, wire_runs
 from ddpm_app.ui.theme import asset
 
@@ -25,7 +24,6 @@ BUTTONS = {
     "classifier": "Training-free classifier",
     "likelihood": "Likelihood honesty",
 }
-COUNTS = (2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)  # evaluations
 
 
 class Ways(gr.HTML):
@@ -45,21 +43,24 @@ class Ways(gr.HTML):
         return {"type": "object", "description": "Points of the three ways to a class."}
 
 
-def listed(parse: Callable[[str], list], text: object, what: str, most: int = 12) -> list:
-    """What a field of comma-separated entries holds. Raises ValueError in one sentence."""
+def parse_field(parse: Callable[[str], list], text: object, what: str, most: int = 12) -> list:
+    """The entries of a field, separated by commas. Raises ValueError in one sentence."""
     try:
-        found = parse(str(text or ""))
-    except argparse.ArgumentTypeError as error:
+        entries = parse(str(text or ""))
+    except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
-    if not 1 <= len(found) <= most:
-        raise ValueError(f"{what}: {len(found)} entries; accepted are 1 to {most}")
-    return found
+    if not 1 <= len(entries) <= most:
+        raise ValueError(f"{what}: {len(entries)} entries; accepted are 1 to {most}")
+    return entries
+
+
+def whole_numbers(text: str) -> list[int]:
+    return parse_numbers(text, int)
 
 
 def one_time(text: object) -> int | None:
-    """The t of a field; None of an empty one. Raises ValueError in one sentence."""
-    found = listed(numbers(int), text, "t", most=1) if str(text or "").strip() else [None]
-    return found[0]
+    """The t of a field; None if the field is empty. Raises ValueError in one sentence."""
+    return parse_field(whole_numbers, text, "t", most=1)[0] if str(text or "").strip() else None
 
 
 def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
@@ -97,7 +98,7 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
         ways = Ways(elem_id="lab-ways")
         rows_view = gr.HTML("", elem_id="lab-rows", apply_default_css=False, css_template=ROWS_CSS)
 
-    def events_of(what: str, values: dict, setup: Setup) -> Iterator[Progress]:
+    def events_of(what: str, values: dict, setup: Setup) -> Iterator[ExperimentEvent]:
         run, data, chosen = EXPERIMENTS[what][0], setup.data, int(values[c.seed] or 0) % 2**31
         trained = setup.denoiser is not None
         knows = trained and setup.denoiser.network.config.num_classes == len(data.classes)
@@ -105,10 +106,10 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
         if what in ("steps", "schedules"):
             which = [chosen + k for k in range(int(values[seeds] or 1))]
             if what == "steps":
-                return run(data, listed(numbers(int), values[lengths], "T"), which, Scale(seed=chosen))
-            return run(data, listed(pairs, values[betas], "Betas"), seeds=which, scale=Scale(seed=chosen))
+                return run(data, parse_field(whole_numbers, values[lengths], "T"), which, Scale(seed=chosen))
+            return run(data, parse_field(parse_pairs, values[betas], "Betas"), seeds=which, scale=Scale(seed=chosen))
         if what == "solvers":
-            return run(setup.choose("learned" if trained else "exact"), setup.schedule, data, COUNTS, points=500, seed=chosen)
+            return run(setup.choose("learned" if trained else "exact"), setup.schedule, data, EVALUATIONS, points=500, seed=chosen)
         if what == "classes":
             number = max(-1 if values[c.label] is None else int(values[c.label]), 0)
             return run(data, setup.denoiser if knows and fair else None, label=number, seed=chosen)
@@ -128,12 +129,12 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
                 if event.rows or event.picture or pace.due():
                     message = {bar: _bar(event.fraction, f"{BUTTONS[what]}: {event.text}")}
                     if event.rows:
-                        message[rows_view] = plots.table(over_seeds(rows, what), to_csv(rows), f"{what}-{setup.data.name}")
+                        message[rows_view] = plots.table(summarise(rows, what), to_csv(rows), f"{what}-{setup.data.name}")
                     if event.rows or (event.picture and "grid" in event.picture):
                         drawn = [plots.regions(**p) for p in pictures if "grid" in p]
                         message[curve] = f"<div class='panels'>{''.join(plots.plot(rows, what) + drawn)}</div>"
-                    if event.picture and "way" in event.picture:
-                        message[ways] = ways_value(setup.data, pictures)
+                    if event.picture and "method" in event.picture:
+                        message[ways] = clouds_value(setup.data, pictures)
                     yield message
             yield {bar: _bar(1, f"{BUTTONS[what]}: done"), **at_rest()}
 
