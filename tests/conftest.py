@@ -39,20 +39,19 @@ def make_checkpoint(path, *, size=16, channels=3, classes=CIFAR10_CLASSES, row="
 def make_judges(root):
     """A classifier and a noise-aware one of the models' data: random weights, but sure of themselves."""
     from ddpm_app.classifiers.classifier import save_classifier
-    from ddpm_app.classifiers.noisy import save_noisy
     from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig, NoisyResNet, ResNet
 
     for name, classes, size, channels, seed in (("random", CIFAR10_CLASSES, 16, 3, 0), ("random-grey", MNIST_CLASSES, 14, 1, 1)):
         kind = dict(data=name, classes=classes, image_size=size, in_channels=channels, widths=(8, 12), blocks=(0, 1))
-        for config, build, save, suffix in (
-            (ClassifierConfig(**kind), ResNet, save_classifier, ""),
-            (NoisyConfig(**kind, embedding=16), NoisyResNet, save_noisy, "-noisy"),
+        for config, build, suffix in (
+            (ClassifierConfig(**kind), ResNet, ""),
+            (NoisyConfig(**kind, embedding=16), NoisyResNet, "-noisy"),
         ):
             torch.manual_seed(seed)
             network = build(config)
             with torch.no_grad():
                 network.head.weight.normal_()
-            save(root / "classifiers" / (name + suffix), config, network)
+            save_classifier(root / "classifiers" / (name + suffix), config, network)
 
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"

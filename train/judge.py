@@ -26,7 +26,7 @@ from torch import Tensor
 import project
 from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from ddpm_app.classifiers.classifier import Classifier, load_classifier
-from ddpm_app.classifiers.metrics import read
+from ddpm_app.classifiers.metrics import classifier_agreement
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.evaluation.distances import Stats, frechet_distance, statistics
@@ -67,15 +67,15 @@ def sample(studio: Studio, request: Request, labels: Tensor, world: World = ALON
 
 def judged(classifier: Classifier, images: Tensor, labels: Tensor, reference: Stats) -> dict:
     """The figures of one set of pictures, uint8 (N, C, H, W) with the classes they should show, (N,) int64."""
-    probabilities, features = classifier.judge(images)
-    r, names = read(probabilities, labels), classifier.config.classes
+    probabilities, features = classifier.classify_with_features(images)
+    r, names = classifier_agreement(probabilities, labels), classifier.config.classes
     return {
         "n": r.n,
         "agreement": r.agreement,
-        "interval95": [round(v, 4) for v in r.interval],
-        "agreement_by_class": {name: round(share, 4) for name, share in zip(names, r.by_class) if share is not None},
+        "interval95": [round(v, 4) for v in r.agreement_interval],
+        "agreement_by_class": {name: round(share, 4) for name, share in zip(names, r.agreement_by_class) if share is not None},
         "mean_max_confidence": round(r.confidence, 4),
-        "read_as": dict(zip(names, r.counts)),
+        "read_as": dict(zip(names, r.class_counts)),
         "FD-classifier": round(frechet_distance(statistics(features), reference), 4),
     }
 

@@ -25,7 +25,7 @@ import time
 import torch
 
 import project
-from ddpm_app.classifiers.metrics import wilson
+from ddpm_app.classifiers.metrics import wilson_interval
 from ddpm_app.images.pixels import to_model
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -67,7 +67,7 @@ def measured(studio: Studio, name: str, request: Request, text: str) -> dict:
         else:
             probabilities = studio.steering.classifier(config).classify(images)
         hits = int((probabilities.argmax(1) == torch.from_numpy(found.labels)).sum())
-        low, high = wilson(hits, n)
+        low, high = wilson_interval(hits, n)
         row |= {"agreement": hits / n, "interval95": [round(low, 3), round(high, 3)]}
         row |= {"mean confidence": round(float(probabilities.max(1).values.mean()), 3)}
     if text or config.network.in_channels == 3 and found.labels.min() >= 0:

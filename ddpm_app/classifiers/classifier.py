@@ -1,6 +1,7 @@
-"""A small residual classifier that judges generated pictures.
+"""A trained classifier as a directory: a JSON description and weights.safetensors. It is not a diffusion checkpoint.
 
-It lies in a directory of its own kind, classifier.json + weights.safetensors, which is no diffusion checkpoint.
+classifier.json         a plain classifier: class probabilities and features of images
+noisy_classifier.json   a noise-aware classifier: log p(class | x, sigma), which classifier guidance differentiates
 """
 
 from __future__ import annotations
@@ -12,76 +13,93 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm_app.checkpoints.checkpoint import CheckpointError, check_keys, read_weights
 from ddpm_app.files import read_text, save_tensors, write_atomically
 from ddpm_app.images.pixels import to_model
-from ddpm_app.networks.resnet import ClassifierConfig, ResNet, folded
+from ddpm_app.networks.device import memory_format
+from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig, NoisyResNet, ResNet, folded
 
 FORMAT = 1
 
 
+def description_file(noise_aware: bool) -> str:
+    """The name of the JSON file that describes a classifier of this kind."""
+    return "noisy_classifier.json" if noise_aware else "classifier.json"
+
+
 class Classifier:
-    """A trained network, ready to judge; always in float32, so that its numbers do not depend on the machine's fast formats.
+    """A trained network in evaluation mode. It computes in float32, so its numbers do not depend on the machine's fast formats.
 
-    digest: SHA-256 of the weights, the part of a protocol that says which classifier it was."""
+    network: a ResNet, or a NoisyResNet for a noise-aware classifier
+    digest: SHA-256 of the weights file, which identifies the classifier in a protocol
+    """
 
-    def __init__(self, network: ResNet, device: torch.device | str = "cpu", digest: str = ""):
-        self.device = torch.device(device)
-        self.network = network.to(self.device, torch.float32).eval().requires_grad_(False)
-        # on CPUs folded, channels_last and in batches that stay in the caches it reads a third faster (train/LOG.md)
-        self._reading = folded(self.network)
+    def __init__(self, network: ResNet | NoisyResNet, device: torch.device | str = "cpu", digest: str = ""):
+        self.device, self.noise_aware = torch.device(device), isinstance(network, NoisyResNet)
+        layout = {"memory_format": memory_format(self.device)} if self.noise_aware else {}
+        self.network = network.to(self.device, torch.float32, **layout).eval().requires_grad_(False)
+        # On CPUs, folded norms, channels_last and batches that stay in the caches save a third of the time (train/LOG.md).
+        self._folded = None if self.noise_aware else folded(self.network)
         self.config, self.digest, self.batch = network.config, digest, 64 if self.device.type == "cpu" else 512
 
     def classify(self, images: Tensor, batch: int = 0) -> Tensor:
         """uint8 (N, C, H, W) -> probabilities (N, K) float32 on the CPU. Raises ValueError for another shape or type."""
-        return self.judge(images, batch)[0]
+        return self.classify_with_features(images, batch)[0]
 
     def features(self, images: Tensor, batch: int = 0) -> Tensor:
-        """uint8 (N, C, H, W) -> features (N, D) float32 on the CPU, those in front of the last layer."""
-        return self.judge(images, batch)[1]
+        """uint8 (N, C, H, W) -> features (N, D) float32 on the CPU: the inputs of the last layer."""
+        return self.classify_with_features(images, batch)[1]
 
     @torch.inference_mode()
-    def judge(self, images: Tensor, batch: int = 0) -> tuple[Tensor, Tensor]:
-        """(probabilities (N, K), features (N, D)) from one pass. batch: images at a time, 0 for what suits the device."""
+    def classify_with_features(self, images: Tensor, batch: int = 0) -> tuple[Tensor, Tensor]:
+        """(probabilities (N, K), features (N, D)) from one pass of a plain classifier.
+
+        batch: images at a time; 0 chooses a number that suits the device.
+        Raises TypeError for a noise-aware classifier, ValueError for images of another shape or type."""
+        if self._folded is None:
+            raise TypeError("a noise-aware classifier has no features; call log_probabilities(x, sigma)")
         shape = (self.config.in_channels, self.config.image_size, self.config.image_size)
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
-            raise ValueError(f"the {self.config.data} classifier reads uint8 (N, {', '.join(map(str, shape))}), not {_says(images)}")
-        # CUDA's convolutions would otherwise round to TF32, ten bits of mantissa
+            given = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise ValueError(f"the {self.config.data} classifier accepts uint8 (N, {', '.join(map(str, shape))}), not {given}")
+        # CUDA's convolutions would otherwise round to TF32, which has ten bits of mantissa.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self.device.type == "cuda" else contextlib.nullcontext()
         with exact:
             parts = [
-                self._reading(to_model(part.to(self.device)).contiguous(memory_format=torch.channels_last))
+                self._folded(to_model(part.to(self.device)).contiguous(memory_format=torch.channels_last))
                 for part in images.split(batch or self.batch)
             ]
         logits, features = (torch.cat(column).cpu() for column in zip(*parts))
         return logits.softmax(1), features
 
+    def log_probabilities(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p(class | x, sigma) (B, K) of x = x0 + sigma eps (B, C, H, W), differentiable in x.
 
-def _says(images: Tensor) -> str:
-    return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+        sigma: () or (B,). Raises TypeError for a plain classifier."""
+        if not self.noise_aware:
+            raise TypeError("a plain classifier takes no noise level; call classify(images)")
+        return self.network(x, sigma).log_softmax(1)
 
 
-def save_classifier(path: Path | str, config: ClassifierConfig, network: nn.Module, name: str = "classifier.json") -> None:
-    """Write the config under `name`, and weights.safetensors: fp16, the norms' running statistics float32."""
+def save_classifier(path: Path | str, config: ClassifierConfig, network: ResNet | NoisyResNet) -> None:
+    """Write the description (its name depends on the type of config) and weights.safetensors.
+
+    Weights are float16, the running statistics of the norms float32."""
     path = Path(path)
     weights = {k: v if "running" in k else v.half() for k, v in network.state_dict().items() if "num_batches" not in k}
     save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
-    write_atomically(path / name, json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1))
+    description = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1)
+    write_atomically(path / description_file(isinstance(config, NoisyConfig)), description)
 
 
-def load_classifier(path: Path | str, device: torch.device | str = "cpu") -> Classifier:
+def load_classifier(path: Path | str, device: torch.device | str = "cpu", noise_aware: bool = False) -> Classifier:
     """Read a directory that save_classifier wrote. Raises CheckpointError, one sentence, for anything else."""
-    network, digest = load_network(path, "classifier.json", "classifier", ClassifierConfig, ResNet)
-    return Classifier(network, device, digest)
-
-
-def load_network(
-    path: Path | str, name: str, kind: str, config_type: type[ClassifierConfig], network_type: type[nn.Module]
-) -> tuple[nn.Module, str]:
-    """(network, SHA-256 of its weights) of a directory that save_classifier wrote under `name`. Raises CheckpointError."""
-    path = Path(path)
+    path, name = Path(path), description_file(noise_aware)
+    kind, config_type, network_type = (
+        ("noise-aware classifier", NoisyConfig, NoisyResNet) if noise_aware else ("classifier", ClassifierConfig, ResNet)
+    )
     if not (path / name).is_file():
         raise CheckpointError(f"{path} is no {kind}: it has no {name}")
     try:
@@ -93,14 +111,11 @@ def load_network(
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: {name} does not describe a {kind} of this program ({error})") from error
-    counters = {k: v for k, v in network.state_dict().items() if "num_batches" in k}  # only training reads them: not stored
+    counters = {k: v for k, v in network.state_dict().items() if "num_batches" in k}  # only training uses them: not stored
     weights = read_weights(path) | counters
     check_keys(weights, network, path)
     bad = [name for name, value in weights.items() if not value.isfinite().all()]
     if bad:
         raise CheckpointError(f"{path}: {len(bad)} tensors hold infinities or NaN, first {bad[0]}")
     network.load_state_dict(weights)
-    return network, hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest()
-
-
-# -- numbers --------------------------------------------------------------------------------------------------------------
+    return Classifier(network, device, hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest())

@@ -139,8 +139,8 @@ def open_clip_directory(path: Path | str, device: torch.device | str = "cpu", na
         model, tokenizer = build_model(raw["model_cfg"])
         preprocess = {**raw["preprocess_cfg"], "size": int(raw["model_cfg"]["vision_cfg"]["image_size"])}
         weights = read_weights(path)
-        check_keys(weights | _counters(model), model, path)
-        model.load_state_dict(weights | _counters(model))
+        check_keys(weights | batch_counters(model), model, path)
+        model.load_state_dict(weights | batch_counters(model))
         return Clip(name or path.name, _digest(sorted(path.glob("weights*.safetensors"))), model, tokenizer, preprocess, device, card)
     except CheckpointError:
         raise
@@ -166,8 +166,8 @@ def build_model(model_cfg: dict):
     return open_clip.CLIP(**model_cfg), open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
 
 
-def _counters(model) -> dict[str, Tensor]:
-    """The norms' batch counters, which only training reads: not stored."""
+def batch_counters(model) -> dict[str, Tensor]:
+    """The batch counters of the norms. Only training uses them, so they are not stored."""
     return {k: v for k, v in model.state_dict().items() if "num_batches" in k}
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_app.classifiers import metrics as reading
+from ddpm_app.classifiers.metrics import BINS, classifier_agreement
 from ddpm_app.evaluation import distances
 from ddpm_app.evaluation.cache import load_cached, save_cached
 from ddpm_app.evaluation.features import Extractor, features_of, stats
@@ -172,29 +172,24 @@ def _precision(extractor: Extractor, mine: Tensor, reference: Tensor) -> list[Va
     return [Value("precision", precision, math.nan, detail), Value("recall", recall, math.nan, detail)]
 
 
-def _plain(read: reading.Reading) -> dict:
-    """A reading as plain JSON; what is not known is None."""
-    bins = [[None if isinstance(v, float) and math.isnan(v) else v for v in b] for b in read.bins]
-    return read._asdict() | {"bins": bins, "confidence_error": None if math.isnan(read.confidence_error) else read.confidence_error}
-
-
 def _reading(subject: Subject, extractor: Extractor, found: dict, labels: Tensor, beside: dict | None) -> list[Value]:
-    got = reading.read(found["logits"].softmax(1), labels)
-    if subject.classes and len(got.counts) != len(subject.classes):
-        raise ValueError(f"the {extractor.about} knows {len(got.counts)} classes, the model {len(subject.classes)}")
+    report = classifier_agreement(found["logits"].softmax(1), labels)
+    if subject.classes and len(report.class_counts) != len(subject.classes):
+        raise ValueError(f"the {extractor.about} knows {len(report.class_counts)} classes, the model {len(subject.classes)}")
     real = None
     if beside is not None:
-        real = reading.read(beside["logits"].softmax(1), subject.real.labels[:REAL_N])
-    detail = {"classes": list(subject.classes), "generated": _plain(got), "real": _plain(real) if real else None}
+        real = classifier_agreement(beside["logits"].softmax(1), subject.real.labels[:REAL_N])
+    detail = {"classes": list(subject.classes), "generated": report.to_json(), "real": real.to_json() if real else None}
     detail["real test images"] = real.confidence if real else None
-    rows = [Value("confidence", got.confidence, got.confidence_error, detail)]
-    chance = {"by chance": got.expected_distance, "real test images": real.distance if real else None}
-    rows.append(Value("distance-from-uniform", got.distance, math.nan, chance))
-    if got.agreement is not None:
-        error = math.sqrt(got.agreement * (1 - got.agreement) / got.judged)
-        ceiling = real.agreement if real else None
-        rows.insert(0, Value("agreement", got.agreement, error, {"95 %": list(got.interval), "n": got.judged, "real test images": ceiling}))
-        rows.append(Value("calibration-error", got.ece, math.nan, {"bins": reading.BINS, "real test images": real.ece if real else None}))
+    rows = [Value("confidence", report.confidence, report.confidence_error, detail)]
+    chance = {"by chance": report.expected_distance, "real test images": real.distance_from_uniform if real else None}
+    rows.append(Value("distance-from-uniform", report.distance_from_uniform, math.nan, chance))
+    if report.agreement is not None:
+        error = math.sqrt(report.agreement * (1 - report.agreement) / report.labelled)
+        agreement = {"95 %": list(report.agreement_interval), "n": report.labelled, "real test images": real.agreement if real else None}
+        rows.insert(0, Value("agreement", report.agreement, error, agreement))
+        calibration = {"bins": BINS, "real test images": real.calibration_error if real else None}
+        rows.append(Value("calibration-error", report.calibration_error, math.nan, calibration))
     return rows
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.checkpoints.checkpoint import CheckpointConfig
-from ddpm_app.classifiers.classifier import Classifier, load_classifier
-from ddpm_app.classifiers.noisy import NoisyClassifier, load_noisy
+from ddpm_app.classifiers.classifier import Classifier, description_file, load_classifier
 from ddpm_app.diffusion.guidance import Denoise, classifier_guided, clipped, of_class, similarity_guided
 from ddpm_app.studio.request import Request
 
@@ -31,29 +30,30 @@ class Steering:
 
     def __init__(self, roots: Sequence[Path], device: torch.device | str = "cpu"):
         self.roots, self.device = [Path(r) for r in roots], torch.device(device)
-        self._loaded: dict[tuple[str, float], Classifier | NoisyClassifier] = {}
+        self._loaded: dict[tuple[str, float], Classifier] = {}
         self._lock = threading.Lock()
 
     # -- the judges -------------------------------------------------------------------------------------------------
 
-    def noisy(self, config: CheckpointConfig) -> NoisyClassifier:
+    def noisy(self, config: CheckpointConfig) -> Classifier:
         """The noise-aware classifier of a model's data. Raises ValueError where there is none, or none that fits."""
-        return self._judge(config, "-noisy", "noisy_classifier.json", load_noisy)
+        return self._load(config, noise_aware=True)
 
     def classifier(self, config: CheckpointConfig) -> Classifier:
         """The classifier of a model's data, which never saw noise. Raises ValueError where there is none, or none that fits."""
-        return self._judge(config, "", "classifier.json", load_classifier)
+        return self._load(config, noise_aware=False)
 
     def has_noisy(self, config: CheckpointConfig) -> bool:
-        return self._find(config.data + "-noisy", "noisy_classifier.json") is not None
+        return self._find(config.data + "-noisy", description_file(noise_aware=True)) is not None
 
     def _find(self, name: str, file: str) -> Path | None:
         if name != Path(name).name or name.startswith("."):  # a stranger's config.json names its data
             return None
         return next((r / "classifiers" / name for r in self.roots if (r / "classifiers" / name / file).is_file()), None)
 
-    def _judge(self, config: CheckpointConfig, suffix: str, file: str, load):
-        kind, flag = ("noise-aware classifier", "--noisy ") if suffix else ("classifier", "")
+    def _load(self, config: CheckpointConfig, noise_aware: bool) -> Classifier:
+        kind, suffix, flag = ("noise-aware classifier", "-noisy", "--noisy ") if noise_aware else ("classifier", "", "")
+        file = description_file(noise_aware)
         path = self._find(config.data + suffix, file)
         if path is None:
             raise ValueError(
@@ -63,12 +63,12 @@ class Steering:
         key = (str(path), (path / file).stat().st_mtime)
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load(path, self.device)
-            judge = self._loaded[key]
-        c, n = judge.config, config.network
+                self._loaded[key] = load_classifier(path, self.device, noise_aware)
+            classifier = self._loaded[key]
+        c, n = classifier.config, config.network
         if (c.image_size, c.in_channels) != (n.image_size, n.in_channels) or config.classes and c.classes != config.classes:
             raise ValueError(f"the {kind} in {path} reads other pictures or classes than this model makes")
-        return judge
+        return classifier
 
     def _clip(self, config: CheckpointConfig):
         if refusal := clip_refusal(config):
@@ -108,7 +108,7 @@ class Steering:
             if labels.min() < 0:
                 raise ValueError("classifier guidance pulls toward a class, and none is asked for; choose one, any or all")
             label = torch.from_numpy(labels).to(self.device)
-            denoise = classifier_guided(denoise, of_class(self.noisy(config), label), request.classifier_scale, interval)
+            denoise = classifier_guided(denoise, of_class(self.noisy(config).log_probabilities, label), request.classifier_scale, interval)
         if request.text and request.text_scale:
             clip = self._clip(config)
             score = partial(_similarity, clip, clip.text([request.text])[0].to(clip.device))

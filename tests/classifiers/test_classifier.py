@@ -14,7 +14,7 @@ from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError
 from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_classifier
-from ddpm_app.classifiers.metrics import wilson
+from ddpm_app.classifiers.metrics import wilson_interval
 from ddpm_app.images.datasets import load_data
 from ddpm_app.networks.resnet import ClassifierConfig, ResNet, folded
 from ddpm_app.networks.unet import UNet, UNetConfig
@@ -56,9 +56,9 @@ def network(config: ClassifierConfig = TINY) -> ResNet:
     "hits, n, low, high", [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (95, 100, 0.8882, 0.9785)]
 )
 def test_wilson_interval(hits, n, low, high):
-    assert wilson(hits, n) == pytest.approx((low, high), abs=6e-5)  # tables of Newcombe 1998 and Agresti & Coull
+    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=6e-5)  # tables of Newcombe 1998 and Agresti & Coull
     with pytest.raises(ValueError, match="no share"):
-        wilson(n + 1, n)
+        wilson_interval(n + 1, n)
 
 
 # -- the network and its files --------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_wilson_interval(hits, n, low, high):
 def test_judging_does_not_depend_on_the_batch():
     classifier = Classifier(network())
     x = images(7)
-    probabilities, features = classifier.judge(x, batch=3)
+    probabilities, features = classifier.classify_with_features(x, batch=3)
     assert probabilities.shape == (7, 3) and features.shape == (7, 12)
     assert torch.allclose(probabilities.sum(1), torch.ones(7))
     assert torch.allclose(probabilities, classifier.classify(x), atol=1e-5)
@@ -76,7 +76,7 @@ def test_judging_does_not_depend_on_the_batch():
 
 @pytest.mark.parametrize("bad", [images(2).float(), images(2)[0], images(2)[:, :1], images(2)[:, :, :8], images(2)[:0]])
 def test_images_of_another_kind_are_refused(bad):
-    with pytest.raises(ValueError, match="toy classifier reads uint8"):
+    with pytest.raises(ValueError, match="toy classifier accepts uint8"):
         Classifier(network()).classify(bad)
 
 
@@ -134,7 +134,7 @@ def test_shipped_classifier_is_as_good_as_its_card_says(path):
         pytest.skip("the real test split is not here")
     n = min(1000 if path.name == "mnist" else 300, len(test))
     right = int((classifier.classify(test.images[:n]).argmax(1) == test.labels[:n]).sum())
-    low, high = wilson(right, n)
+    low, high = wilson_interval(right, n)
     assert low - 0.01 <= metric["value"] <= high + 0.01
 
 
@@ -144,34 +144,7 @@ def _roots():
     return data_roots()
 
 
-# -- training it ----------------------------------------------------------------------------------------------------------
-
-
-def test_augmentation_moves_mirrors_and_cuts():
-    augment = script("train_classifier").augment
-    x = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).view(2, 3, 6, 6) + 1
-    assert torch.equal(augment(x, 0, False, 0, torch.Generator().manual_seed(0)), x)
-    padded = torch.nn.functional.pad(x, [1] * 4, mode="replicate")
-    allowed = [padded[:, :, a : a + 6, b : b + 6] for a in range(3) for b in range(3)]
-    seen = set()
-    for seed in range(40):
-        y = augment(x, 1, False, 0, torch.Generator().manual_seed(seed))
-        for k in range(2):
-            matches = [i for i, option in enumerate(allowed) if torch.equal(option[k], y[k])]
-            assert matches
-            seen.update(matches)
-    assert len(seen) == 9
-    mirrored = augment(x.expand(2, 3, 6, 6).repeat(32, 1, 1, 1), 0, True, 0, torch.Generator().manual_seed(0))
-    flips = [torch.equal(m, x[k % 2].flip(2)) for k, m in enumerate(mirrored)]
-    assert 16 < sum(flips) < 48 and all(f or torch.equal(m, x[k % 2]) for k, (f, m) in enumerate(zip(flips, mirrored)))
-    cut = augment(x.repeat(32, 1, 1, 1), 0, False, 3, torch.Generator().manual_seed(0))
-    holes = (cut == 0).sum((1, 2, 3)) / 3
-    assert holes.max() == 9 and holes.min() >= 4  # whole squares, or those an edge has cut
-
-
-def test_one_cycle():
-    one_cycle = script("train_classifier").one_cycle
-    assert [round(one_cycle(p), 6) for p in (0, 0.1, 0.2, 0.6, 1.0)] == [0, 0.5, 1.0, 0.5, 0]
+# -- judging a diffusion model --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -182,33 +155,6 @@ def striped(tmp_path) -> Path:
     pixels = labels[:, None, None, None] * 90 + torch.randint(0, 60, (240, 16, 16, 3), generator=g)
     np.savez(tmp_path / "striped.npz", arr_0=pixels.numpy().astype(np.uint8), arr_1=labels.numpy())
     return tmp_path / "striped.npz"
-
-
-def test_training_from_the_command_line(striped, tmp_path, capsys):
-    module = script("train_classifier")
-    module.PHOTOS = dict(widths=(8, 16), blocks=(1, 1))
-    main, out = module.main, tmp_path / "out"
-    command = ["--data", str(striped), "--epochs", "3", "--batch", "24", "--lr", "0.05", "--out", str(out), "--every", "1"]
-    assert main([*command, "--precision", "fp32", "--device", "cpu"]) == 0
-    printed = capsys.readouterr().out
-    config = load_classifier(out).config
-    metric = config.metrics[0]
-    assert f"test accuracy {metric['value']:.4f} (n = 24" in printed
-    assert metric["value"] > 0.8 and config.images_seen == 3 * 216 and "held out" in metric["protocol"]
-    card = (out / "README.md").read_text()
-    assert f"{metric['value']:.2%}" in card and "--epochs 3" in card
-    assert main([*command[:2], "--epochs", "1", "--batch", "24", "--lr", "1e-9", "--init", str(out), "--out", str(tmp_path / "more")]) == 0
-    more = load_classifier(tmp_path / "more").config
-    assert more.images_seen == 4 * 216 and more.metrics[0]["value"] >= metric["value"] - 0.05  # it did not begin anew
-    assert "864 images in 2 cycles (648 after one of peak 0.05" in (tmp_path / "more" / "README.md").read_text()
-    module.PHOTOS = dict(widths=(8, 12), blocks=(1, 1))
-    assert main([*command[:2], "--epochs", "1", "--init", str(out), "--out", str(out)]) == 2 and "another shape" in capsys.readouterr().err
-    assert main(["--data", "nothing", "--epochs", "1", "--out", str(out)]) == 2
-    with pytest.raises(SystemExit):
-        main(["--data", "mnist", "--out", str(out)])
-
-
-# -- judging a diffusion model --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

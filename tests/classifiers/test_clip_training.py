@@ -1,4 +1,4 @@
-"""Captions from file names, the loss in which a caption is true of many pictures, and the script at tiny size."""
+"""Captions from file names, the loss with several matching captions an image, and the script at tiny size."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import importlib.util
 import json
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ddpm_app.classifiers import classifier
-from ddpm_app.classifiers.clip import open_clip_directory
+from ddpm_app.classifiers import captions, classifier, clip_training
+from ddpm_app.classifiers.clip import build_model, open_clip_directory
+from ddpm_app.images.datasets import CIFAR10_CLASSES
 from ddpm_app.networks import resnet
 
 pytest.importorskip("open_clip")
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def scripts():
+def train_clip():
     import train_clip
-    from ddpm_app.classifiers import captions
 
-    return captions, train_clip
+    return train_clip
 
 
 @pytest.fixture
@@ -41,24 +39,22 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_terms_of_file_names(scripts, data):
-    captions, _ = scripts
+def test_terms_come_from_file_names(data):
     assert captions.term_of("tabby_cat_s_000123") == "tabby cat" == captions.term_of("tabby_cat_s_000123.png")
-    pictures = captions.load("train")
+    pictures = captions.load_captioned("train")
     assert pictures.terms == ("container ship", "tabby cat")
     assert ((pictures.term == 1) == (pictures.data.labels == 3)).all()
     np.savez(data / "cifar10-train.npz", arr_0=np.zeros((2, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="holds no filenames"):
-        captions.load("train")
+        captions.load_captioned("train")
 
 
-def test_names_from_torchvisions_batches(scripts, tmp_path, monkeypatch):
-    """Where no .npz lies about, the batches that torchvision keeps hold them, in the order of its images."""
+def test_file_names_come_from_torchvision_where_no_npz_exists(tmp_path, monkeypatch):
+    """The batches that torchvision keeps hold the file names, in the order of its images."""
     import pickle
 
     from torchvision import datasets
 
-    captions, _ = scripts
     (tmp_path / "cifar-10-batches-py").mkdir()
     for k in (1, 2):
         (tmp_path / "cifar-10-batches-py" / f"b{k}").write_bytes(pickle.dumps({"filenames": [f"emu_s_00000{k}.png"]}))
@@ -75,8 +71,7 @@ def test_names_from_torchvisions_batches(scripts, tmp_path, monkeypatch):
     assert captions.file_names("train") == ["emu_s_000001.png", "emu_s_000002.png"]
 
 
-def test_captions_say_what_is_true(scripts):
-    captions, _ = scripts
+def test_captions_name_the_term_or_the_class():
     draw, seen = random.Random(0), set()
     for _ in range(400):
         text, of_class = captions.caption("tabby cat", "cat", draw)
@@ -88,33 +83,30 @@ def test_captions_say_what_is_true(scripts):
     assert {"a photo of a automobile", "a photo of an automobile"} <= {t for t, _ in said}
 
 
-def test_which_pairs_are_true(scripts):
-    _, train_clip = scripts
+def test_true_pairs_are_all_matching_captions():
     term, label = torch.tensor([0, 1, 2]), torch.tensor([3, 3, 5])
-    true = train_clip.true_pairs(term, label, [(0, 3, False), (0, 3, True), (2, 5, False), (2, 3, False)])
+    true = clip_training.true_pairs(term, label, [(0, 3, False), (0, 3, True), (2, 5, False), (2, 3, False)])
     assert true.tolist() == [[True, True, False, False], [False, True, False, False], [False, False, True, False]]
 
 
-def test_the_loss_by_hand(scripts):
-    """Two pictures, the first true of both captions: rows (1/2)(-ln p11 - ln p12) and -ln p22, columns alike."""
-    _, train_clip = scripts
+def test_contrast_equals_a_calculation_by_hand():
+    """Two pictures, the first matches both captions: rows (1/2)(-ln p11 - ln p12) and -ln p22, columns alike."""
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
     true = torch.tensor([[True, True], [False, True]])
     r1, r2 = math.log(math.e**2 + math.e), math.log(1 + math.e**3)
     c1, c2 = math.log(math.e**2 + 1), math.log(math.e + math.e**3)
     rows = ((r1 - 2 + r1 - 1) / 2 + (r2 - 3)) / 2
     columns = ((c1 - 2) + (c2 - 1 + c2 - 3) / 2) / 2
-    assert float(train_clip.contrast(logits, true)) == pytest.approx((rows + columns) / 2, rel=1e-5)
+    assert float(clip_training.contrast(logits, true)) == pytest.approx((rows + columns) / 2, rel=1e-5)
     one = torch.eye(2, dtype=torch.bool)  # one caption a picture: CLIP's own loss
     want = (torch.nn.functional.cross_entropy(logits, torch.arange(2)) + torch.nn.functional.cross_entropy(logits.T, torch.arange(2))) / 2
-    assert float(train_clip.contrast(logits, one)) == pytest.approx(float(want), rel=1e-6)
+    assert float(clip_training.contrast(logits, one)) == pytest.approx(float(want), rel=1e-6)
 
 
-def test_tokens_and_what_is_known(scripts):
-    captions, train_clip = scripts
-    _, tokenizer = train_clip.build_model(train_clip.model_config((8, 16), (0, 1), 8, 16, 1))
-    made = captions.Captioner(("container ship", "tabby cat"), train_clip.CIFAR10_CLASSES, tokenizer, 24, 0)
-    known = made.known({(0, 8), (1, 3)})
+def test_used_tokens_are_those_of_the_captions():
+    _, tokenizer = build_model(clip_training.model_config((8, 16), (0, 1), 8, 16, 1))
+    made = captions.Captioner(("container ship", "tabby cat"), CIFAR10_CLASSES, tokenizer, 24, 0)
+    known = made.used_tokens({(0, 8), (1, 3)})
     tokens, said = made(torch.tensor([1, 1, 0]), torch.tensor([3, 3, 8]))
     assert len(tokens) == len(said) <= 3 and tokens.shape[1] == 24
     assert (tokens.argmax(1) == (tokens != 0).sum(1) - 1).all()  # the end token is the largest and the last: open_clip reads there
@@ -125,8 +117,7 @@ def test_tokens_and_what_is_known(scripts):
     assert not known[captions.UNKNOWN] and not known[tokenizer.encode("red")].all() and known[tokenizer.encode("boat")].all()
 
 
-def test_the_whole_script(scripts, data, tmp_path, capsys):
-    _, train_clip = scripts
+def test_training_from_the_command_line(train_clip, data, tmp_path, capsys):
     out = tmp_path / "clip"
     argv = ["--tiny", "--steps", "60", "--batch", "16", "--lr", "0.01", "--every", "20", "--precision", "fp32", "--device", "cpu"]
     assert train_clip.main([*argv, "--snapshot-minutes", "0.0001", "--out", str(out)]) == 0
@@ -134,20 +125,20 @@ def test_the_whole_script(scripts, data, tmp_path, capsys):
     assert "60 images, 2 terms" in printed and "zero-shot accuracy" in printed
     facts, card = json.loads((out / "clip.json").read_text()), (out / "README.md").read_text()
     metrics = {m["name"]: m for m in facts["metrics"]}
-    # bright cats and dark ships are told apart; the eight words it never read are as near to the one as to the other
+    # bright cats and dark ships are classified correctly; the eight unknown words are equally near to both
     assert facts["real"]["by_class"][3]["matching"] == 1.0 and facts["real"]["by_class"][8]["intended"] > 0.4
     assert metrics["zero-shot accuracy"]["n"] == 60 and f"{metrics['zero-shot accuracy']['value']:.2%}" in card
     assert metrics["fine term in the first five"]["value"] == 1.0  # there are two
     assert "It knows CIFAR-10 only" in card and "was trained from random weights" in card
     assert facts["real"]["by_class"][3]["n"] + facts["real"]["by_class"][8]["n"] == 60
     clip = open_clip_directory(out)
-    pictures = scripts[0].load("test")
+    pictures = captions.load_captioned("test")
     similarity = clip.images(pictures.data.images) @ clip.text(["a photo of a cat", "a photo of a ship"]).T
     assert (similarity.argmax(1) == (pictures.data.labels == 8)).all()
     assert clip.unknown_words("a red tabby cat") == ["red"]
     assert torch.allclose(clip.text(["a cat"]), open_clip_directory(out).text(["a cat"]))
     assert any(open_clip_directory(s).name for s in (out / "snapshots").iterdir())
-    # the same seed, the same weights; and a snapshot can be gone on from
+    # the same seed, the same weights; and training continues from a saved CLIP
     assert train_clip.main([*argv[:1], "--steps", "2", *argv[3:], "--out", str(tmp_path / "a")]) == 0
     assert train_clip.main([*argv[:1], "--steps", "2", *argv[3:], "--out", str(tmp_path / "b")]) == 0
     assert open_clip_directory(tmp_path / "a").digest == open_clip_directory(tmp_path / "b").digest
@@ -156,10 +147,9 @@ def test_the_whole_script(scripts, data, tmp_path, capsys):
     assert float((again.text(["a cat"]) @ clip.text(["a cat"]).T)[0, 0]) > 0.99
 
 
-def test_a_tower_that_begins_as_the_classifier(scripts, data, tmp_path, capsys):
-    """Locked for the whole budget it is the classifier's, bit for bit; its card says what that means."""
-    _, train_clip = scripts
-    config = resnet.ClassifierConfig(data="cifar10", classes=train_clip.CIFAR10_CLASSES, widths=(8, 16), blocks=(0, 1))
+def test_an_image_tower_that_starts_from_a_classifier(train_clip, data, tmp_path, capsys):
+    """Locked for the whole budget, it equals the classifier bit for bit; its card says that the two are not independent."""
+    config = resnet.ClassifierConfig(data="cifar10", classes=CIFAR10_CLASSES, widths=(8, 16), blocks=(0, 1))
     torch.manual_seed(3)
     network = resnet.ResNet(config)
     classifier.save_classifier(tmp_path / "judge", config, network)
@@ -170,22 +160,20 @@ def test_a_tower_that_begins_as_the_classifier(scripts, data, tmp_path, capsys):
     assert torch.equal(open_clip_directory(tmp_path / "locked").model.visual.trunk.stem.weight, want)
     assert not torch.equal(open_clip_directory(tmp_path / "free").model.visual.trunk.stem.weight, want)
     assert "no independent judge" in (tmp_path / "locked" / "README.md").read_text()
-    wrong = resnet.ClassifierConfig(data="cifar10", classes=train_clip.CIFAR10_CLASSES, widths=(8, 20), blocks=(0, 1))
+    wrong = resnet.ClassifierConfig(data="cifar10", classes=CIFAR10_CLASSES, widths=(8, 20), blocks=(0, 1))
     classifier.save_classifier(tmp_path / "judge", wrong, resnet.ResNet(wrong))
     assert train_clip.main([*common, "--out", str(tmp_path / "no")]) == 2
     assert "misshapen" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
-def test_nonsense_is_refused(scripts, capsys):
-    _, train_clip = scripts
+def test_values_out_of_range_are_refused(train_clip, capsys):
     for bad in (["--minutes", "0"], ["--steps", "3", "--batch", "1"], ["--steps", "3", "--lr", "7"]):
         with pytest.raises(SystemExit):
             train_clip.main([*bad, "--out", "/nonexistent"])
     assert "out of range" in capsys.readouterr().err
 
 
-def test_the_configuration_ships_below_fifteen_megabytes(scripts):
-    _, train_clip = scripts
-    model, _ = train_clip.build_model(json.loads(json.dumps(train_clip.model_config())))
+def test_the_weights_take_less_than_fifteen_megabytes():
+    model, _ = build_model(json.loads(json.dumps(clip_training.model_config())))
     assert 2 * sum(p.numel() for p in model.parameters()) < 15e6
     assert importlib.util.find_spec("timm")

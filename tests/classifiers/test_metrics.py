@@ -1,40 +1,40 @@
-"""What a classifier reads, on probabilities made by hand."""
+"""Numbers from a classifier's probabilities, compared with calculations by hand."""
 
 import math
 
 import pytest
 import torch
 
-from ddpm_app.classifiers.metrics import calibration_error, chance_distance, from_uniform, read, reliability
+from ddpm_app.classifiers.metrics import calibration_error, classifier_agreement, distance_from_uniform, expected_distance, reliability
 
 
-def test_reading_by_hand():
+def test_numbers_match_a_calculation_by_hand():
     probabilities = torch.tensor([[0.9375, 0.0625, 0.0], [0.125, 0.75, 0.125], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
-    r = read(probabilities, torch.tensor([0, 1, 1, -1]))
-    assert r.n == 4 and r.judged == 3 and r.counts == (2, 1, 1)
+    r = classifier_agreement(probabilities, torch.tensor([0, 1, 1, -1]))
+    assert r.n == 4 and r.labelled == 3 and r.class_counts == (2, 1, 1)
     assert r.confidence == pytest.approx((0.9375 + 0.75 + 0.5 + 0.8) / 4)
-    assert r.agreement == pytest.approx(2 / 3) and r.interval[0] < 2 / 3 < r.interval[1]
+    assert r.agreement == pytest.approx(2 / 3) and r.agreement_interval[0] < 2 / 3 < r.agreement_interval[1]
     assert r.confusion == ((1, 0, 0), (1, 1, 0), (0, 0, 0))  # a row a class asked for
-    assert r.by_class == (1.0, 0.5, None)
-    assert r.distance == pytest.approx(1 / 6) and [b.n for b in r.bins] == [0, 0, 0, 0, 0, 1, 0, 1, 0, 1]
-    assert r.ece == pytest.approx((0.0625 + 0.25 + 0.5) / 3)
+    assert r.agreement_by_class == (1.0, 0.5, None)
+    assert r.distance_from_uniform == pytest.approx(1 / 6) and [b.n for b in r.bins] == [0, 0, 0, 0, 0, 1, 0, 1, 0, 1]
+    assert r.calibration_error == pytest.approx((0.0625 + 0.25 + 0.5) / 3)
 
 
-def test_without_classes_there_is_no_agreement():
+def test_without_labels_there_is_no_agreement():
     for labels in (None, torch.full((5,), -1)):
-        r = read(torch.full((5, 4), 0.25), labels)
-        assert r.agreement is None and r.ece is None and r.confusion == () and r.confidence == 0.25
+        r = classifier_agreement(torch.full((5, 4), 0.25), labels)
+        assert r.agreement is None and r.calibration_error is None and r.confusion == () and r.confidence == 0.25
 
 
 def test_distance_from_uniform():
-    assert from_uniform(torch.tensor([5, 5, 5, 5])) == 0
-    assert from_uniform(torch.tensor([20, 0, 0, 0])) == pytest.approx(0.75)
+    assert distance_from_uniform(torch.tensor([5, 5, 5, 5])) == 0
+    assert distance_from_uniform(torch.tensor([20, 0, 0, 0])) == pytest.approx(0.75)
     draws = torch.randint(0, 10, (300, 1000), generator=torch.Generator().manual_seed(0))
-    by_chance = sum(from_uniform(torch.bincount(row, minlength=10)) for row in draws) / 300
-    assert chance_distance(1000, 10) == pytest.approx(by_chance, rel=0.05)
+    by_chance = sum(distance_from_uniform(torch.bincount(row, minlength=10)) for row in draws) / 300
+    assert expected_distance(1000, 10) == pytest.approx(by_chance, rel=0.05)
 
 
-def test_calibration_of_a_calibrated_and_of_a_boastful_reader():
+def test_calibration_error_of_a_calibrated_and_of_an_overconfident_classifier():
     g = torch.Generator().manual_seed(0)
     confidence = 0.5 + 0.5 * torch.rand(20_000, generator=g, dtype=torch.float64)
     right = torch.rand(20_000, generator=g, dtype=torch.float64) < confidence
@@ -44,8 +44,8 @@ def test_calibration_of_a_calibrated_and_of_a_boastful_reader():
     assert bins[9].n == 1 and bins[0].n == 1 and math.isnan(bins[4].accuracy)
 
 
-def test_a_class_the_classifier_does_not_know():
-    with pytest.raises(ValueError, match="class 3 was asked for; the classifier knows 3"):
-        read(torch.full((2, 3), 1 / 3), torch.tensor([0, 3]))
+def test_labels_outside_the_classes_are_refused():
+    with pytest.raises(ValueError, match="a label is 3; the classifier has 3 classes"):
+        classifier_agreement(torch.full((2, 3), 1 / 3), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="with a label each"):
-        read(torch.full((2, 3), 1 / 3), torch.tensor([0]))
+        classifier_agreement(torch.full((2, 3), 1 / 3), torch.tensor([0]))

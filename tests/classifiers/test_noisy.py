@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.checkpoints.checkpoint import CheckpointError
-from ddpm_app.classifiers.classifier import load_classifier
-from ddpm_app.classifiers.metrics import wilson
-from ddpm_app.classifiers.noisy import NoisyClassifier, load_noisy, save_noisy, training_levels
-from ddpm_app.diffusion.schedules import SIGMA_CAP, add_noise, make_schedule
+from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_classifier
+from ddpm_app.classifiers.metrics import wilson_interval
+from ddpm_app.diffusion.schedules import add_noise, make_schedule
 from ddpm_app.images.datasets import load_data
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.resnet import NoisyConfig, NoisyResNet
 from ddpm_app.paths import data_roots
-from tests.classifiers.test_classifier import script
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(p.parent for p in (PROJECT / "checkpoints" / "classifiers").glob("*/noisy_classifier.json"))
@@ -44,17 +41,17 @@ X = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def test_it_is_told_the_level_and_each_sample_stands_alone():
-    classifier = NoisyClassifier(network())
+    log_probabilities = Classifier(network()).log_probabilities
     sigma = torch.tensor([0.01, 0.1, 0.5, 1.0, 5.0, 50.0], dtype=torch.float64)
-    log_p = classifier(X, sigma)
+    log_p = log_probabilities(X, sigma)
     assert log_p.shape == (6, 3) and torch.allclose(log_p.exp().sum(1), torch.ones(6))
     for i in range(6):
-        assert torch.allclose(classifier(X[i : i + 1], sigma[i])[0], log_p[i], atol=1e-5)
-    same = classifier(X[:1].expand(6, -1, -1, -1), sigma)
+        assert torch.allclose(log_probabilities(X[i : i + 1], sigma[i])[0], log_p[i], atol=1e-5)
+    same = log_probabilities(X[:1].expand(6, -1, -1, -1), sigma)
     assert (same[1:] - same[:-1]).abs().amax(1).min() > 1e-3  # the level matters at every level
     lowest = float(make_schedule("cosine").sigma[0])
-    assert torch.equal(classifier(X, 0.0), classifier(X, lowest / 2)) or torch.allclose(
-        classifier(X, 0.0), classifier(X, lowest / 2), atol=1e-3
+    assert torch.equal(log_probabilities(X, 0.0), log_probabilities(X, lowest / 2)) or torch.allclose(
+        log_probabilities(X, 0.0), log_probabilities(X, lowest / 2), atol=1e-3
     )
 
 
@@ -68,18 +65,12 @@ def test_its_gradient_is_the_finite_difference():
     assert float((up - down) / 2e-5) == pytest.approx(float((gradient * direction).sum()), rel=1e-3)  # c_in in float32
 
 
-def test_levels_are_those_a_sampler_visits():
-    levels = training_levels(make_schedule("cosine"))
-    assert levels.max() <= SIGMA_CAP and len(levels) > 980
-    assert len(training_levels(make_schedule("linear"))) == 1000
-
-
 def test_saved_classifier_comes_back_and_is_no_other_kind(tmp_path):
     net = network()
-    save_noisy(tmp_path / "c", TINY, net)
-    again = load_noisy(tmp_path / "c")
+    save_classifier(tmp_path / "c", TINY, net)
+    again = load_classifier(tmp_path / "c", noise_aware=True)
     assert again.config == TINY and len(again.digest) == 64
-    assert torch.allclose(again(X, 1.0), NoisyClassifier(net)(X, 1.0), atol=5e-3)  # fp16 on disk
+    assert torch.allclose(again.log_probabilities(X, 1.0), Classifier(net).log_probabilities(X, 1.0), atol=5e-3)  # fp16 on disk
     assert checkpoint.find([tmp_path]) == {}
     with pytest.raises(CheckpointError, match="no classifier"):
         load_classifier(tmp_path / "c")
@@ -89,10 +80,10 @@ def test_broken_ones_are_one_sentence(tmp_path):
     config, weights = tmp_path / "noisy_classifier.json", tmp_path / "weights.safetensors"
 
     def broken(change, word):
-        save_noisy(tmp_path, TINY, network())
+        save_classifier(tmp_path, TINY, network())
         change()
         with pytest.raises(CheckpointError, match=word) as caught:
-            load_noisy(tmp_path)
+            load_classifier(tmp_path, noise_aware=True)
         assert "\n" not in str(caught.value)
 
     def edited(**changes):
@@ -109,36 +100,9 @@ def test_broken_ones_are_one_sentence(tmp_path):
     broken(lambda: files.save_tensors(weights, nan), "NaN")
 
 
-def test_training_from_the_command_line(tmp_path, capsys):
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(240) % 3
-    pixels = labels[:, None, None, None] * 90 + torch.randint(0, 60, (240, 16, 16, 3), generator=g)
-    np.savez(tmp_path / "striped.npz", arr_0=pixels.numpy().astype(np.uint8), arr_1=labels.numpy())
-    module = script("train_classifier")
-    module.NOISY_PHOTOS = dict(widths=(8, 16), blocks=(0, 1))
-    out = tmp_path / "out"
-    command = ["--noisy", "--data", str(tmp_path / "striped.npz"), "--epochs", "8", "--batch", "24", "--lr", "0.05", "--out", str(out)]
-    assert module.main([*command, "--precision", "fp32", "--device", "cpu"]) == 0
-    capsys.readouterr()
-    config = load_noisy(out).config
-    metric = config.metrics[0]
-    by_level = {r["sigma"]: r["value"] for r in metric["by_level"]}
-    assert by_level[0.5] > 0.8 > by_level[50.0] and config.schedule == {"name": "cosine", "T": 1000} and config.training["smoothing"] == 0
-    card = (out / "README.md").read_text()
-    assert all(f"| {s:g} | {v:.2%} |" in card for s, v in by_level.items()) and "one draw of noise" in card
-    assert not (out / "classifier.json").exists()
-    more = [*command[:4], "1", *command[5:-1], str(tmp_path / "more"), "--init", str(out), "--device", "cpu"]
-    assert module.main(more) == 0  # its card tells of both cycles
-    again = load_noisy(tmp_path / "more").config
-    assert (
-        f"{again.images_seen} images in 2 cycles ({config.images_seen} after one of peak 0.05"
-        in (tmp_path / "more" / "README.md").read_text()
-    )
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_shipped_ones_are_as_good_as_their_cards_say(path):
-    classifier = load_noisy(path)
+    classifier = load_classifier(path, noise_aware=True)
     assert path.name == f"{classifier.config.data}-noisy" and (path / "weights.safetensors").stat().st_size < 4e6
     card = (path / "README.md").read_text()
     rows = classifier.config.metrics[0]["by_level"]
@@ -151,8 +115,8 @@ def test_shipped_ones_are_as_good_as_their_cards_say(path):
     x, n = to_model(test.images[:300]), 300
     x = add_noise(x, torch.tensor(1.0), torch.randn(x.shape, generator=torch.Generator().manual_seed(9)))
     with torch.inference_mode():
-        right = int((classifier(x, 1.0).argmax(1) == test.labels[:n]).sum())
-    low, high = wilson(right, n)
+        right = int((classifier.log_probabilities(x, 1.0).argmax(1) == test.labels[:n]).sum())
+    low, high = wilson_interval(right, n)
     assert low - 0.02 <= next(r["value"] for r in rows if r["sigma"] == 1.0) <= high + 0.02
 
 

@@ -107,13 +107,13 @@ def test_a_sweep_does_not_ignore_what_it_cannot_do(shell, flags):  # noqa: F811
     assert code == 2 and out == "" and "no --write, --seeds or --images" in err
 
 
-def test_the_chance_distance_is_the_binomial_mean():
+def test_the_expected_distance_is_the_binomial_mean():
     for n, k in ((1, 10), (7, 3), (25, 10), (1000, 10)):
         p = 1 / k
         exact = sum(math.comb(n, x) * p**x * (1 - p) ** (n - x) * abs(x / n - p) for x in range(n + 1)) if n < 1000 else None
-        got = metrics.chance_distance(n, k)
+        got = metrics.expected_distance(n, k)
         assert got == pytest.approx(k / 2 * exact) if exact else got == pytest.approx(0.0378, abs=2e-4)
-    assert metrics.chance_distance(1, 10) == pytest.approx(0.9)
+    assert metrics.expected_distance(1, 10) == pytest.approx(0.9)
 
 
 def test_ctrl_c_while_it_loads_is_said(monkeypatch, capsys):
