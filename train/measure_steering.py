@@ -63,7 +63,7 @@ def measured(studio: Studio, name: str, request: Request, text: str) -> dict:
     if found.labels.min() >= 0:
         if text:
             with torch.inference_mode():
-                probabilities = studio.steering.noisy(config)(to_model(images).to(studio.device), 0.0).exp().cpu()
+                probabilities = studio.steering.noisy(config).log_probabilities(to_model(images).to(studio.device), 0.0).exp().cpu()
         else:
             probabilities = studio.steering.classifier(config).classify(images)
         hits = int((probabilities.argmax(1) == torch.from_numpy(found.labels)).sum())

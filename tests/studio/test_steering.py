@@ -93,7 +93,7 @@ def test_a_classifier_pulls_toward_the_class_asked_for(studio):
 
     def believed(**changes):
         frame = final(studio, ask(label="all", n=10, guidance=0.0, **changes))
-        log_p = noisy(to_model(torch.from_numpy(frame.x)), 0.0)
+        log_p = noisy.log_probabilities(to_model(torch.from_numpy(frame.x)), 0.0)
         return float(log_p[torch.arange(10), torch.from_numpy(frame.labels)].mean())
 
     assert believed(classifier_scale=50.0) > believed() + 0.2
