@@ -18,6 +18,7 @@ from pathlib import Path
 import project
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints.measurements import copy_measurements
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.training import flags as train_flags
@@ -133,8 +134,9 @@ def main(argv: list[str] | None = None) -> int:
         parts = [checkpoint.open_checkpoint(r).config for r in runs]
         total = sum(c.images_seen for c in parts)
         before = checkpoint.open_checkpoint(out).config if (out / "config.json").is_file() else None
-        if before and (before.images_seen, before.ema) == (total, source.config.ema):
-            config = before  # the same weights: keep the numbers judged since
+        same = before and (before.images_seen, before.ema) == (total, source.config.ema)
+        if same:
+            config = before  # the same weights: keep the numbers measured since
         else:
             config = dataclasses.replace(source.config, images_seen=total)
         loss = validation(source)
@@ -144,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
             entry = {"name": "validation loss", "value": loss, "protocol": f"{kind} {VALIDATION}"}
             config = dataclasses.replace(config, metrics=[entry, *config.metrics])
         checkpoint.save(out, config, checkpoint.read_weights(source.path))
+        if not same:
+            copy_measurements(source, checkpoint.open_checkpoint(out))
     except ValueError as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2
@@ -169,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         command="\n    ".join(
             command(c.training, r.name if len(runs) > 1 else "", runs[k - 1].name if k else "") for k, (r, c) in enumerate(zip(runs, parts))
         ),
-        metrics=metrics_table(config.metrics),
+        metrics=metrics_table(facts["metrics"]),
     )
     files.write_atomically(out / "README.md", text.rstrip() + "\n")
     print(f"{out}: {config.images_seen} images seen, {sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB")

@@ -9,13 +9,14 @@ import sys
 import time
 from dataclasses import asdict
 
+from ddpm_app.checkpoints.measurements import Measurement, store, stored_measurements
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.evaluation.evaluate import evaluate
 from ddpm_app.evaluation.features import KINDS
 from ddpm_app.evaluation.plan import ALIASES, BITS, METRICS, Plan, parse_metrics, sample_requests
-from ddpm_app.evaluation.protocol import Measurement, plain, store, stored_rows
 from ddpm_app.evaluation.samples import sampled
+from ddpm_app.files import plain
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
     if args.write:
-        stored_rows(studio.checkpoint(args.checkpoint))  # what could not be kept is not measured first
+        stored_measurements(studio.checkpoint(args.checkpoint))  # what could not be kept is not measured first
     shared = plan.pictures and not plan.images and not args.sweep
     if world.size > 1 and shared:  # each process makes its share of the samples; rank 0 goes on alone
         for request in sample_requests(plan):

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import torch
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.checkpoints.measurements import Measurement
 from ddpm_app.diffusion import likelihood
 from ddpm_app.evaluation.plan import BITS, Plan
-from ddpm_app.evaluation.protocol import Measurement, commit
+from ddpm_app.evaluation.protocol import commit
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio.request import known

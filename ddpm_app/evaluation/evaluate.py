@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.checkpoints.measurements import Measurement
 from ddpm_app.classifiers import classifier
 from ddpm_app.evaluation import features, image_metrics
 from ddpm_app.evaluation.bits import _dtype, measure_bits
 from ddpm_app.evaluation.features import Extractor
 from ddpm_app.evaluation.image_metrics import Subject, Value
 from ddpm_app.evaluation.plan import BITS, Plan, sample_requests
-from ddpm_app.evaluation.protocol import Measurement, Refusal, commit, named, protocol_of, reference_of, software
+from ddpm_app.evaluation.protocol import Refusal, commit, named, protocol_of, reference_of, software
 from ddpm_app.evaluation.samples import given, sampled, samples_of, weights_digest
 from ddpm_app.images.datasets import KNOWN, load_data
 from ddpm_app.images.sets import Images, Progress

@@ -6,35 +6,20 @@ split. Everything else is called after what it is (FD-classifier) and says why i
 
 from __future__ import annotations
 
-import json
 import subprocess
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.evaluation.features import LEGACY, Extractor
 from ddpm_app.evaluation.samples import given
-from ddpm_app.files import plain, write_atomically
 from ddpm_app.images.datasets import KNOWN, ImageData, load_data
 from ddpm_app.paths import PROJECT
 
 STANDARD_N = 50_000
 LITERATURE = {"FD": "FID", "FD-infinity": "FID-infinity", "KD": "KID", "IS": "IS"}
 IN_FEATURES = (*LITERATURE, "precision", "recall", "closer-than-real")  # numbers that another network would give otherwise
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """name, value; error: one standard error, NaN where unknown; detail: the value's parts; protocol: how it was measured."""
-
-    name: str
-    value: float
-    error: float
-    detail: dict
-    protocol: dict
 
 
 class Refusal(NamedTuple):
@@ -121,26 +106,3 @@ def software() -> str:
     from importlib.metadata import version
 
     return f"torch-fidelity {version('torch-fidelity')}, torch {torch.__version__}"
-
-
-# -- kept with the checkpoint -----------------------------------------------------------------------------------------------------
-
-
-def stored_rows(checkpoint: Checkpoint) -> list[dict]:
-    """What has been measured so far. Raises ValueError for a metrics.json that is cut short."""
-    file = checkpoint.path / "metrics.json"
-    try:
-        rows = json.loads(file.read_text()) if file.exists() else []
-    except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
-        raise ValueError(f"{file} is cut short or not JSON; move it away first") from error
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and "name" in r and "value" in r for r in rows):
-        raise ValueError(f"{file} does not hold measured numbers; move it away first")
-    return rows
-
-
-def store(checkpoint: Checkpoint, *measurements: Measurement) -> Path:
-    """Append to the checkpoint's metrics.json, which is replaced whole."""
-    file = checkpoint.path / "metrics.json"
-    rows = [*stored_rows(checkpoint), *(plain(asdict(m)) for m in measurements)]
-    write_atomically(file, json.dumps(rows, indent=1))
-    return file

@@ -8,11 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ddpm_app.checkpoints.measurements import Measurement
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.evaluation.evaluate import evaluate
 from ddpm_app.evaluation.plan import Plan
-from ddpm_app.evaluation.protocol import Measurement, Refusal, plain
+from ddpm_app.evaluation.protocol import Refusal
 from ddpm_app.evaluation.samples import samples_of
+from ddpm_app.files import plain
 from ddpm_app.images.sets import Images, Progress
 from ddpm_app.studio.request import Request, known
 from ddpm_app.studio.studio import Studio

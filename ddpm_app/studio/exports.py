@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.checkpoints.measurements import card_rows
 from ddpm_app.images import png_settings, render
 from ddpm_app.networks.unet import UNet, UNetConfig, parameter_count
 from ddpm_app.studio.studio import Frame, Request
@@ -117,8 +118,12 @@ def _parameters(config: UNetConfig) -> int:
 
 
 def model_facts(checkpoint: Checkpoint) -> dict:
-    """What a card's head says, as plain values."""
-    c = checkpoint.config
+    """What a model card says, as plain values. metrics_error: why metrics.json could not be read, else ""."""
+    c, metrics_error = checkpoint.config, ""
+    try:
+        metrics = card_rows(checkpoint)
+    except ValueError as error:
+        metrics, metrics_error = c.metrics, str(error)
     return {
         "name": checkpoint.name,
         "place": _short(checkpoint.path),  # not "path": gradio_client would try to download it
@@ -134,7 +139,8 @@ def model_facts(checkpoint: Checkpoint) -> dict:
         "parameters": _parameters(c.network),
         "images_seen": c.images_seen,
         "ema": c.ema,
-        "metrics": c.metrics,
+        "metrics": metrics,
+        "metrics_error": metrics_error,
     }
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddpm_app.classifiers import metrics
 from ddpm_app.cli import main as cli
-from ddpm_app.evaluation import protocol, samples
+from ddpm_app.evaluation import samples
 from tests.evaluation.test_evaluate import MODEL, cache, done, judge, model, no_real_data, plan, shell  # noqa: F401 - fixtures
 
 ASKED = ("fid", "classifier", "neighbours")
@@ -89,16 +89,6 @@ def test_a_reference_of_too_few_images_is_refused(studio, judge, model, referenc
     np.savez(tmp_path / "few.npz", arr_0=reference_images[:10])
     rows, refused, _ = done(studio, plan(judge, against=str(tmp_path / "few.npz"), metrics=("fid",)))
     assert rows == {} and refused["fid"] == "a Frechet distance in 12 feature dimensions needs more than 12 reference images; there are 10"
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"[", b"{}"])
-def test_a_damaged_metrics_file_is_kept(studio, model, content):  # noqa: F811
-    checkpoint = studio.checkpoint(model)
-    file = checkpoint.path / "metrics.json"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match="move it away first"):
-        protocol.stored_rows(checkpoint)
-    assert file.read_bytes() == content
 
 
 @pytest.mark.parametrize("flags", [["--write"], ["--seeds", "3"], ["--images", "x.npz"]])

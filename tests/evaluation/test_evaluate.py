@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from ddpm_app import files
+from ddpm_app.checkpoints.measurements import Measurement
 from ddpm_app.classifiers.classifier import save_classifier
 from ddpm_app.cli import main as cli
 from ddpm_app.evaluation import evaluate as evaluation
 from ddpm_app.evaluation import features, protocol, samples
 from ddpm_app.evaluation.evaluate import evaluate
 from ddpm_app.evaluation.plan import Plan
-from ddpm_app.evaluation.protocol import Measurement, Refusal
+from ddpm_app.evaluation.protocol import Refusal
 from ddpm_app.images.datasets import CIFAR10_CLASSES, ImageData
 from ddpm_app.images.sets import Progress
 from ddpm_app.networks.resnet import ClassifierConfig, ResNet
@@ -119,7 +120,7 @@ def test_everything_at_once(studio, judge, model):
     assert sum(map(sum, reading["generated"]["confusion"])) == 80 and sum(map(sum, reading["real"]["confusion"])) == 60
     closest = rows["closer-than-real-pixels"].detail["closest"]
     assert len(closest) == 24 and closest == sorted(closest, key=lambda c: c[2])
-    assert json.loads(json.dumps([protocol.plain(dataclasses.asdict(m)) for m in rows.values()], allow_nan=False))
+    assert json.loads(json.dumps([files.plain(dataclasses.asdict(m)) for m in rows.values()], allow_nan=False))
     kinds = [e.what for e in events if isinstance(e, Progress)]
     assert "sampling" in kinds and "classifier features of the reference" in kinds
 

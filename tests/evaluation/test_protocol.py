@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_app.evaluation import features, protocol, samples
-from ddpm_app.evaluation.protocol import Measurement, Reference, named, protocol_of
+from ddpm_app.evaluation import features, samples
+from ddpm_app.evaluation.protocol import Reference, named, protocol_of
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.images.sets import Images
-from tests.conftest import make_checkpoint
 
 
 def fake(kind="inception", digest=features.LEGACY + "0" * 56):
@@ -40,20 +39,6 @@ def test_fid_alone_is_the_literatures():
     assert named("FD-infinity", fake("clip"), of("train"), "cifar10", 5) == "FD-clip-infinity"
     assert named("precision", fake(), of("train"), "cifar10", 50_000) == "precision-inception"
     assert named("agreement", fake("classifier"), None, "cifar10", 5) == "agreement"
-
-
-def test_a_metrics_file_cut_short_is_not_overwritten(tmp_path):
-    checkpoint = make_checkpoint(tmp_path / "model")
-    file = checkpoint.path / "metrics.json"
-    m = Measurement("x", 1.0, float("nan"), {}, {})
-    for content in ('[{"name": "x", "val', '{"a": 1}', "[3]"):
-        file.write_text(content)
-        with pytest.raises(ValueError, match="move it away first"):
-            protocol.store(checkpoint, m)
-        assert file.read_text() == content
-    file.unlink()
-    protocol.store(checkpoint, m, m)
-    assert [r["error"] for r in protocol.stored_rows(checkpoint)] == [None, None]
 
 
 def test_a_folder_of_pictures_keeps_its_pixels(tmp_path):

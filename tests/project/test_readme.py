@@ -1,11 +1,12 @@
 """README names what exists, and its numbers are those stored with the models."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from ddpm_app.checkpoints.checkpoint import open_checkpoint
+from ddpm_app.checkpoints.measurements import card_rows
 from ddpm_app.diffusion.denoiser import ROWS
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS, SCHEDULES
@@ -56,7 +57,7 @@ def test_flags_in_readme_exist():
 
 @pytest.mark.parametrize("model", SHIPPED, ids=lambda p: p.name)
 def test_the_numbers_of_shipped_models_are_theirs(model):
-    metrics = json.loads((model / "config.json").read_text())["metrics"]
+    metrics = card_rows(open_checkpoint(model))
     card = (model / "README.md").read_text()
     assert metrics and all(m["protocol"] for m in metrics)
     for m in metrics:

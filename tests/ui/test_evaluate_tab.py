@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from ddpm_app.checkpoints.measurements import stored_measurements
 from ddpm_app.classifiers.classifier import load_classifier
 from ddpm_app.evaluation import evaluate
 from ddpm_app.evaluation.features import classifier_features
-from ddpm_app.evaluation.protocol import stored_rows
 from ddpm_app.ui.tabs import evaluate as tab
 from tests.evaluation.test_evaluate import judge, model, no_real_data  # noqa: F401 - fixtures
 
@@ -44,7 +44,7 @@ def test_measure_read_sort_export(opened, studio, model):  # noqa: F811
     page.wait_for_selector("#evaluate-start:not([disabled])")
     names = page.locator(VIEW + ".results tbody tr td:first-child").all_inner_texts()
     assert {"FD-classifier", "precision-classifier", "agreement", "closer-than-real-pixels"} <= set(names)
-    rows = {r["name"]: r for r in stored_rows(studio.checkpoint(model))}
+    rows = {r["name"]: r for r in stored_measurements(studio.checkpoint(model))}
     assert set(names) == set(rows)  # kept in metrics.json
     assert page.locator(VIEW + ".confusion tbody tr").count() == 10 and page.locator(VIEW + ".classes tbody tr").count() == 10
     cells = [int(t) for t in page.locator(VIEW + ".confusion tbody td").all_inner_texts() if t != "·"]

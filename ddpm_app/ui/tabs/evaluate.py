@@ -11,12 +11,14 @@ from dataclasses import asdict
 import gradio as gr
 import numpy as np
 
+from ddpm_app.checkpoints.measurements import Measurement, store, stored_measurements
 from ddpm_app.classifiers.clip import SUGGESTED
 from ddpm_app.evaluation.evaluate import evaluate, neighbour_pairs
 from ddpm_app.evaluation.features import KINDS
 from ddpm_app.evaluation.plan import METRICS, Plan
-from ddpm_app.evaluation.protocol import Measurement, Refusal, plain, store, stored_rows
+from ddpm_app.evaluation.protocol import Refusal
 from ddpm_app.evaluation.tradeoff import Point, Sweep, sweep
+from ddpm_app.files import plain
 from ddpm_app.images import render
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio import exports
@@ -54,10 +56,10 @@ class EvaluateView(gr.HTML):
 
 
 def stored_value(studio: Studio, name: str | None) -> dict:
-    """What the table shows of a model before anything is measured: its metrics.json."""
+    """What the table shows of a model before anything is measured: its stored numbers."""
     checkpoint = studio.checkpoints().get(name or "")
     try:
-        return {"run": None, "model": name or "", "stored": stored_rows(checkpoint) if checkpoint else [], "trouble": ""}
+        return {"run": None, "model": name or "", "stored": stored_measurements(checkpoint) if checkpoint else [], "trouble": ""}
     except ValueError as error:
         return {"run": None, "model": name or "", "stored": [], "trouble": str(error)}
 

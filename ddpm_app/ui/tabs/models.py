@@ -8,7 +8,6 @@ from pathlib import Path
 import gradio as gr
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
-from ddpm_app.evaluation.protocol import stored_rows
 from ddpm_app.studio.exports import model_facts
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
@@ -28,14 +27,13 @@ def card_html(checkpoint: Checkpoint) -> str:
         ("EMA", f["ema"] or "unknown"),
         ("Place", f["place"]),
     ]
-    measured, trouble = evaluated(checkpoint)
     rows = "".join(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in facts)
     metrics = "".join(
         f"<tr><td>{e(m.get('name'))}</td><td class='num'>{_number(m.get('value'))}</td><td>{e(m.get('protocol'))}</td></tr>"
-        for m in [*f["metrics"], *measured]
+        for m in f["metrics"]
         if isinstance(m, dict)
     )
-    metrics += f"<tr><td colspan='3'>{e(trouble)}</td></tr>" if trouble else ""
+    metrics += f"<tr><td colspan='3'>{e(f['metrics_error'])}</td></tr>" if f["metrics_error"] else ""
     table = (
         f"<table><thead><tr><th>Measured</th><th>Value</th><th>Protocol</th></tr></thead><tbody>{metrics}</tbody></table>"
         if metrics
@@ -49,22 +47,6 @@ def card_html(checkpoint: Checkpoint) -> str:
         else ""
     )
     return f"<div class='card'><div><h3>{e(checkpoint.name)}</h3><dl>{rows}</dl></div><div>{image}</div></div>{table}"
-
-
-def evaluated(checkpoint: Checkpoint) -> tuple[list[dict], str]:
-    """The newest number of each name in the model's metrics.json, its protocol in a line; and what is wrong with the file, or ""."""
-    try:
-        rows = stored_rows(checkpoint)
-    except ValueError as error:
-        return [], str(error)
-    newest = {row["name"]: row for row in rows}
-    said = ("n", "sampler", "evaluations", "guidance", "seed", "reference", "images", "date")
-    shown = []
-    for name, row in newest.items():
-        protocol = row.get("protocol") if isinstance(row.get("protocol"), dict) else {}
-        parts = ", ".join(f"{k} {protocol[k]}" for k in said if k in protocol)
-        shown.append({"name": name, "value": row["value"], "protocol": f"evaluate: {parts}"})
-    return shown, ""
 
 
 def newest_sample(path: Path) -> Path | None:
