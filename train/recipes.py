@@ -34,7 +34,7 @@ from ddpm_app.checkpoints import checkpoint
 from ddpm_app.classifiers.classifier import load_classifier
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last
+from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
 from ddpm_app.evaluation.distances import Stats, statistics
 from ddpm_app.images.datasets import load_data
@@ -159,8 +159,8 @@ def sample(denoiser: Denoiser, labels: torch.Tensor, args: argparse.Namespace) -
     with torch.inference_mode():
         for at in range(0, len(labels), args.sample_batch):
             label = labels[at : at + args.sample_batch].to(denoiser.device)
-            x = initial_noise(SeededNoise(range(at, at + len(label))), (len(label), *shape), sigmas[0], denoiser.device)
-            parts.append(to_uint8(last(sampler.run(clipped(cfg(denoiser, label, args.guidance)), x, sigmas))).cpu())
+            x, noise = start(range(at, at + len(label)), (len(label), *shape), sigmas, denoiser.device)
+            parts.append(to_uint8(last(sampler.steps(clipped(cfg(denoiser, label, args.guidance)), x, sigmas, noise))).cpu())
     return torch.cat(parts)
 
 

@@ -30,7 +30,7 @@ from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last
+from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import sigma_grid
 from ddpm_app.images import render
 from ddpm_app.images.datasets import load_data, split
@@ -137,11 +137,10 @@ def sample_grid(trainer: Trainer, per_class: int = COLUMNS, evaluations: int = 1
     part = trainer.world.slice(classes * per_class) if shared else slice(0, classes * per_class)
     label = torch.arange(classes, device=trainer.device).repeat_interleave(per_class)[part]
     sigmas = sigma_grid(denoiser.schedule, evaluations)
-    noise, shape = SeededNoise(range(part.start, part.stop)), (len(label), *trainer.data.images.shape[1:])
-    x = initial_noise(noise, shape, sigmas[0], trainer.device)
+    x, noise = start(range(part.start, part.stop), (len(label), *trainer.data.images.shape[1:]), sigmas, trainer.device)
     guided = cfg(denoiser, label, scale if trainer.network.config.num_classes else 1.0)
     with torch.inference_mode():
-        images = to_uint8(last(SAMPLERS["dpmpp-2m"].run(clipped(guided), x, sigmas)))
+        images = to_uint8(last(SAMPLERS["dpmpp-2m"].steps(clipped(guided), x, sigmas, noise)))
     return trainer.world.gather(images) if shared else images.cpu()
 
 

@@ -22,7 +22,7 @@ from ddpm_app.checkpoints import diffusers as checkpoints_diffusers
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import conditioned
 from ddpm_app.diffusion.samplers import ddim, last
-from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
+from ddpm_app.diffusion.schedules import from_vp, make_schedule, sigma_grid
 from ddpm_app.files import save_tensors
 from ddpm_app.networks.device import describe, for_inference, pick_device, pick_dtype
 from ddpm_app.networks.unet import PRESETS, UNet, UNetConfig, forward_flops, preset_config
@@ -96,7 +96,7 @@ def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, d
         save_tensors(Path(folder) / "start.safetensors", {"x": start})
         denoiser = Denoiser(for_inference(network, device, dtype), make_schedule("linear"), "eps")
         sigmas = sigma_grid(denoiser.schedule, steps)
-        x = start.to(device) * float((1 + sigmas[0] ** 2).sqrt())
+        x = from_vp(start.to(device), sigmas[0])
         final = []
 
         def in_this_program() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_app.diffusion.guidance import cfg
 from ddpm_app.diffusion.samplers import SAMPLERS, last
-from ddpm_app.diffusion.schedules import GRIDS, SIGMA_CAP, sigma_grid
+from ddpm_app.diffusion.schedules import GRIDS, SIGMA_CAP, from_vp, sigma_grid
 from ddpm_app.files import write_atomically
 from ddpm_app.networks.mlp import MAX_DIM
 from ddpm_app.toy import checkpoint
@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> None:
                 block = torch.cat([block, block.new_zeros(SAMPLE_ROWS - rows, config.dim)])
                 label = None if args.label is None else torch.full((SAMPLE_ROWS,), args.label)
                 denoise = cfg(model.denoiser, label, args.scale) if label is not None else lambda x, s: model.denoiser(x, s)
-                x = block * float((1 + sigmas[0] ** 2).sqrt())
-                steps = method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)
-                parts.append(model.from_model(last(steps))[:rows])
+                x = last(method.steps(denoise, from_vp(block, sigmas[0]), sigmas, noise))
+                parts.append(model.from_model(x)[:rows])
     finally:
         torch.set_num_threads(threads)
     _write_points(Path(args.out), torch.cat(parts).float())

@@ -110,12 +110,6 @@ def progressive(
     yield State(0, 0.0, bits, torch.zeros_like(bits), 0, torch.zeros_like(bits), images, images)
 
 
-def first_bits(states: Sequence[State], bits: float, image: int = 0) -> State | None:
-    """The last state that an image's first `bits` bits reach; None where they do not even give x_T."""
-    reached = [s for s in states if float(s.bits[image]) <= bits]
-    return reached[-1] if reached else None
-
-
 def fine_levels(schedule: Schedule, steps: int = 1000) -> Schedule:
     """Equal steps of log-SNR between a schedule's ends (the upper one under the cap): the same network asked in finer steps where the
     schedule's own are coarse. The bound nears its continuous-time limit, in which the variance of the reverse step has no part."""

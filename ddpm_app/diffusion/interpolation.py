@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, cfg
-from ddpm_app.diffusion.samplers import Step, heun, last
+from ddpm_app.diffusion.samplers import Step, heun
 from ddpm_app.diffusion.schedules import Schedule, expand, sigma_grid
 
 PARALLEL = 1e-6  # radians: below this two directions are one
@@ -91,20 +91,3 @@ def encode(denoise: Denoise, x0: Tensor, levels: Tensor) -> Iterator[Step]:
 def decode(denoise: Denoise, x: Tensor, levels: Tensor) -> Iterator[Step]:
     """Back down the same levels and to sigma = 0: encode()'s inverse as the steps become small."""
     return heun(denoise, x, torch.cat([levels.flip(0), levels.new_zeros(1)]))
-
-
-def unit(x: Tensor, sigma: Tensor) -> Tensor:
-    """x at level sigma -> unit-variance code, the textbook's x_T; times sqrt(1 + sigma^2) leads back."""
-    return x * float(torch.rsqrt(1 + sigma.double() ** 2))
-
-
-@torch.no_grad()
-def round_trip(denoise: Denoise, x0: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode and decode: (codes (B, *S) of unit variance, images (B, *S), root mean squared error of each in grey levels (B,)).
-
-    Unit variance holds for images with noise of the lowest level. Without it, what the data never vary (MNIST's black margin) is
-    encoded as less, and the more so the better the network knows it."""
-    code = last(encode(denoise, x0, levels))
-    back = last(decode(denoise, code, levels))
-    error = 127.5 * (back - x0).double().square().flatten(1).mean(1).sqrt()
-    return unit(code, levels[-1]), back, error

@@ -6,6 +6,7 @@ step starts from, `r < s` the one it ends on. A multistep method's memory is a l
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.diffusion.guidance import Denoise
-from ddpm_app.diffusion.schedules import expand
+from ddpm_app.diffusion.schedules import expand, from_vp
 
 Noise = Callable[[Tensor], Tensor]  # x -> standard normal noise of its shape
 
@@ -48,9 +49,25 @@ class SeededNoise:
         return torch.stack(rows).to(like)
 
 
-def initial_noise(noise: Noise, shape: tuple[int, ...], sigma_max: Tensor, device=None) -> Tensor:
-    """x_T (B, *S): unit-variance noise in the textbook's picture, scaled to the sigma picture by sqrt(1 + sigma_max^2)."""
-    return noise(torch.empty(shape, device=device)) * float((1 + sigma_max**2).sqrt())
+def start(
+    noise: Noise | Sequence[int],
+    shape: Sequence[int],
+    sigmas: Tensor,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    x0: Tensor | None = None,
+) -> tuple[Tensor, Noise]:
+    """Where sampling begins: (x (B, *S) at the level sigmas[0], the Noise from which Sampler.steps draws on).
+
+    noise:  one seed a sample (drawn by SeededNoise), or a Noise
+    shape:  (B, *S)
+    sigmas: the grid, from sigma_grid
+    x0:     clean samples (B, *S) or (*S) to begin from with noise of that level (SDEdit, Meng et al. 2022); None begins with noise
+            alone, which has unit variance in the textbook's picture
+    """
+    noise = noise if callable(noise) else SeededNoise(noise)
+    eps = noise(torch.empty(tuple(shape), device=device, dtype=dtype))
+    return (from_vp(eps, sigmas[0]) if x0 is None else x0 + float(sigmas[0]) * eps), noise
 
 
 def advance(x: Tensor, x0: Tensor, s: Tensor, r: Tensor) -> Tensor:
@@ -192,8 +209,16 @@ def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 @dataclass(frozen=True)
 class Sampler:
-    """run: the generator. blurb: what the method is, in one line. order: of convergence on smooth problems. options: keyword
-    arguments a person may set. grid: the one it works best on. stochastic: draws noise on the way even with its defaults."""
+    """A sampling method and what is known about it.
+
+    run:        the generator: (denoise, x, sigmas, and noise and options where it has them) -> Steps; call it through `steps`
+    blurb:      what the method is, in one line
+    order:      of convergence on smooth problems
+    options:    keyword arguments a person may set
+    grid:       the grid it works best on, one of GRIDS
+    stochastic: it draws noise at every step even with its default options
+    evaluations_per_step: 1, or 2 for Heun's method
+    """
 
     run: Callable[..., Iterator[Step]]
     blurb: str
@@ -202,6 +227,13 @@ class Sampler:
     grid: str = "uniform-t"
     stochastic: bool = False
     evaluations_per_step: int = 1
+
+    def steps(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like, **options) -> Iterator[Step]:
+        """Run the method from x (B, *S) at sigmas[0] down the grid. What it cannot use is dropped: the noise where it draws none, and
+        options of other methods, so that a caller passes the same arguments to every sampler."""
+        given = {"noise": noise, **options}
+        accepted = inspect.signature(self.run).parameters
+        return self.run(denoise, x, sigmas, **{name: value for name, value in given.items() if name in accepted})
 
     def steps_for(self, evaluations: int) -> int:
         """The largest number of steps that costs at most this many evaluations (two-evaluation methods save one on the last)."""

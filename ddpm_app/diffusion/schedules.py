@@ -208,3 +208,8 @@ def to_vp(x: Tensor, sigma: Tensor) -> Tensor:
     """The textbook's x_t = x / sqrt(1 + sigma^2): what people look at, of unit variance at every level."""
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
     return x * expand(torch.rsqrt(1 + sigma**2), x)
+
+
+def from_vp(x_t: Tensor, sigma: Tensor) -> Tensor:
+    """The inverse of to_vp at one level, sigma (): x = x_t sqrt(1 + sigma^2)."""
+    return x_t * float((1 + sigma**2).sqrt())

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import clipped
-from ddpm_app.diffusion.interpolation import blend, code_levels, encode, noised_between, slerp, unit
+from ddpm_app.diffusion.interpolation import blend, code_levels, encode, noised_between, slerp
 from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
-from ddpm_app.diffusion.schedules import SIGMA_CAP, sigma_grid, to_vp
+from ddpm_app.diffusion.schedules import SIGMA_CAP, from_vp, sigma_grid, to_vp
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.studio.compression import _checked, _whole, class_index, shape_of
 from ddpm_app.studio.request import SEED_LIMIT, known
@@ -117,9 +117,9 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
             codes = SeededNoise(seeds)(torch.empty(2, *shape))
         else:
             codes = yield from _encoded(studio, denoiser, to_model(pictures), labels, max((request.evaluations + 1) // 2, 2))
-        x = slerp(codes[0], codes[1], weights) * float((1 + sigmas[0] ** 2).sqrt())
-    noise = {"noise": SeededNoise([request.seed] * request.frames)} if sampler.stochastic else {}
-    for step in studio.turns(sampler.run(denoise, x.to(studio.device), sigmas, **noise)):
+        x = from_vp(slerp(codes[0], codes[1], weights), sigmas[0])
+    noise = SeededNoise([request.seed] * request.frames)
+    for step in studio.turns(sampler.steps(denoise, x.to(studio.device), sigmas, noise)):
         images = to_uint8(step.x if step.i + 1 == step.n else step.x0).cpu()
         error = None
         if request.way == "ode" and step.i + 1 == step.n:
@@ -135,4 +135,4 @@ def _encoded(studio: Studio, denoiser: Denoiser, x0: Tensor, labels, steps: int)
     step = None
     for step in studio.turns(encode(denoise, x0.to(studio.device), levels)):
         yield Passage("encode", step.i + 1, step.n, float(step.sigma_next), to_uint8(to_vp(step.x, step.sigma_next)).cpu().numpy())
-    return unit(step.x, levels[-1]).cpu()
+    return to_vp(step.x, levels[-1]).cpu()

@@ -20,7 +20,8 @@ from ddpm_app.checkpoints import checkpoint as checkpoints
 from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointConfig
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped, conditioned
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise
+from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
+from ddpm_app.diffusion.samplers import start as start_sampling
 from ddpm_app.diffusion.schedules import Schedule, add_noise, sigma_grid, to_vp
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.networks.device import pick_device, pick_dtype
@@ -190,14 +191,10 @@ class Studio:
         sampler = SAMPLERS[request.sampler]
         kind = sampler.grid if request.grid == "auto" else request.grid
         sigmas = sigma_grid(denoiser.schedule, request.steps, kind, start)
-        noise = SeededNoise(range(request.seed, request.seed + request.n))
-        if picture is None:
-            x = initial_noise(noise, shape, sigmas[0], self.device)
-        else:
-            x0 = to_model(torch.from_numpy(picture.copy())).to(self.device)
-            x = x0 + float(sigmas[0]) * noise(torch.empty(shape, device=self.device))
-        options = request.options() | ({"noise": noise} if sampler.stochastic or any(request.options().values()) else {})
-        moves = sampler.run(self._guided(denoiser, request, config, labels), x, sigmas, **options)
+        x0 = None if picture is None else to_model(torch.from_numpy(picture.copy())).to(self.device)
+        seeds = range(request.seed, request.seed + request.n)
+        x, noise = start_sampling(seeds, shape, sigmas, self.device, x0=x0)
+        moves = sampler.steps(self._guided(denoiser, request, config, labels), x, sigmas, noise, **request.options())
         yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
         for step in self.turns(moves):
             yield self._frame(denoiser, request, step.i + 1, step.nfe, step.sigma_next, step.x, step.x0, labels)

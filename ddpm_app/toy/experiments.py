@@ -16,7 +16,7 @@ from torch import Tensor
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, classifier_guided, conditioned, of_class
 from ddpm_app.diffusion.samplers import SAMPLERS, last
-from ddpm_app.diffusion.schedules import GRIDS, Schedule, sigma_grid
+from ddpm_app.diffusion.schedules import GRIDS, Schedule, from_vp, sigma_grid
 from ddpm_app.toy import metrics
 from ddpm_app.toy.classifier import decision_grid, denoising_classifier, train_classifier
 from ddpm_app.toy.density import ExactDenoiser
@@ -74,9 +74,8 @@ def solvers(
 
     def run(name: str, steps: int, z: Tensor) -> Tensor:
         sigmas, method, noise = sigma_grid(schedule, steps, grid), SAMPLERS[name], normal(seed + 1)
-        x = z * float((1 + sigmas[0] ** 2).sqrt())
         with torch.no_grad():
-            return data.from_model(last(method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)))
+            return data.from_model(last(method.steps(denoise, from_vp(z, sigmas[0]), sigmas, noise)))
 
     reference = run("heun", 1000, start[:points])
     yield ExperimentEvent(0.1, "1000-step reference")

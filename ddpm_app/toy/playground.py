@@ -19,8 +19,8 @@ from torch import Tensor
 from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, cfg, conditioned
-from ddpm_app.diffusion.samplers import SAMPLERS
-from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, sigma_grid
+from ddpm_app.diffusion.samplers import SAMPLERS, start
+from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, from_vp, sigma_grid
 from ddpm_app.paths import SHIPPED
 from ddpm_app.toy import metrics
 from ddpm_app.toy.checkpoint import load_toy
@@ -203,13 +203,11 @@ def trajectories(setup: Setup, request: PlaneRequest) -> dict:
     plane, data, method = Plane(setup.data), setup.data, SAMPLERS[request.sampler]
     denoise, _ = _denoise(setup, request)
     sigmas = sigma_grid(setup.schedule, method.steps_for(request.evaluations), "karras" if request.sampler == "ipndm" else "log-snr")
-    noise = normal(request.seed)
-    x = noise(torch.empty(request.n, data.dim)) * float((1 + sigmas[0] ** 2).sqrt())
+    x, noise = start(normal(request.seed), (request.n, data.dim), sigmas)
     every = max(1, -(-(len(sigmas) - 1) // FRAMES))
     frames, levels = [_frame(plane, x, float(sigmas[0]))], [float(sigmas[0])]
     with torch.no_grad():
-        steps = method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas)
-        for step in steps:
+        for step in method.steps(denoise, x, sigmas, noise):
             if (step.i + 1) % every == 0 or step.i + 1 == step.n:
                 frames.append(_frame(plane, step.x, float(step.sigma_next)))
                 levels.append(float(step.sigma_next))
@@ -247,7 +245,7 @@ def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> d
         y = plane.grid(side)
         request = PlaneRequest(kind, label=label, n=len(y))
         with torch.no_grad():
-            x0 = _denoise(setup, request)[0]((y * float((1 + level**2).sqrt())).float(), level).double()
+            x0 = _denoise(setup, request)[0](from_vp(y, level).float(), level).double()
         return y, x0
 
     if which != "difference":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, conditioned
-from ddpm_app.diffusion.samplers import SAMPLERS, last
+from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP
 from ddpm_app.networks.mlp import ToyStack
 from ddpm_app.toy import metrics
@@ -76,10 +76,9 @@ def normal(seed: int) -> Callable[[Tensor], Tensor]:
 
 def draw(denoise: Denoise, sigmas: Tensor, n: int, dim: int, seed: int, sampler: str = "ddpm", dtype=torch.float32) -> Tensor:
     """n points (n, dim) in the network's coordinates."""
-    noise, method = normal(seed), SAMPLERS[sampler]
-    x = noise(torch.empty(n, dim, dtype=dtype)) * float((1 + sigmas[0] ** 2).sqrt())
+    x, noise = start(normal(seed), (n, dim), sigmas, dtype=dtype)
     with torch.no_grad():
-        return last(method.run(denoise, x, sigmas, noise) if method.stochastic else method.run(denoise, x, sigmas))
+        return last(SAMPLERS[sampler].steps(denoise, x, sigmas, noise))
 
 
 def over_seeds(rows: Sequence[dict], by: Sequence[str], values: Sequence[str]) -> list[dict]:
@@ -168,9 +167,9 @@ def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, siz
     def same(x: Tensor) -> Tensor:  # the same noise for each network of the stack
         return z(x[: len(x) // size]).repeat(size, 1)
 
-    x = same(torch.empty(size * scale.points, data.dim)) * float((1 + full[0] ** 2).sqrt())
+    x, noise = start(same, (size * scale.points, data.dim), full)
     with torch.no_grad():
-        samples = data.from_model(last(SAMPLERS["ddpm"].run(denoise, x, full, same))).reshape(size, scale.points, data.dim)
+        samples = data.from_model(last(SAMPLERS["ddpm"].steps(denoise, x, full, noise))).reshape(size, scale.points, data.dim)
         points = data.to_model(test.x[: scale.bound_points])
         n_bound = len(points)
         terms = metrics.bound_terms(denoise, points.repeat(size, 1), full[:-1].flip(0), torch.Generator().manual_seed(scale.seed + 2))

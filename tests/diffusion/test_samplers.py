@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ddpm_app.diffusion import samplers
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, advance, initial_noise, last
+from ddpm_app.diffusion.samplers import SAMPLERS, advance, last, start
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
@@ -269,7 +269,8 @@ def test_stochastic_samplers_keep_the_distribution(name):
     noise = lambda like: torch.randn(like.shape, generator=g, dtype=like.dtype)  # noqa: E731
     grid = sigma_grid(LINEAR, 1000)
     options = {"eta": 0.5} if name == "ddim" else {}
-    x = last(SAMPLERS[name].run(gaussian, initial_noise(noise, (8_000, 2), grid[0]).double(), grid, noise, **options))
+    x, noise = start(noise, (8_000, 2), grid)
+    x = last(SAMPLERS[name].steps(gaussian, x.double(), grid, noise, **options))
     torch.testing.assert_close(x.mean(0), MEAN, rtol=0, atol=3 * SD / math.sqrt(8_000) + 2e-3)
     torch.testing.assert_close(x.std(0), torch.full((2,), SD, dtype=F64), rtol=0.02, atol=0)
 
@@ -306,37 +307,3 @@ def test_float32_pictures_stay_float32(name):
     for step in SAMPLERS[name].run(lambda x, s: x / (1 + float(s) ** 2), x * 80, sigma_grid(LINEAR, 5, "karras")):
         assert step.x.dtype == step.x0.dtype == torch.float32 and step.x.shape == x.shape
     assert step.x.isfinite().all()
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sample_does_not_depend_on_its_batch(name):
-    options = {"ddim": {"eta": 1.0}, "heun": {"churn": 20.0}}.get(name, {})
-    grid = sigma_grid(LINEAR, 8, SAMPLERS[name].grid)
-
-    def run(seeds):
-        noise = SeededNoise(seeds)
-        if SAMPLERS[name].stochastic or options:
-            options["noise"] = noise
-        return last(
-            SAMPLERS[name].run(lambda x, s: x / (1 + float(s) ** 2), initial_noise(noise, (len(seeds), 3, 4, 4), grid[0]), grid, **options)
-        )
-
-    whole = run([7, 8, 9, 10])
-    assert torch.equal(run([9])[0], whole[2]) and torch.equal(run([10, 7]), whole[[3, 0]])
-    assert not torch.equal(whole[0], whole[1])
-
-
-def test_seeded_noise():
-    noise = SeededNoise([3, -1, 2**63 + 5])
-    like = torch.empty(3, 100, 100)
-    first, second = noise(like), noise(like)
-    assert not torch.equal(first, second) and torch.equal(SeededNoise([3])(like[:1])[0], first[0])
-    assert abs(float(first.mean())) < 0.02 and abs(float(first.std()) - 1) < 0.02
-    assert noise(like.double()).dtype == F64
-    with pytest.raises(ValueError, match="2 samples but 3 seeds"):
-        noise(like[:2])
-
-
-def test_initial_noise_has_unit_variance_in_the_textbooks_picture():
-    x = initial_noise(SeededNoise(range(8)), (8, 3, 32, 32), torch.tensor(157.0, dtype=F64))
-    assert float((x / math.sqrt(1 + 157.0**2)).std()) == pytest.approx(1, abs=0.02) and x.dtype == torch.float32

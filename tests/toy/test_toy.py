@@ -8,7 +8,7 @@ import torch
 
 from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.diffusion.guidance import cfg, conditioned
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise, initial_noise, last
+from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
 from ddpm_app.networks.mlp import ToyConfig, ToyMLP, ToyStack
 from ddpm_app.toy import points as toy_files
@@ -85,10 +85,10 @@ def test_two_moons_lie_where_scikit_learn_puts_them():
 def test_every_solver_reaches_the_mixture_with_the_exact_denoiser():
     data = make_data("eight-gaussians")
     sigmas = sigma_grid(make_schedule("linear"), 60)
-    x = initial_noise(SeededNoise(range(400)), (400, 2), sigmas[0])
+    x, noise = start(range(400), (400, 2), sigmas)
     means = data.exact().mixture.means
     for name, sampler in SAMPLERS.items():
-        out = last(sampler.run(conditioned(data.exact(), None), x, sigmas))
+        out = last(sampler.steps(conditioned(data.exact(), None), x, sigmas, noise))
         nearest = torch.cdist(out.double(), means).min(1)
         assert float(nearest.values.mean()) < 0.25, name
         assert len(nearest.indices.unique()) == 8, name
@@ -98,9 +98,9 @@ def test_guidance_runs_on_the_exact_denoiser():
     data = make_data("moons")
     label = torch.ones(200, dtype=torch.int64)
     sigmas = sigma_grid(make_schedule("linear"), 30)
-    x = initial_noise(SeededNoise(range(200)), (200, 2), sigmas[0])
+    x, noise = start(range(200), (200, 2), sigmas)
     for scale in (1.0, 3.0):
-        out = data.from_model(last(SAMPLERS["ddim"].run(cfg(data.exact(), label, scale), x, sigmas)))
+        out = data.from_model(last(SAMPLERS["ddim"].steps(cfg(data.exact(), label, scale), x, sigmas, noise)))
         assert float((data.truth.class_posterior(out).argmax(1) == 1).double().mean()) > 0.97
 
 
