@@ -19,9 +19,9 @@ import project
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.checkpoints.measurements import copy_measurements
+from ddpm_app.flags import settings_to_flags
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Request, Studio
-from ddpm_app.training import flags as train_flags
 from ddpm_app.training import runs as jobs
 from ddpm_app.training.config import TrainConfig
 
@@ -99,8 +99,7 @@ def machine(run: Path) -> str:
 
 def command(settings: dict, out: str = "", init: str = "") -> str:
     """The train_unet.py call, with what differs from the defaults."""
-    known = {k: v for k, v in settings.items() if k in TrainConfig.__dataclass_fields__}
-    flags = train_flags.write(known, always=train_flags.ALWAYS)
+    flags = settings_to_flags(TrainConfig, settings)
     return "python train/train_unet.py " + " ".join(
         [*flags, *([f"--init runs/{init}"] if init else []), f"--out runs/{out or settings['data']}"]
     )

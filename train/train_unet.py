@@ -32,13 +32,14 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped
 from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import sigma_grid
+from ddpm_app.flags import add_flags, default_of, flag, read_flags
 from ddpm_app.images import render
 from ddpm_app.images.datasets import load_data, split
 from ddpm_app.images.pixels import to_uint8
 from ddpm_app.networks.device import describe, for_inference, pick_device
 from ddpm_app.networks.unet import UNet
-from ddpm_app.training import distributed, flags, posthoc_ema, probe, process, trackers
-from ddpm_app.training.config import FREE, RECIPES, TrainConfig, default_of
+from ddpm_app.training import distributed, posthoc_ema, probe, process, trackers
+from ddpm_app.training.config import FREE, RECIPES, TrainConfig
 from ddpm_app.training.trainer import Trainer, train, validation_loss
 
 COLUMNS = 4  # pictures a class in a sample grid
@@ -47,7 +48,7 @@ OVERHEAD = 0.02  # share of the trained time that validations and saving may tak
 
 def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_settings(parser)
+    add_flags(parser, TrainConfig)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="named settings, each overridden by its own flag")
     parser.add_argument("--out", help="directory of the run (needed unless --resume names one)")
     parser.add_argument("--resume", help="auto: continue in --out if it holds a state; or a run's directory")
@@ -69,7 +70,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     parser.add_argument("--snapshots", type=int, default=20, help="kept over the budget, and two early ones from ten on (default 20)")
     parser.add_argument("--track", default="", help="also log to: wandb, trackio, or both with a comma (TensorBoard always)")
     args = parser.parse_args(argv)
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if getattr(args, f.name) is not None}
+    given = read_flags(TrainConfig, args)
     settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
     if args.resume and args.resume != "auto":
         args.out = args.out or args.resume
@@ -92,7 +93,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
         previous = {"averages": "none", **previous}  # from before runs kept averages
         others = [k for k, v in settings.items() if k not in FREE and k in previous and previous[k] != v]
         if others:  # said before the run's own record is touched
-            told = ", ".join(f"{flags.flag(k)} {previous[k]}, not {settings[k]}" for k in others)
+            told = ", ".join(f"{flag(k)} {previous[k]}, not {settings[k]}" for k in others)
             parser.error(f"--resume: {resume_from} was begun with {told}; --init begins a new run from its weights")
         settings = {**previous, **settings}
         if "minutes" in given or "images" in given:
@@ -105,7 +106,7 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
             parser.error(
                 f"{args.out} holds a model and no state to go on from; --init {args.out} with another --out begins from its weights"
             )
-    settings.setdefault("lr", default_of("lr", settings.get("preset", TrainConfig.preset)))
+    settings.setdefault("lr", default_of(TrainConfig, "lr", settings))
     try:
         return TrainConfig(**settings), args
     except (ValueError, TypeError) as error:

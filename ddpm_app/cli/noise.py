@@ -25,16 +25,17 @@ def run(args: argparse.Namespace) -> int:
 
     from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
     from ddpm_app.files import check_target
+    from ddpm_app.flags import check_choice
     from ddpm_app.images import render
     from ddpm_app.images.decode import centre_crop, open_picture, to_array
-    from ddpm_app.studio.studio import known, noised
+    from ddpm_app.studio.studio import noised
 
     if not 4 <= args.size <= 512:
         raise ValueError(f"--size is {args.size}; 4 to 512 pixels are accepted")
     if Path(args.out).suffix != ".png":
         raise ValueError(f"--out is {args.out}; a FILE.png is accepted")
     check_target(Path(args.out))
-    names = [known("schedule", name.strip(), SCHEDULES) for name in args.schedule.split(",")]
+    names = [check_choice("schedule", name.strip(), SCHEDULES) for name in args.schedule.split(",")]
     try:
         times = [int(t) for t in args.t.split(",")] if args.t else [round(k * args.T / 9) for k in range(10)]
     except ValueError:

@@ -13,9 +13,9 @@ from ddpm_app.checkpoints.measurements import Measurement
 from ddpm_app.diffusion import likelihood
 from ddpm_app.evaluation.plan import BITS, Plan
 from ddpm_app.evaluation.protocol import commit
+from ddpm_app.flags import check_choice
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.images.sets import Progress
-from ddpm_app.studio.request import known
 from ddpm_app.studio.studio import Studio
 
 HALVED = 4  # images whose flow is integrated once more with half the steps
@@ -28,7 +28,7 @@ def _dtype(studio: Studio) -> str:
 @torch.no_grad()
 def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: ImageData, part: str, plan: Plan) -> Iterator:
     """Yield Progress, then the Measurement, of one of BITS on the first plan.bits_n images of data, each given its own class, unguided."""
-    known("metric", metric, BITS)
+    check_choice("metric", metric, BITS)
     config, n, seed, draws, steps = checkpoint.config, plan.bits_n, plan.request.seed, plan.draws, plan.steps
     shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
     if tuple(data.images.shape[1:]) != shape:

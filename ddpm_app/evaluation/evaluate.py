@@ -23,6 +23,7 @@ from ddpm_app.evaluation.image_metrics import Subject, Value
 from ddpm_app.evaluation.plan import BITS, Plan, sample_requests
 from ddpm_app.evaluation.protocol import Refusal, commit, named, protocol_of, reference_of, software
 from ddpm_app.evaluation.samples import given, sampled, samples_of, weights_digest
+from ddpm_app.flags import changed
 from ddpm_app.images.datasets import KNOWN, load_data
 from ddpm_app.images.sets import Images, Progress
 from ddpm_app.paths import SHIPPED
@@ -154,7 +155,7 @@ def sampling_protocol(studio: Studio, plan: Plan, checkpoint: Checkpoint | None,
         "images_seen": config.images_seen,
     }
     rows |= {"sampler": r.sampler, "evaluations": r.true_evaluations, "guidance": r.guidance, "class": r.label, "grid": r.grid}
-    rows |= {k: v for k, v in r.changed().items() if k not in ("checkpoint", "n", "seed", "label", *rows)}
+    rows |= {k: v for k, v in changed(r).items() if k not in ("checkpoint", "n", "seed", "label", *rows)}
     return rows | {"seed": r.seed, "seeds": plan.seeds, "precision": _dtype(studio), "device": studio.device.type}
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ddpm_app.evaluation import features
 from ddpm_app.evaluation.image_metrics import PICTURE_METRICS
-from ddpm_app.studio.request import Request, known
+from ddpm_app.flags import check_choice
+from ddpm_app.studio.request import Request
 
 BITS = ("bpd-bound", "bpd-flow")
 
@@ -48,7 +49,7 @@ class Plan:
     def __post_init__(self):
         for kind, names, values in (("metric", METRICS, self.metrics), ("features", features.KINDS, self.features)):
             for value in values:
-                known(kind, value, names)
+                check_choice(kind, value, names)
         if not self.metrics:
             raise ValueError(f"no metric is asked for; known: {', '.join(METRICS)}")
         if not 1 <= self.seeds <= 20 or self.seeds * self.request.n > 10**6:
@@ -67,7 +68,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     """Names separated by commas, without repetitions; bpd is both of BITS. Raises ValueError naming the nearest known one."""
     names = [n.strip() for n in text.split(",") if n.strip()]
     for n in names:
-        known("metric", n, [*METRICS, *ALIASES])
+        check_choice("metric", n, [*METRICS, *ALIASES])
     return tuple(dict.fromkeys(m for n in names for m in ALIASES.get(n, (n,))))
 
 

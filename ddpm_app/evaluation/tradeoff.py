@@ -15,8 +15,9 @@ from ddpm_app.evaluation.plan import Plan
 from ddpm_app.evaluation.protocol import Refusal
 from ddpm_app.evaluation.samples import samples_of
 from ddpm_app.files import plain
+from ddpm_app.flags import check_choice
 from ddpm_app.images.sets import Images, Progress
-from ddpm_app.studio.request import Request, known
+from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 
 AXES: dict[str, tuple] = {
@@ -36,7 +37,7 @@ class Sweep:
     kind: str = "classifier"
 
     def __post_init__(self):
-        known("axis", self.axis, AXES)
+        check_choice("axis", self.axis, AXES)
         if len(self.values) > MOST_POINTS:
             raise ValueError(f"{len(self.values)} values are given; at most {MOST_POINTS} are swept at once")
         if not self.values:
@@ -61,7 +62,7 @@ class Point(NamedTuple):
 def parse_sweep(text: str) -> Sweep:
     """ "guidance" or "guidance=1,2,4", "sampler=ddim,unipc". Raises ValueError."""
     axis, _, values = text.partition("=")
-    known("axis", axis.strip(), AXES)
+    check_choice("axis", axis.strip(), AXES)
     kind = type(AXES[axis.strip()][0])
     try:
         numbers = tuple(kind(v.strip()) for v in values.split(",") if v.strip())

@@ -14,9 +14,10 @@ from ddpm_app.diffusion.coding import State, fine_levels, progressive
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.likelihood import FlowLikelihood, flow_likelihood_steps
 from ddpm_app.diffusion.schedules import Schedule
+from ddpm_app.flags import check_choice
 from ddpm_app.images import render
 from ddpm_app.studio.exports import picture
-from ddpm_app.studio.request import SEED_LIMIT, Request, known
+from ddpm_app.studio.request import SEED_LIMIT, Request
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 VARIANCES = {"large": "beta_t", "small": "beta_tilde"}
@@ -41,8 +42,8 @@ class CodeRequest:
     seed: int = 0
 
     def __post_init__(self):
-        known("variance", self.variance, VARIANCES)
-        known("levels", self.levels, LEVELS)
+        check_choice("variance", self.variance, VARIANCES)
+        check_choice("levels", self.levels, LEVELS)
         _whole("states", self.states, 2, 100_000)
         _whole("seed", self.seed, 0, SEED_LIMIT)
 

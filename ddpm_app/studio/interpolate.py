@@ -16,9 +16,10 @@ from ddpm_app.diffusion.guidance import clipped
 from ddpm_app.diffusion.interpolation import blend, code_levels, encode, noised_between, slerp
 from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, from_vp, sigma_grid, to_vp
+from ddpm_app.flags import check_choice
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.studio.compression import _checked, _whole, class_index, shape_of
-from ddpm_app.studio.request import SEED_LIMIT, known
+from ddpm_app.studio.request import SEED_LIMIT
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 WAYS = {
@@ -47,8 +48,8 @@ class PathRequest:
     seed_b: int = 1
 
     def __post_init__(self):
-        known("way", self.way, WAYS)
-        known("sampler", self.sampler, SAMPLERS)
+        check_choice("way", self.way, WAYS)
+        check_choice("sampler", self.sampler, SAMPLERS)
         for name, low, high in (("frames", 2, MAX_BATCH), ("evaluations", 3, 1000), ("t", 1, 100_000)):
             _whole(name, getattr(self, name), low, high)
         for name in ("seed", "seed_b"):

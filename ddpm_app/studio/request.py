@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
+from ddpm_app.flags import changed, check, setting, write_flags
 
 SEED_LIMIT = 2**63 - 2**32
 MAX_TEXT = 300  # letters of a prompt
@@ -18,86 +17,42 @@ RANKERS = ("classifier", "clip")
 THROUGH = ("denoiser", "x0")
 
 
-def known(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return name if it is one of names, else raise ValueError with the nearest known one."""
-    names = list(names)
-    if name in names:
-        return name
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    raise ValueError(f"unknown {kind} {str(name)[:80]!r}; {hint}")
-
-
 @dataclass(frozen=True)
 class Request:
-    """One sampling request.
+    """One sampling request: each field with its help, its unit and what it accepts.
 
-    checkpoint:   a name in checkpoints/ or runs/
-    label:        a class (name or index), "all" (image i gets class i mod K), "any" (each image's seed picks its class),
-                  "none" (unconditional)
-    n:            images; image i has the seed `seed + i`
-    guidance:     s, 1 = off; sampler, evaluations: SAMPLERS, denoiser evaluations per image (with guidance each is two passes)
-    grid:         one of GRIDS, or "auto" for the sampler's own
-    eta, churn:   DDIM's and Heun's noise; ignored by samplers without that option
-    rescale, interval_low, interval_high: of the guidance, see guidance.cfg
-    text, text_scale: CLIP guidance toward a prompt; an empty text or the scale 0 is off
-    text_through: its gradient goes back through the "denoiser", or only to the predicted "x0": half the time, but it paints strokes
-    classifier_scale: of the guidance by a noise-aware classifier toward the class, 0 is off; with guidance = 0 it steers alone
-    steer_low, steer_high: CLIP and the classifier guide where steer_low < sigma <= steer_high
-    candidates:   re-ranking: image i is the best of this many, those with the seeds seed + i, seed + i + n, seed + i + 2n, ...
-    rank_by:      by what: "classifier" (probability of its class) or "clip" (similarity to the text, or to its class)
+    Re-ranking: image i is the best of the candidates with the seeds seed + i, seed + i + n, seed + i + 2n, ...
+    text_through: "x0" takes half the time of "denoiser", but it paints strokes.
     """
 
-    checkpoint: str = ""
-    label: str = "any"
-    n: int = 16
-    guidance: float = 1.5
-    sampler: str = "dpmpp-2m"
-    evaluations: int = 20
-    grid: str = "auto"
-    eta: float = 0.0
-    churn: float = 0.0
-    rescale: float = 0.0
-    interval_low: float = 0.0
-    interval_high: float = math.inf
-    seed: int = 0
-    text: str = ""
-    text_scale: float = 30.0
-    text_through: str = "denoiser"
-    classifier_scale: float = 0.0
-    steer_low: float = 0.0
-    steer_high: float = math.inf
-    candidates: int = 1
-    rank_by: str = "classifier"
+    checkpoint: str = setting("", "name in checkpoints/ or runs/ (default: the one the page opens with)", always=True)
+    label: str = setting("any", "a class (name or index), all (image i gets class i mod K), any (drawn by each image's seed), none")
+    n: int = setting(16, "images; image i has seed SEED + i", low=1, high=10**6)
+    guidance: float = setting(1.5, "guidance scale s, 1 is off, s = 1 + w", low=0, high=20)
+    sampler: str = setting("dpmpp-2m", "sampling method", choices=SAMPLERS)
+    evaluations: int = setting(20, "network evaluations per image; with guidance each is two passes", low=1, high=1000)
+    grid: str = setting("auto", "noise levels visited; auto is the sampler's own grid", choices=("auto", *GRIDS))
+    eta: float = setting(0.0, "DDIM's noise", low=0, high=1)
+    churn: float = setting(0.0, "Heun's noise S_churn", low=0, high=100)
+    rescale: float = setting(0.0, "guidance rescale phi", low=0, high=1)
+    interval_low: float = setting(0.0, "guide only above this sigma")
+    interval_high: float = setting(math.inf, "guide only up to this sigma")
+    seed: int = setting(0, "seed of the first image", low=0, high=SEED_LIMIT)
+    text: str = setting("", "CLIP guidance: a prompt to steer toward (default none)")
+    text_scale: float = setting(30.0, "scale of the CLIP guidance, 0 is off", low=0, high=500)
+    text_through: str = setting("denoiser", "what the CLIP gradient goes back through", choices=THROUGH)
+    classifier_scale: float = setting(0.0, "scale of the guidance by a noise-aware classifier, 0 is off", low=0, high=50)
+    steer_low: float = setting(0.0, "CLIP and the classifier guide only above this sigma")
+    steer_high: float = setting(math.inf, "CLIP and the classifier guide only up to this sigma")
+    candidates: int = setting(1, "re-ranking: keep the best of this many", low=1, high=64)
+    rank_by: str = setting("classifier", "re-rank by the classifier's probability or by CLIP's similarity", choices=RANKERS)
 
     def __post_init__(self):
         if isinstance(self.label, int) and not isinstance(self.label, bool):
             object.__setattr__(self, "label", str(self.label))
-        for name in ("checkpoint", "label", "text"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; a text is accepted")
-        known("sampler", self.sampler, SAMPLERS)
-        known("grid", self.grid, ["auto", *GRIDS])
-        known("ranking", self.rank_by, RANKERS)
-        known("gradient", self.text_through, THROUGH)
+        check(self)
         if len(self.text) > MAX_TEXT or not self.text.isprintable():
             raise ValueError(f"text is {self.text[:40]!r}; one line of at most {MAX_TEXT} letters is accepted")
-        for name, low, high in (("n", 1, 10**6), ("evaluations", 1, 1000), ("seed", 0, SEED_LIMIT), ("candidates", 1, 64)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; a whole number from {low} to {high} is accepted")
-        numbers = (
-            ("guidance", 0, 20),
-            ("eta", 0, 1),
-            ("churn", 0, 100),
-            ("rescale", 0, 1),
-            ("text_scale", 0, 500),
-            ("classifier_scale", 0, 50),
-        )
-        for name, low, high in numbers:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; a number from {low} to {high} is accepted")
         if not 0 <= self.interval_low < self.interval_high:
             raise ValueError(f"the guidance interval is {self.interval_low} to {self.interval_high}; it needs 0 <= low < high")
         if not 0 <= self.steer_low < self.steer_high:
@@ -119,19 +74,11 @@ class Request:
     def options(self) -> dict[str, float]:
         return {k: getattr(self, k) for k in SAMPLERS[self.sampler].options}
 
-    def changed(self) -> dict:
-        """Fields that differ from the defaults (and the checkpoint), for code and command lines."""
-        default = {f.name: f.default for f in dataclasses.fields(self)}
-        return {k: v for k, v in dataclasses.asdict(self).items() if v != default[k] or k == "checkpoint"}
-
     def as_python(self) -> str:
         """Python that gives the same pixels: images uint8 (n, H, W, C), labels int64 (n,)."""
-        fields = ", ".join(f"{k}={v!r}" for k, v in self.changed().items())  # repr: names may hold quotes
+        fields = ", ".join(f"{k}={v!r}" for k, v in changed(self).items())  # repr: names may hold quotes
         return f"from ddpm_app.studio import Request, Studio\n\nimages, labels = Studio().images(Request({fields}))"
 
     def as_command(self) -> str:
         """The command line that gives the same pixels."""
-        pairs = ((f"--{k.replace('_', '-')}", str(v)) for k, v in self.changed().items())
-        # = keeps argparse from taking a value that begins with a dash for a flag
-        flags = " ".join(f"{flag}={shlex.quote(v)}" if v.startswith("-") else f"{flag} {shlex.quote(v)}" for flag, v in pairs)
-        return f"python -m ddpm_app sample {flags} --out samples.npz"
+        return f"python -m ddpm_app sample {shlex.join(write_flags(self))} --out samples.npz"

@@ -23,10 +23,11 @@ from ddpm_app.diffusion.guidance import cfg, clipped, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
 from ddpm_app.diffusion.samplers import start as start_sampling
 from ddpm_app.diffusion.schedules import Schedule, add_noise, sigma_grid, to_vp
+from ddpm_app.flags import check_choice
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.networks.device import pick_device, pick_dtype
 from ddpm_app.paths import model_roots
-from ddpm_app.studio.request import SEED_LIMIT, Request, known
+from ddpm_app.studio.request import SEED_LIMIT, Request
 from ddpm_app.studio.steering import Steering
 
 MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
@@ -95,7 +96,7 @@ class Studio:
             return checkpoints.open_checkpoint(Path(name))
         if not everything:
             raise ValueError(f"no checkpoint found in {' or '.join(str(r) for r in self.roots)}")
-        return everything[known("checkpoint", name, everything)]
+        return everything[check_choice("checkpoint", name, everything)]
 
     def address(self, name: str) -> str:
         """What names this checkpoint elsewhere, too: its name if it is found on disk, its path if it was loaded by hand."""
@@ -158,7 +159,7 @@ class Studio:
             return np.full(request.n, classes.index(label), np.int64)
         if label.isdecimal() and int(label) < k:
             return np.full(request.n, int(label), np.int64)
-        known("class", label, ["any", "all", "none", *classes])
+        check_choice("class", label, ["any", "all", "none", *classes])
         raise ValueError(f"class {label} is out of range; this checkpoint has {k} classes")
 
     def sample(

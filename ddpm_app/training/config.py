@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ddpm_app.diffusion.denoiser import ROWS, WEIGHTS
-from ddpm_app.diffusion.schedules import make_schedule
+from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
+from ddpm_app.flags import check, setting
 from ddpm_app.networks.ema import average_lengths
 from ddpm_app.networks.unet import PRESETS
 
@@ -15,61 +16,39 @@ FREE = ("minutes", "images", "device", "precision", "compile")  # what a resumed
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run. Units stand in each field's help; argparse is built from them."""
+    """Everything that decides a run: each field with its help, its unit and what it accepts. The flags of train_unet.py are these."""
 
-    data: str = field(default="mnist", metadata={"help": "digits (8x8, ships), mnist, cifar10, a folder of class folders, or an .npz"})
-    preset: str = field(default="tiny", metadata={"help": "network size", "choices": tuple(PRESETS)})
-    row: str = field(default="v", metadata={"help": "what the network predicts", "choices": tuple(ROWS)})
-    schedule: str = field(default="cosine", metadata={"help": "noise schedule (linear, cosine, sigmoid, scaled-linear, quadratic)"})
-    T: int = field(default=1000, metadata={"help": "steps of the schedule"})
-    weight: str = field(default="min-snr-5", metadata={"help": "loss weighting", "choices": tuple(WEIGHTS)})
-    minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training on this machine (or give --images)"})
-    images: int = field(default=0, metadata={"help": "budget in training images"})
-    batch: int = field(default=64, metadata={"help": "images a step"})
-    lr: float = field(default=1.6e-3, metadata={"help": "peak learning rate of AdamW, of tiny; small 8e-4, ddpm 2e-4"})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decoupled weight decay"})
-    warmup: int = field(default=20_000, metadata={"help": "images of linear warm-up (at most a tenth of an --images budget)"})
-    decay: str = field(default="linear", metadata={"help": "learning rate to the end of the budget", "choices": ("linear", "none")})
-    clip: float = field(default=1.0, metadata={"help": "largest gradient norm"})
-    label_dropout: float = field(default=0.1, metadata={"help": "share of labels replaced by the null class; 1 trains unconditionally"})
-    flip: str = field(default="auto", metadata={"help": "horizontal flips; auto: not of digits", "choices": ("auto", "yes", "no")})
-    ema: float = field(
-        default=0.05, metadata={"help": "EMA length as a share of the run (Karras et al. 2024); 0.9 and more is a fixed decay"}
-    )
-    averages: str = field(
-        default="0.05,0.1", metadata={"help": "EMA lengths kept in snapshots, from which any other is made afterwards; none: no such"}
-    )
-    dropout: float = field(default=-1.0, metadata={"help": "the network's dropout; -1 keeps the preset's"})
-    seed: int = field(default=0, metadata={"help": "of everything random"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
-    precision: str = field(default="auto", metadata={"help": "of matrix products", "choices": ("auto", "bf16", "fp32")})
-    compile: str = field(default="auto", metadata={"help": "auto: on CUDA, from 5 minutes on", "choices": ("auto", "yes", "no")})
-    image_size: int = field(default=0, metadata={"help": "pixels a side for folders; 0: as stored, folders 32"})
+    data: str = setting("mnist", "digits (8x8, ships), mnist, cifar10, a folder of class folders, or an .npz", always=True)
+    preset: str = setting("tiny", "network size", choices=PRESETS, always=True)
+    row: str = setting("v", "what the network predicts", choices=ROWS, always=True)
+    schedule: str = setting("cosine", "noise schedule", choices=SCHEDULES, always=True)
+    T: int = setting(1000, "steps of the schedule")
+    weight: str = setting("min-snr-5", "loss weighting", choices=WEIGHTS)
+    minutes: float = setting(0.0, "budget of training on this machine; or give --images", unit="minutes", low=0, high=1e6)
+    images: int = setting(0, "budget in training images; or give --minutes", unit="images", low=0)
+    batch: int = setting(64, "images of one training step", low=1, high=65536)
+    lr: float = setting(LR["tiny"], "peak learning rate of AdamW; small 8e-4, ddpm 2e-4", above=0, below=1, default_by=("preset", LR))
+    weight_decay: float = setting(0.01, "AdamW's decoupled weight decay", low=0)
+    warmup: int = setting(20_000, "linear warm-up, at most a tenth of an --images budget", unit="images", low=0)
+    decay: str = setting("linear", "learning rate to the end of the budget", choices=("linear", "none"))
+    clip: float = setting(1.0, "largest gradient norm", above=0)
+    label_dropout: float = setting(0.1, "share of labels replaced by the null class; 1 trains unconditionally", low=0, high=1)
+    flip: str = setting("auto", "horizontal flips; auto flips all but digits", choices=("auto", "yes", "no"))
+    ema: float = setting(0.05, "EMA length as a share of the run (Karras et al. 2024); 0.9 and more is a fixed decay", low=0, below=1)
+    averages: str = setting("0.05,0.1", "EMA lengths kept in snapshots, from which any other is made afterwards, or none")
+    dropout: float = setting(-1.0, "the network's dropout; -1 keeps the preset's", low=0, below=1, also=(-1,))
+    seed: int = setting(0, "seed of everything random", low=0, high=2**31 - 1)
+    device: str = setting("auto", "auto, cpu, cuda, mps")
+    precision: str = setting("auto", "precision of matrix products", choices=("auto", "bf16", "fp32"))
+    compile: str = setting("auto", "compile the network; auto: on CUDA, for budgets of 5 minutes or more", choices=("auto", "yes", "no"))
+    image_size: int = setting(0, "pixels a side of a folder's images; 0 is 32. Other data stay as stored", low=0)
 
     def __post_init__(self):
         if not (self.minutes > 0) ^ (self.images > 0):
             raise ValueError("give a budget: either minutes or images, above 0")
-        for name, says, ok in (
-            ("minutes", "up to 1,000,000", self.minutes <= 1e6),
-            ("batch", "1 to 65536", 1 <= self.batch <= 65536),
-            ("lr", "above 0 and below 1", 0 < self.lr < 1),
-            ("warmup", "0 or more images", self.warmup >= 0),
-            ("label_dropout", "0 to 1", 0 <= self.label_dropout <= 1),
-            ("ema", "0 to below 1", 0 <= self.ema < 1),
-            ("dropout", "0 to below 1, or -1 for the preset's", self.dropout == -1 or 0 <= self.dropout < 1),
-            ("weight_decay", "0 or more", self.weight_decay >= 0),
-            ("clip", "above 0", self.clip > 0),
-            ("seed", "0 to 2147483647", 0 <= self.seed < 2**31),
-        ):
-            if not ok:  # not a number at all included
-                raise ValueError(f"{name} is {getattr(self, name)}; {says} is accepted")
+        check(self)
         make_schedule(self.schedule, self.T)
         average_lengths(self.averages)
-
-
-def default_of(name: str, preset: str):
-    """What a field is where nothing is said of it: its default, but for the learning rate, which the network decides."""
-    return LR.get(preset, TrainConfig.lr) if name == "lr" else getattr(TrainConfig, name)
 
 
 RECIPES: dict[str, dict] = {

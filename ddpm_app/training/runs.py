@@ -7,7 +7,6 @@ and off whether the process lives; it is stored nowhere.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -21,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_app.files import read_json, write_atomically
+from ddpm_app.flags import write_flags
 from ddpm_app.paths import PROJECT, runs_dir
-from ddpm_app.training import flags as train_flags
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.process import alive, process_started
 
@@ -235,7 +234,7 @@ def free_name(stem: str, root: Path | None = None) -> str:
 
 def flags(settings: dict, out: Path | str, init: str = "", now: bool = False) -> list[str]:
     """The arguments of train_unet.py for these TrainConfig fields; those at their defaults are left out, the data is not."""
-    argv = train_flags.write(dataclasses.asdict(TrainConfig(**settings)), always=train_flags.ALWAYS)  # TrainConfig judges them
+    argv = write_flags(TrainConfig(**settings))
     return [*argv, *(["--init", init] if init else []), *(["--now"] if now else []), "--out", str(out)]
 
 

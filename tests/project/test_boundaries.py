@@ -63,7 +63,6 @@ def modules() -> dict[str, set[str]]:
     return edges
 
 
-@pytest.mark.xfail(reason="flags.py and the splits follow", strict=True)
 def test_the_order_names_every_package():
     there = {name_of(f) for f in PACKAGE.rglob("*.py")}
     assert there == set(ORDER)

@@ -25,7 +25,7 @@ def test_further_settings_are_read_and_written():
     [
         ("--T", "--T: expected one argument"),
         ("--T x", "invalid int value: 'x'; --T, --weight-decay"),
-        ("--flip maybe", "invalid choice: 'maybe'"),
+        ("--flip maybe", "unknown flip 'maybe'"),
         ("--batch 3", "unrecognized arguments: --batch 3"),
         ("--label 0.2", "unrecognized arguments: --label"),
         ("T 3", "unrecognized arguments: T 3"),
@@ -58,7 +58,7 @@ def test_what_cannot_be_started_is_said_where_the_command_stands(tmp_path, monke
         ("Batch", 1.5, "batch is 1.5; a whole number"),
         ("Batch", None, "batch is empty; a whole number"),
         ("Further settings", "--T 0", "T is 0; a schedule has 2"),
-        ("Further settings", "--dropout 3", "dropout is 3.0; 0 to below 1"),
+        ("Further settings", "--dropout 3", "dropout is 3.0; a number from 0 to below 1"),
         ("Further settings", "--device tpu", "auto, cpu, cuda"),
         ("Seed", 1e300, "# "),
     ):

@@ -14,12 +14,13 @@ import gradio as gr
 
 from ddpm_app.diffusion.denoiser import ROWS, WEIGHTS
 from ddpm_app.diffusion.schedules import SCHEDULES
+from ddpm_app.flags import parse_flags, settings_to_flags
 from ddpm_app.images.archive import unpack_images
 from ddpm_app.networks.device import pick_device
 from ddpm_app.networks.unet import PRESETS
 from ddpm_app.paths import PROJECT, runs_dir
 from ddpm_app.studio.studio import Studio
-from ddpm_app.training import flags, runs
+from ddpm_app.training import runs
 from ddpm_app.training.config import LR, TrainConfig
 from ddpm_app.training.probe import VALIDATIONS
 from ddpm_app.ui.components.run_view import TrainView
@@ -79,14 +80,14 @@ FURTHER = ("T", "weight_decay", "decay", "clip", "label_dropout", "flip", "avera
 def further(text: str) -> dict:
     """Settings without a control of their own, written as flags of train_unet.py: "--T 200 --flip no". Raises ValueError."""
     try:
-        return flags.read(text, FURTHER)
+        return parse_flags(TrainConfig, text, FURTHER)
     except ValueError as error:
         raise ValueError(f"further settings: {error}") from None
 
 
 def further_text(settings: dict) -> str:
     """What further() reads back as the same settings; those at their defaults are left out."""
-    return shlex.join(flags.write(settings, FURTHER))
+    return shlex.join(settings_to_flags(TrainConfig, settings, FURTHER))
 
 
 class Form:
