@@ -93,7 +93,7 @@ def test_every_module_imported_exists_and_none_in_a_circle():
 
 @pytest.mark.parametrize(
     "library, homes",
-    [("gradio", {"ui"}), pytest.param("argparse", {"cli", "flags"}, marks=pytest.mark.xfail(reason="flags.py follows", strict=True))],
+    [("gradio", {"ui"}), ("argparse", {"cli", "flags"})],
 )
 def test_who_knows_a_library(library, homes):
     knowing = {name_of(f) for f in PACKAGE.rglob("*.py") if library in imports(f)[1]}

@@ -176,7 +176,7 @@ def test_re_ranking_a_large_request_in_batches(studio):
         ({"text_scale": float("inf")}, "text_scale is inf; a number from 0 to 500"),
         ({"classifier_scale": -1}, "classifier_scale is -1"),
         ({"steer_low": 3.0, "steer_high": 3.0}, "steering interval"),
-        ({"steer_low": float("nan")}, "steering interval"),
+        ({"steer_low": float("nan")}, "steer_low is nan; a number of 0 or more"),
         ({"candidates": 0}, "candidates is 0; a whole number from 1 to 64"),
         ({"candidates": 2.0}, "candidates is 2.0"),
         ({"text_through": "x1"}, "did you mean 'x0'"),

@@ -287,7 +287,7 @@ def test_impossible_settings_are_refused(wrong):
 
 
 def test_flags_are_the_settings():
-    assert all(f.metadata["help"] for f in dataclasses.fields(TrainConfig))
+    assert all(f.metadata["setting"].help for f in dataclasses.fields(TrainConfig))
     assert training.TrainConfig(minutes=1).row == "v" and json.dumps(dataclasses.asdict(config()))
 
 
