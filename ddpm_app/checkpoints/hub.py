@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors import SafetensorError
@@ -72,20 +73,24 @@ def _json(file: Path) -> dict:
 
 
 def reachable(url: str | None = None, seconds: float = 3.0) -> bool:
-    """Whether the hub, or another address, answers at all.
+    """Whether the Hugging Face hub, or the address `url`, answers within `seconds`.
 
-    In a thread, because looking its name up can take longer than any timeout covers."""
+    True for the hub in offline mode: huggingface_hub then looks into its cache only.
+    The request runs in a thread, because the look-up of a host name can take longer than any timeout covers."""
     from huggingface_hub import constants, get_session
 
-    if constants.HF_HUB_OFFLINE:  # asked to stay offline: what lies in huggingface_hub's cache may still do
+    if url is None and constants.HF_HUB_OFFLINE:
         return True
     answered = threading.Event()
 
     def ask() -> None:
         try:
-            get_session().head(url or constants.ENDPOINT, timeout=seconds)
+            if url is None:
+                get_session().head(constants.ENDPOINT, timeout=seconds)
+            else:
+                urlopen(Request(url, method="HEAD"), timeout=seconds).close()
             answered.set()
-        except Exception:  # whatever the client in use raises means the same: no answer
+        except Exception:  # every error of the clients means: no answer
             return
 
     threading.Thread(target=ask, daemon=True).start()

@@ -7,7 +7,6 @@ Features are computed once per set of images and kept in a cache under a hash of
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddpm_app.checkpoints.hub import reachable
 from ddpm_app.classifiers.classifier import Classifier
 from ddpm_app.evaluation.cache import load_cached, save_cached
 from ddpm_app.evaluation.distances import Stats, statistics
@@ -164,23 +164,6 @@ def inception_weights(source: str = "") -> Path:
     except Exception as error:  # whatever the connection or the disk met
         raise ValueError(f"Inception's weights could not be downloaded from {url} ({' '.join(str(error).split())[:160]})") from error
     return path
-
-
-def reachable(url: str, seconds: float = 3.0) -> bool:
-    """Whether an address answers at all. In a thread, because looking its name up can take longer than any timeout covers."""
-    from urllib.request import Request, urlopen
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urlopen(Request(url, method="HEAD"), timeout=seconds).close()
-            answered.set()
-        except Exception:  # no answer, whatever the reason
-            return
-
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(seconds)
 
 
 # -- features once per set ----------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Subject:
         """Features of the reference. Raises ValueError where there is none."""
         if self.reference is None:
             raise ValueError(self.no_reference)
-        return (yield from self.features(extractor, Images.held(self.reference.images), "the reference"))
+        return (yield from self.features(extractor, Images.from_tensor(self.reference.images), "the reference"))
 
     def training(self) -> ImageData:
         """The training split of the model's own data, read once."""
@@ -84,7 +84,7 @@ class Subject:
         """Features of real test images, n at most; None where there are none."""
         if self.real is None:
             return None
-        return (yield from self.features(extractor, Images.held(self.real.images[:REAL_N]), "real test images"))
+        return (yield from self.features(extractor, Images.from_tensor(self.real.images[:REAL_N]), "real test images"))
 
 
 def wanted(metrics: tuple[str, ...], kinds: tuple[str, ...]) -> list[tuple[str, str | None]]:
@@ -226,13 +226,13 @@ def _neighbours(subject: Subject, extractor: Extractor | None, images: Images, w
     queries, pool, beside = few.all(), train, real
     if extractor is not None:
         queries = (yield from subject.features(extractor, images, what))[extractor.layer][:MOST_NEIGHBOURS]
-        pool = (yield from subject.features(extractor, Images.held(train), "the training split"))[extractor.layer]
+        pool = (yield from subject.features(extractor, Images.from_tensor(train), "the training split"))[extractor.layer]
         beside = (yield from subject.beside(extractor))[extractor.layer][:MOST_NEIGHBOURS]
     space = "pixels" if extractor is None else extractor.key
     yield Progress(f"nearest training images in {space}", 0, len(queries))
     near, index = distances.nearest(queries, pool)
     yield Progress(f"nearest training images in {space}", len(queries), len(queries))
-    usual = yield from _usual(f"{space}-{extractor.digest if extractor else ''}", beside, pool, Images.held(train))
+    usual = yield from _usual(f"{space}-{extractor.digest if extractor else ''}", beside, pool, Images.from_tensor(train))
     share, threshold = distances.closer_than_real(near[:, 0], usual)
     order = near[:, 0].argsort()[:SHOWN]
     detail = {
@@ -251,7 +251,7 @@ def _neighbours(subject: Subject, extractor: Extractor | None, images: Images, w
 def _usual(space: str, beside: Tensor, pool: Tensor, train: Images) -> Iterator[Progress]:
     """Distances of real test images to their nearest training images, once per data set and space."""
     key = hashlib.sha256(
-        f"{space} {train.digest()} {Images.held(beside).digest() if beside.ndim == 4 else len(beside)}".encode()
+        f"{space} {train.digest()} {Images.from_tensor(beside).digest() if beside.ndim == 4 else len(beside)}".encode()
     ).hexdigest()
     file = cache_dir("evaluation") / "features" / f"{key[:32]}.safetensors"
     found = load_cached(file)

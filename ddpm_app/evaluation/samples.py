@@ -153,13 +153,12 @@ def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tupl
         if strange := [name for name in data.classes if name.lower() not in known]:
             told = ", ".join(strange[:5]) + (", …" if len(strange) > 5 else "")
             logging.getLogger(__name__).warning("%s: no class is called %s; these images count for no class", source, told)
-    return Images.held(images), labels
+    return Images.from_tensor(images), labels
 
 
 def _side(folder: Path) -> int:
     """The side of a folder's pictures. Raises ValueError where they differ or are not square: numbers are not taken on resized pictures."""
-    from ddpm_app.images.decode import PictureError, open_picture
-    from ddpm_app.images.pixels import IMAGE_SUFFIXES
+    from ddpm_app.images.decode import IMAGE_SUFFIXES, PictureError, open_picture
 
     sizes = set()
     for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES):

@@ -1,4 +1,4 @@
-"""Image data sets, held whole as uint8 tensors, and the only two places where pixels change range."""
+"""Image data sets as uint8 tensors in memory: named sets, .npz files and folders of images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ import torch
 from torch import Tensor
 
 from ddpm_app import paths
-from ddpm_app.images.pixels import IMAGE_SUFFIXES
+from ddpm_app.images.decode import IMAGE_SUFFIXES, PictureError, centre_crop, open_picture
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MNIST_CLASSES = tuple("0123456789")
 KNOWN = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES, "digits": MNIST_CLASSES}
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "digits": (1, 8, 8)}  # of the named sets
-GLYPHS = ("mnist", "digits")  # a mirrored one is another or none
-MAX_CLASSES = 10_000  # of a data set that does not name them
+GLYPHS = ("mnist", "digits")  # data sets of characters, which are never mirrored
+MAX_CLASSES = 10_000  # of a data set without class names
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """images (N, C, H, W) uint8; labels (N,) int64; classes: a name per label."""
+    """A data set.
+
+    name: its short name
+    images: (N, C, H, W) uint8
+    labels: (N,) int64, -1 for no class
+    classes: the name of each label
+    """
 
     name: str
     images: Tensor
@@ -43,21 +49,22 @@ class ImageData:
 
 
 def split(data: ImageData, seed: int = 0, validation: float = 0.1) -> tuple[ImageData, ImageData]:
-    """Shuffle with a fixed seed and cut into (training, validation) parts; both keep at least one image."""
+    """Shuffle with the seed and split into (training, validation); each has at least one image."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     cut = min(max(round(len(data) * validation), 1), max(len(data) - 1, 1))
     return data.subset(order[cut:] if len(data) > 1 else order), data.subset(order[:cut])
 
 
 def load_data(source: str, part: str = "train", image_size: int | None = None, unlabelled: bool = False) -> ImageData:
-    """Load a data set whole.
+    """Load a data set into memory. Raises ValueError, one sentence, for a source that does not exist or cannot be read.
 
-    source: "digits" (8x8, ships in data/), "mnist", "cifar10" (found in paths.data_roots() or downloaded by torchvision into
-    ~/.cache/ddpm-studio),
-    an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1 labels, or a folder of images with one sub-folder a class.
-    part: "train" or "test" of the named sets. image_size: folders are cropped and resized to it (default 32).
-    unlabelled: images without labels (an .npz without arr_1, a folder without sub-folders) get -1, no class, and an .npz may hold it;
-    without it they are one class, as training needs.
+    source: "digits" (8x8, ships in data/); "mnist" or "cifar10", from paths.data_roots() or else downloaded by torchvision into
+        paths.download_dir(); an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1, the labels; or a folder of images with
+        one sub-folder a class
+    part: "train" or "test" of the named sets
+    image_size: side in pixels that images of a folder are cropped and resized to (default 32)
+    unlabelled: True gives images without labels (an .npz without arr_1, a folder without sub-folders) the label -1, and accepts -1
+        in arr_1; False makes them one class, as training needs
     """
     if source in KNOWN:
         for root in paths.data_roots():
@@ -78,16 +85,16 @@ def load_data(source: str, part: str = "train", image_size: int | None = None, u
 
 def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: int = 0) -> ImageData:
     try:
-        with zipfile.ZipFile(file):  # np.load would take a bare array or a pickle for one, too
+        with zipfile.ZipFile(file):  # np.load alone would also accept a bare array or a pickle
             arrays = np.load(file, allow_pickle=False)
         with arrays:
-            found = arrays.files
-            images = np.asarray(arrays["arr_0"]) if "arr_0" in found else None
-            labels = np.asarray(arrays["arr_1"]) if "arr_1" in found else None
+            names = arrays.files
+            images = np.asarray(arrays["arr_0"]) if "arr_0" in names else None
+            labels = np.asarray(arrays["arr_1"]) if "arr_1" in names else None
     except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from error
     if images is None:
-        raise ValueError(f"{file}: holds {', '.join(found)}; images are expected as arr_0")
+        raise ValueError(f"{file}: holds {', '.join(names)}; images are expected as arr_0")
     if images.size == 0:
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}: there is no image in it")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -107,7 +114,7 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: in
 
 
 def _hint(images: np.ndarray) -> str:
-    """What to do about pixels of another kind; their scale is not guessed at, as a wrong guess would be a wrong number."""
+    """What to do about float pixels. Their scale is not guessed, because a wrong guess would give wrong results."""
     if not np.issubdtype(images.dtype, np.floating):
         return ""
     bad = int((~np.isfinite(images)).sum())
@@ -123,7 +130,7 @@ def _from_torchvision(name: str, part: str) -> ImageData:
     kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
     try:
         raw = kind(str(root), train=part == "train", download=True)
-    except Exception as error:  # torchvision raises whatever its downloader met
+    except Exception as error:  # torchvision passes on every error of its downloader
         raise ValueError(f"{name} is neither in {root} nor could it be downloaded: {' '.join(str(error).split())[:200]}") from error
     images = np.asarray(raw.data)
     images = images[..., None] if images.ndim == 3 else images
@@ -132,10 +139,8 @@ def _from_torchvision(name: str, part: str) -> ImageData:
 
 
 def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
-    """One sub-folder a class (or images right inside, one class). Unreadable files, images beside the sub-folders and sub-folders
-    without a readable image are listed and skipped."""
-    from ddpm_app.images.decode import PictureError, centre_crop, open_picture
-
+    """One sub-folder a class; a folder without sub-folders is one class. Skips, and prints, unreadable files, images beside the
+    sub-folders, and sub-folders without a readable image."""
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) or [path]
     flat = folders == [path]
     images, labels, bad, classes = [], [], [], []
@@ -150,7 +155,7 @@ def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
                     bad.append(f"{file}: {error}")
         if len(images) > before:
             classes.append(folder.name)
-        else:  # a class that no image could teach
+        else:
             bad.append(f"{folder}: no class, as there is no readable image in it")
     if not flat and (beside := sum(f.suffix.lower() in IMAGE_SUFFIXES for f in path.iterdir())):
         bad.append(f"{beside} image{'s' if beside > 1 else ''} beside the sub-folders of {path}: put them into one of their own")
@@ -163,7 +168,7 @@ def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
 
 
 def local_place(source: str, part: str = "test") -> Path | None:
-    """Where a named data set lies on this machine already; None where it would have to be downloaded."""
+    """Where a named data set lies on this machine. None for other sources and where it would have to be downloaded."""
     if source not in KNOWN:
         return None
     cache = paths.download_dir()
@@ -172,11 +177,11 @@ def local_place(source: str, part: str = "test") -> Path | None:
 
 
 def local_data(source: str, part: str = "test") -> ImageData | None:
-    """A named data set if it lies on this machine, else None: nothing is downloaded, so a page may ask."""
+    """A named data set if it lies on this machine, else None. Downloads nothing; keeps the last four in memory."""
     place = local_place(source, part)
-    return _held(source, part, place) if place else None
+    return _load_once(source, part, place) if place else None
 
 
 @lru_cache(maxsize=4)
-def _held(source: str, part: str, place: Path) -> ImageData:
+def _load_once(source: str, part: str, place: Path) -> ImageData:
     return load_data(source, part)

@@ -1,6 +1,6 @@
-"""Strangers' pictures: opened safely, made upright 8-bit RGB, and given the model's square shape.
+"""Opens uploaded image files safely as upright 8-bit RGB, and crops them to the model's square shape. The files are not trusted.
 
-Everything that can be wrong with a file ends in a PictureError whose text is one sentence for the person who sent it.
+Every problem of a file raises PictureError, whose text is one sentence for the person who sent the file.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import numpy as np
 from PIL import ExifTags, Image, ImageDraw
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+NAMES = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 4096 * 4096  # a picture of that size takes Pillow 67 MB as RGB, and opening it at most 0.2 GB
 MAX_SIDE = 20_000
 MAX_ASPECT = 50  # longer side / shorter side
-MAX_SCANS = 100  # of a progressive JPEG: each costs a pass over the whole picture, and needs only a dozen bytes
-NAMES = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+MAX_SCANS = 100  # of a progressive JPEG: each scan takes a dozen bytes and costs a pass over the whole picture
 
-# Files people do send, recognised by how they begin, so that the sentence can say what to do.
+# Formats that people send and that are not accepted, recognised by their first bytes. The error says what to do.
 _FOREIGN = (
     (lambda b: b"<svg" in b[:1024].lower(), "This is an SVG drawing, which has no pixels yet; please export it as PNG."),
     (lambda b: b[:5] == b"%PDF-", "This is a PDF document; please export the page as PNG or JPEG."),
@@ -43,13 +44,13 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it (TIFF 6.0, tag 274)
     8: Image.Transpose.ROTATE_90,
 }
 
-# One picture is decoded at a time: that bounds the memory however many people upload at once, and the process-wide list
-# of warning filters is not changed by two threads of ours together.
+# One picture is decoded at a time. This bounds the memory when many people upload at once, and keeps two threads from changing
+# the process-wide list of warning filters together.
 _LOCK = threading.Lock()
 
 
 class PictureError(ValueError):
-    """One friendly sentence about why a file cannot be used."""
+    """Why a file cannot be used, in one sentence."""
 
 
 def read_bytes(source: str | Path | bytes) -> bytes:
@@ -77,19 +78,20 @@ def read_bytes(source: str | Path | bytes) -> bytes:
 def open_picture(source: str | Path | bytes) -> Image.Image:
     """Decode a picture from a path or from its bytes: upright RGB, 8 bits a channel, without metadata.
 
-    Alpha is laid over white, of an animation the first frame is taken, 16-bit grey is divided by 257. Files of other formats
-    than FORMATS, over MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_ASPECT (all judged before decoding), or damaged: PictureError.
+    Transparent pixels are blended with white. The first frame of an animation is used. 16-bit grey is divided by 257.
+    Raises PictureError for damaged files, formats other than FORMATS, and files over MAX_BYTES, MAX_PIXELS, MAX_SIDE or
+    MAX_ASPECT; the sizes are checked before decoding.
     """
     data = read_bytes(source)
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:
         raise PictureError("This JPEG has more passes than a picture needs; please save it anew as JPEG or PNG.")
     with _LOCK, warnings.catch_warnings():
-        # Pillow's remarks about odd metadata are of no use to anyone here, and sizes are judged below.
+        # Pillow warns about unusual metadata, which is not used here, and about sizes, which are checked below.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(*image.size)
-                _check_size(*getattr(image, "_tile_size", image.size), shape=False)  # a TIFF tile may dwarf its picture
+                _check_size(*getattr(image, "_tile_size", image.size), shape=False)  # a TIFF tile may be larger than its picture
                 image.load()
                 picture = _to_rgb(image)
                 turn = _UPRIGHT.get(_orientation(image))
@@ -101,15 +103,15 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
             raise PictureError(_why_not(data)) from error
         except MemoryError as error:
             raise PictureError("There is not enough memory to open this picture.") from error
-        except Exception as error:  # decoders meet damage with anything from SyntaxError to struct.error
+        except Exception as error:  # for damaged files, decoders raise anything from SyntaxError to struct.error
             raise PictureError(_DAMAGED) from error
     picture = picture if turn is None else picture.transpose(turn)
-    picture.info = {}  # comments, profiles and positions of the original must not travel into what is saved later
+    picture.info = {}  # comments, profiles and GPS positions of the original must not get into files saved later
     return picture
 
 
 def _why_not(data: bytes) -> str:
-    """The sentence for a file in which Pillow recognised none of FORMATS."""
+    """The error text for a file in which Pillow recognised none of FORMATS."""
     if data.startswith(_MAGIC):
         return _DAMAGED
     for matches, sentence in _FOREIGN:
@@ -133,16 +135,16 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8 of a loaded image (PNG keeps it after the pixels); unreadable EXIF counts as upright."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # metadata is no reason to refuse good pixels
+    except Exception:  # unreadable metadata does not make the pixels unusable
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode the accepted formats decode to -> RGB, alpha over white."""
+    """Any mode of an accepted format -> RGB, transparent pixels blended with white."""
     mask = None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         key = image.info.get("transparency")
-        if isinstance(key, int):  # one grey value of a 16-bit PNG stands for "nothing here"
+        if isinstance(key, int):  # one grey value of a 16-bit PNG means transparent
             mask = _by_strips(image, lambda values: np.where(values == key, 0, 255))
         image = _by_strips(image, _deep_grey_scale(image))
     elif image.has_transparency_data:
@@ -150,12 +152,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mask is None:
         return image.convert("RGB")
     white = Image.new("RGB", image.size, "white")
-    white.paste(image if image is mask else image.convert("RGB"), mask=mask)  # RGBA goes in as it is: one copy less
+    white.paste(image if image is mask else image.convert("RGB"), mask=mask)  # pasting RGBA directly saves a copy
     return white
 
 
 def _strips(image: Image.Image):
-    """(first row, values) of about a million pixels each: float arithmetic on a whole picture would take gigabytes."""
+    """(first row, values) of strips of about a million pixels; float arithmetic on a whole picture would take gigabytes."""
     width, height = image.size
     rows = max(2**20 // width, 1)
     for top in range(0, height, rows):
@@ -172,8 +174,8 @@ def _by_strips(image: Image.Image, function) -> Image.Image:
 def _deep_grey_scale(image: Image.Image):
     """A function from 16-bit, 32-bit or float grey values to 0..255.
 
-    16-bit files are divided by 257 (65535 / 255). 32-bit and float files do not say where their white is: one that fits into
-    0..1 (float), 0..255 or 0..65535 is taken to use that range, any other is stretched from its minimum to its maximum.
+    16-bit files are divided by 257 (65535 / 255). 32-bit and float files do not state their range: values within 0..1 (float),
+    0..255 or 0..65535 are taken to use that range; other values are scaled from their minimum to their maximum.
     """
     if image.mode.startswith("I;16"):
         return lambda v: (v.astype(np.uint32) + 128) // 257
@@ -205,8 +207,8 @@ def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
 def centre_crop(picture: Image.Image, size: int, channels: int = 3) -> Image.Image:
     """The centred square of an RGB picture, `size` pixels a side; RGB for 3 channels, grey ("L", ITU-R 601) for 1.
 
-    Shrinking averages over the pixels that vanish (Lanczos with antialiasing), enlarging is bicubic, a square that already has
-    the size keeps its pixels. Raises ValueError for other channels or a size outside 1..4096.
+    Shrinking uses Lanczos with antialiasing, enlarging is bicubic, a square of the right size keeps its pixels. Raises ValueError
+    for other channels or a size outside 1..4096.
     """
     if channels not in (1, 3):
         raise ValueError(f"pictures have 1 or 3 channels, not {channels}")
@@ -216,7 +218,7 @@ def centre_crop(picture: Image.Image, size: int, channels: int = 3) -> Image.Ima
     side = box[2] - box[0]
     if side == size:
         square = picture.crop(box)
-    elif side > size:  # the gap lets a box filter do the first, largest part of the way: 5 times as fast for a photo
+    elif side > size:  # reducing_gap shrinks with a box filter first: 5 times as fast for a photo
         square = picture.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=4.0)
     else:
         square = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
@@ -224,9 +226,9 @@ def centre_crop(picture: Image.Image, size: int, channels: int = 3) -> Image.Ima
 
 
 def crop_preview(picture: Image.Image, max_side: int = 320) -> Image.Image:
-    """An RGB picture at most `max_side` pixels a side that shows what centre_crop keeps: the rest dimmed, the crop outlined.
+    """An RGB picture of at most `max_side` pixels a side that shows what centre_crop keeps: the rest dimmed, the crop outlined.
 
-    Pictures under half of max_side are enlarged by whole factors, so that the outline does not hide them.
+    Pictures smaller than half of max_side are enlarged by a whole factor, so that the outline does not cover them.
     """
     width, height = picture.size
     scale = max_side / max(width, height)

@@ -1,11 +1,9 @@
-"""The only two places where pixels change range, and the suffixes of image files."""
+"""The two conversions between uint8 pixels and model space. No other module changes the range of pixels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def to_model(images: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Settings embedded in a PNG, and read back from one that anybody may have made.
+"""Writes settings into a PNG and reads them back. A PNG that is read is not trusted.
 
-They are one text chunk named "ddpm-studio" holding compact JSON: {"version": 1, "checkpoint": "cifar10", "seed": 7, ...}.
+The settings are one text chunk named "ddpm-studio" holding compact JSON: {"version": 1, "checkpoint": "cifar10", "seed": 7, ...}.
 Reading walks the chunks of the file itself and never decodes the picture.
 """
 
@@ -41,7 +41,7 @@ def _integer(low: int, high: int, null: bool = False) -> Check:
 
 
 def _number(low: float, high: float) -> Check:
-    def check(value):  # comparing first keeps huge integers from ever becoming floats; NaN compares as False
+    def check(value):  # the comparison comes first: float() of a huge integer would fail; NaN compares as False
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise ValueError(f"a number from {low:g} to {high:g}")
         return float(value)
@@ -49,10 +49,10 @@ def _number(low: float, high: float) -> Check:
     return check
 
 
-def _text(limit: int, pattern: str, says: str) -> Check:
+def _text(limit: int, pattern: str, description: str) -> Check:
     def check(value):
         if not isinstance(value, str) or not 1 <= len(value) <= limit or not re.fullmatch(pattern, value, re.ASCII) or ".." in value:
-            raise ValueError(f"{says} of at most {limit} characters")
+            raise ValueError(f"{description} of at most {limit} characters")
         return value
 
     return check
@@ -69,8 +69,8 @@ def _prompt(limit: int) -> Check:
 
 _NAME = _text(40, r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name")
 
-# What may stand in the file, and what each value may be. Names are only held to their form here: whether a sampler of that
-# name exists is for whoever uses it. A checkpoint is a name or a repository id, never a way out of the folders of models.
+# The accepted keys with a check of each value. Only the form of names is checked here, not whether such a sampler exists.
+# A checkpoint is a name or a repository id; it cannot lead out of the folders of models.
 KEYS: dict[str, Check] = {
     "checkpoint": _text(200, r"[^-/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*", "the relative name of a model"),
     "label": _integer(-1, 99_999, null=True),  # -1: any class; null: no class
@@ -95,7 +95,7 @@ KEYS: dict[str, Check] = {
 
 
 def validated(settings: dict) -> dict:
-    """The known keys of a dict, each held to KEYS; unknown keys are left out. Raises PictureError naming the first bad value."""
+    """The keys of a dict that are in KEYS, each checked; other keys are left out. Raises PictureError naming the first bad value."""
     kept = {}
     for key, check in KEYS.items():
         if key in settings:
@@ -113,7 +113,7 @@ def write(picture: Image.Image, settings: dict) -> bytes:
     """The picture as PNG with the settings inside. Raises PictureError for values out of range, ValueError for unknown keys."""
     unknown = sorted(set(settings) - set(KEYS))
     if unknown:
-        raise ValueError(f"no setting is called {unknown[0]!r}; known: {', '.join(KEYS)}")
+        raise ValueError(f"no setting is called {unknown[0]!r}; accepted: {', '.join(KEYS)}")
     info = PngInfo()
     info.add_text(KEYWORD, json.dumps({"version": VERSION, **validated(settings)}, separators=(",", ":")))
     out = io.BytesIO()
@@ -130,7 +130,7 @@ def read(source: str | Path | bytes) -> dict:
     text = _embedded(read_bytes(source))
     try:
         raw = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # the latter from brackets nested by the thousand
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
         raise PictureError("The settings in this picture are damaged (not valid JSON).") from error
     if not isinstance(raw, dict):
         raise PictureError("The settings in this picture are damaged (not a list of names and values).")
@@ -174,7 +174,7 @@ _TOO_LONG = f"The settings in this picture are longer than {MAX_CHUNK // 1024} k
 
 
 def _text_of(kind: bytes, body: bytes) -> str:
-    """The text of a chunk whose keyword and its zero have been cut off (PNG specification, 11.3.3)."""
+    """The text of a chunk. body: the chunk without its keyword and the zero after it (PNG specification, 11.3.3)."""
     try:
         if kind == b"tEXt":
             return _bounded(body).decode("latin-1")
@@ -195,7 +195,7 @@ def _bounded(data: bytes) -> bytes:
 
 
 def _inflate(data: bytes) -> bytes:
-    """Decompress, but never more than MAX_CHUNK + 1 bytes: a few kB can stand for gigabytes."""
+    """Decompress at most MAX_CHUNK + 1 bytes, because a few kB can decompress to gigabytes."""
     stream = zlib.decompressobj()
     text = _bounded(stream.decompress(data, MAX_CHUNK + 1))
     if not stream.eof:

@@ -1,7 +1,8 @@
-"""Tensors to pictures: grids, strips, animations. Knows nothing of diffusion."""
+"""Turns image tensors into picture files: grids, strips and animations (WebP, GIF, MP4)."""
 
 from __future__ import annotations
 
+import base64
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ddpm_app.files import write_atomically
+
 FIRST_HOLD = 0.4  # seconds: long enough to see where an animation begins
-LAST_HOLD = 1.5  # seconds: the result is what people look at
+LAST_HOLD = 1.5  # seconds: time to look at the result
 GIF_SIDE = 256  # pixels; noise at 512 was 11 MB as GIF
-TONES = 8  # greys between paper and ink that a GIF's captions are drawn with
+TONES = 8  # grey levels of a GIF's captions
 PAPER, INK = (255, 255, 255), (15, 23, 42)
 
 
@@ -42,7 +45,7 @@ def strip(images: Tensor, pad: int | None = None, background: int = 128) -> Imag
 def enlarge(picture: Image.Image, factor: int) -> Image.Image:
     """Every pixel becomes a square of factor x factor pixels."""
     if factor < 1:
-        raise ValueError(f"factor is {factor}; pictures are enlarged by whole numbers from 1")
+        raise ValueError(f"factor is {factor}; whole numbers from 1 are accepted")
     return picture if factor == 1 else picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
@@ -54,24 +57,22 @@ def encode(picture: Image.Image, format: str = "jpeg", quality: int = 92) -> byt
     elif format == "png":
         picture.save(out, "PNG")
     else:
-        raise ValueError(f"format {format!r}; jpeg and png are known")
+        raise ValueError(f"format {format!r}; jpeg and png are accepted")
     return out.getvalue()
 
 
 def save_png(picture: Image.Image, file: Path) -> None:
-    """Write a PNG under a temporary name and rename; missing folders are made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write a PNG, whole or not at all; missing folders are made."""
+    write_atomically(file, encode(picture, "png"))
+
+
+def data_url(data: bytes, mime: str = "image/png") -> str:
+    """The bytes of a file as a data: URL."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 # -- animations -----------------------------------------------------------------------------------------------------------
-# Frames come at native size and are enlarged one at a time, while they are written: a thousand of them never exist at once.
+# Frames have native size and are enlarged one at a time while they are written, so that only one large frame is in memory.
 
 
 def webp(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, captions: Sequence[str] | None = None) -> bytes:
@@ -85,8 +86,8 @@ def webp(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, captio
     durations = _durations(len(frames), fps)
     pictures = _enlarged(frames, factor, captions)
     out = io.BytesIO()
-    # Lossless: the lossy encoder takes pixels for unchanged that differ by a few levels from the frame before, and so lost the
-    # last steps of a slow sequence altogether (quality 75: 46 of 50 frames left). At method 0 lossless is also the faster.
+    # Lossless: the lossy encoder treats pixels as unchanged that differ by a few levels from the previous frame, and dropped the
+    # last steps of a slow sequence (quality 75: 46 of 50 frames left). With method 0 lossless is also faster.
     next(pictures).save(out, "WEBP", save_all=True, append_images=pictures, duration=durations, loop=0, lossless=True, quality=0, method=0)
     return out.getvalue()
 
@@ -95,7 +96,7 @@ def gif(frames: Sequence[Image.Image], fps: float = 15, side: int = GIF_SIDE, ca
     """An animated GIF that loops, 248 colours a frame; like webp(), but of at most GIF_SIDE pixels (or the frames' own size,
     where that is larger) and at most 50 frames a second, above which browsers slow down."""
     factor = _check(frames, fps, min(side, GIF_SIDE), captions, fits=True)
-    # hundredths of a second are all a GIF knows
+    # a GIF stores hundredths of a second
     durations = [max(round(ms / 10), 2) * 10 for ms in _durations(len(frames), fps)]
     pictures = (_paletted(frame, factor, None if captions is None else captions[k]) for k, frame in enumerate(frames))
     out = io.BytesIO()
@@ -114,11 +115,13 @@ def mp4(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, caption
 
         av.codec.Codec("libx264", "w")
     except Exception as error:  # ImportError, or av's own error types where the codec is missing
-        raise RuntimeError("MP4 needs the package av with its libx264 encoder, which is not here; WebP and GIF work without it") from error
+        raise RuntimeError(
+            "MP4 needs the package av with its libx264 encoder, which is not installed; WebP and GIF work without it"
+        ) from error
     from fractions import Fraction
 
     rate = Fraction(fps).limit_denominator(1000)
-    with tempfile.TemporaryDirectory() as folder:  # the index can only be moved to the front of a file that can be opened again
+    with tempfile.TemporaryDirectory() as folder:  # moving the index to the front needs a file on disk
         file = Path(folder) / "a.mp4"
         with av.open(str(file), "w", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
@@ -129,7 +132,7 @@ def mp4(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, caption
                 picture = _even(picture)
                 if k == 0:
                     stream.width, stream.height = picture.size
-                # repeated frames cost next to nothing and hold in every player, unlike a long last time stamp
+                # Repeated frames cost almost nothing and work in every player; a long last time stamp does not.
                 hold = FIRST_HOLD if k == 0 < last else LAST_HOLD if k == last else 0
                 for _ in range(max(round(hold * fps), 1)):
                     container.mux(stream.encode(av.VideoFrame.from_image(picture)))
@@ -138,7 +141,7 @@ def mp4(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, caption
 
 
 def _check(frames: Sequence[Image.Image], fps: float, side: int, captions: Sequence[str] | None, fits: bool = False) -> int:
-    """The whole factor by which frames are enlarged to about `side` pixels (to at most that, where it has to fit)."""
+    """The whole factor that enlarges the frames to about `side` pixels, or to at most `side` with `fits`."""
     if not frames:
         raise ValueError("an animation needs at least one frame")
     if len({f.size for f in frames}) > 1:
@@ -195,7 +198,7 @@ def _under(picture: Image.Image, band: Image.Image) -> Image.Image:
 
 
 def _letters(text: str, width: int) -> Image.Image:
-    """A line of text, centred, as coverage 0..255 ("L"); one too long for the width is first set smaller, then cut."""
+    """A line of centred text as coverage 0..255 ("L"). Text too long for the width is made smaller, then cut."""
     size = min(max(width // 28, 11), 22)
     band = Image.new("L", (width, round(size * 1.9)))
     draw, text = ImageDraw.Draw(band), " ".join(text.split())

@@ -1,4 +1,4 @@
-"""A set of images that need not be in memory, and the progress of work on it."""
+"""A set of images of which only a part is in memory, and the progress of work on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from torch import Tensor
 
 
 class Progress(NamedTuple):
-    """done of total of one stretch of work, in images or tiles."""
+    """How far a piece of work is.
+
+    what: what is done, in words
+    done, total: images or tiles
+    """
 
     what: str
     done: int
@@ -22,7 +26,12 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """A set of pictures that need not be in memory. n; shape (C, H, W); part(a, b): uint8 (b - a, C, H, W)."""
+    """A set of images of which only a part is in memory.
+
+    n: number of images
+    shape: (C, H, W)
+    part: part(a, b) returns the images a to b - 1, uint8 (b - a, C, H, W)
+    """
 
     n: int
     shape: tuple[int, int, int]
@@ -32,20 +41,22 @@ class Images:
         return self.n
 
     @classmethod
-    def held(cls, images: Tensor) -> Images:
-        """uint8 (N, C, H, W) that is in memory. Raises ValueError for anything else."""
+    def from_tensor(cls, images: Tensor) -> Images:
+        """The set of the images of a tensor, uint8 (N, C, H, W). Raises ValueError for any other tensor."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
             raise ValueError(f"images are uint8 (N, 1 or 3, H, W), not {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}")
         return cls(len(images), tuple(images.shape[1:]), lambda a, b: images[a:b])
 
     def head(self, n: int) -> Images:
+        """The first n images, or all where there are fewer."""
         return dataclasses.replace(self, n=min(n, self.n))
 
     def span(self, a: int, b: int) -> Images:
-        """Images a to b as a set of their own."""
+        """The images a to b - 1."""
         return Images(b - a, self.shape, lambda i, j: self.part(a + i, a + j))
 
     def all(self) -> Tensor:
+        """All images, uint8 (N, C, H, W)."""
         return self.part(0, self.n)
 
     def digest(self) -> str:

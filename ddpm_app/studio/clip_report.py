@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_app import paths
 from ddpm_app.classifiers.clip import Clip
 from ddpm_app.classifiers.clip_scores import Scores, check_prompts, class_prompts, prompts_of_classes, score
 from ddpm_app.images import png_settings
-from ddpm_app.images.datasets import KNOWN, ImageData, load_data
-from ddpm_app.images.decode import PictureError, centre_crop, open_picture, read_bytes
-from ddpm_app.images.pixels import IMAGE_SUFFIXES
+from ddpm_app.images.datasets import KNOWN, load_data, local_data
+from ddpm_app.images.decode import IMAGE_SUFFIXES, PictureError, centre_crop, open_picture, read_bytes
 from ddpm_app.studio.studio import Studio
 
 REAL = 1000  # real test images that are judged beside; fewer for networks that take seconds an image on this device
@@ -100,13 +98,6 @@ def open_source(source: str, size: int) -> Pictures:
     return Pictures(data.images, data.labels if fits else torch.full((len(data),), -1), names if fits else (), notes=notes)
 
 
-def local_test(data: str) -> ImageData | None:
-    """The real test split of a data set if it lies on this machine; nothing is downloaded."""
-    if data in KNOWN and any((root / f"{data}-test.npz").is_file() for root in paths.data_roots()):
-        return load_data(data, "test")
-    return None
-
-
 @dataclass(frozen=True)
 class Report:
     """clip: who judged. features (N, D). scores: of the pictures. real: the same figures of real test images, with "source", the
@@ -146,7 +137,7 @@ def real_figures(clip: Clip, prompts: list[str], text: Tensor, data: str) -> tup
         return clip.card["real"] | {
             "source": f"all {clip.card['real']['n']:,} real test images of {data}, figures stored with this CLIP"
         }, ""
-    if (test := local_test(data)) is None:
+    if (test := local_data(data)) is None:
         return None, f"The real test images of {data} are not on this machine, and no figures are stored for this CLIP and these prompts."
     n = REAL if clip.image_size <= 64 or clip.device.type == "cuda" else REAL // 10
     key = (clip.digest, data, n)

@@ -74,7 +74,7 @@ def test_torch_fidelity_sees_the_same_numbers(extractor):
         input1=Held(a), input2=Held(b), feature_extractor=extractor.key, fid=True, kid=True, isc=True, prc=True, kid_subset_size=60,
         kid_subsets=4, cuda=False, cache=False, save_cpu_ram=True, verbose=False, batch_size=7,
     )  # fmt: skip
-    mine, other = (drained(features.features_of(extractor, Images.held(x), "x"))[1] for x in (a, b))
+    mine, other = (drained(features.features_of(extractor, Images.from_tensor(x), "x"))[1] for x in (a, b))
     fd = distances.frechet_distance(features.stats(mine, extractor), features.stats(other, extractor))
     assert fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3) and fd > 0.01
     kd = distances.kernel_distance(mine["features"], other["features"], subsets=4)[0]
@@ -85,16 +85,16 @@ def test_torch_fidelity_sees_the_same_numbers(extractor):
 
 
 def test_one_pass_and_never_again(extractor, cache):
-    seen, found = drained(features.features_of(extractor, Images.held(pictures(600)), "x"))
+    seen, found = drained(features.features_of(extractor, Images.from_tensor(pictures(600)), "x"))
     assert [(p.done, p.total) for p in seen] == [(256, 600), (512, 600), (600, 600)]
     assert found["features"].shape == (600, 12) and found["logits"].shape == (600, 3)
     s = distances.statistics(found["features"])
     assert torch.equal(found["mean"], s.mean) and torch.equal(found["cov"], s.cov)
-    seen, again = drained(features.features_of(extractor, Images.held(pictures(600)), "x"))
+    seen, again = drained(features.features_of(extractor, Images.from_tensor(pictures(600)), "x"))
     assert seen == [] and all(torch.equal(found[k], again[k]) for k in found) and len(list(cache.iterdir())) == 1
     other = pictures(600)
     other[599, 2, 15, 15] ^= 1  # one bit of one pixel
-    assert drained(features.features_of(extractor, Images.held(other), "x"))[0] != []
+    assert drained(features.features_of(extractor, Images.from_tensor(other), "x"))[0] != []
 
 
 def test_only_one_batch_of_pixels_is_asked_for(extractor):
@@ -110,7 +110,7 @@ def test_only_one_batch_of_pixels_is_asked_for(extractor):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other", "nan"])
 def test_a_damaged_cache_file_is_made_again(extractor, cache, damage):
-    x = Images.held(pictures(20))
+    x = Images.from_tensor(pictures(20))
     _, found = drained(features.features_of(extractor, x, "x"))
     (file,) = cache.iterdir()
     if damage == "cut":
@@ -128,14 +128,14 @@ def test_a_damaged_cache_file_is_made_again(extractor, cache, damage):
 
 def test_images_and_features_that_are_none(extractor):
     with pytest.raises(ValueError, match=r"toy classifier reads images \(3, 16, 16\), not \(3, 8, 8\)"):
-        drained(features.features_of(extractor, Images.held(pictures(3, size=8)), "x"))
+        drained(features.features_of(extractor, Images.from_tensor(pictures(3, size=8)), "x"))
     with pytest.raises(ValueError, match="images are uint8"):
-        Images.held(pictures(3).float() * float("nan"))
+        Images.from_tensor(pictures(3).float() * float("nan"))
     with torch.no_grad():
         for p in extractor_network(extractor).parameters():
             p.mul_(float("nan"))
     with pytest.raises(ValueError, match="gives infinities or NaN for the samples"):
-        drained(features.features_of(extractor, Images.held(pictures(3)), "the samples"))
+        drained(features.features_of(extractor, Images.from_tensor(pictures(3)), "the samples"))
 
 
 def extractor_network(extractor):
@@ -250,5 +250,5 @@ def test_grey_pictures_become_three_channels_for_a_network_of_any_size(extractor
 
     any_size = dataclasses.replace(extractor, shape=None, layers=("features",), network=Counts())
     grey = pictures(5, channels=1)
-    _, found = drained(features.features_of(any_size, Images.held(grey), "x", cache=False))
+    _, found = drained(features.features_of(any_size, Images.from_tensor(grey), "x", cache=False))
     assert seen == [(5, 3, 16, 16)] and np.array_equal(found["features"].numpy(), grey.flatten(1)[:, :2].float().numpy())
