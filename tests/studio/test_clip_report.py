@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_app import __main__
+from ddpm_app import __main__, paths
 from ddpm_app.classifiers import clip as clip_labels
 from ddpm_app.classifiers.clip import build_model, open_clip_directory, save_clip_directory
 from ddpm_app.classifiers.clip_scores import class_prompts
@@ -38,7 +38,7 @@ def shipped(tmp_path_factory):
 def use_it(shipped, monkeypatch, tmp_path):
     monkeypatch.setattr(clip_labels, "SHIPPED", shipped)
     monkeypatch.setenv("DDPM_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(clip_report.paths, "data_roots", lambda: [tmp_path / "data"])
+    monkeypatch.setattr(paths, "data_roots", lambda: [tmp_path / "data"])
     clip_labels._LOADED.clear()
     clip_report._REAL.clear()
 
