@@ -13,7 +13,11 @@ def classifier_card(config: ClassifierConfig, metric: dict, parameters: int, com
 def _plain(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
     t = config.training
     low, high = metric["interval95"]
-    return f"""# Classifier of {config.data}
+    return f"""---
+license: mit
+library_name: ddpm-studio
+---
+# Classifier of {config.data}
 
 A residual network ({parameters / 1e6:.2f} M parameters; widths {", ".join(map(str, config.widths))}, blocks
 {", ".join(map(str, config.blocks))}) for {config.image_size}x{config.image_size} images of {config.in_channels} channel(s).
@@ -36,7 +40,11 @@ Weights fp16 (float32 norm statistics), used in float32.
 def _noisy(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
     t = config.training
     rows = "\n".join(f"| {r['sigma']:g} | {r['value']:.2%} | {r['nll']:.4f} |" for r in metric["by_level"])
-    return f"""# Noise-aware classifier of {config.data}
+    return f"""---
+license: mit
+library_name: ddpm-studio
+---
+# Noise-aware classifier of {config.data}
 
 A residual network ({parameters / 1e6:.2f} M parameters; widths {", ".join(map(str, config.widths))}, blocks
 {", ".join(map(str, config.blocks))}) with the inputs x = x0 + sigma eps and sigma, for {config.image_size}x{config.image_size}
@@ -82,7 +90,11 @@ def clip_card(facts: dict, tower_parameters: int, parameters: int, command: str)
         if facts["image_tower_from"]
         else "Its image tower was trained from random weights.\n"
     )
-    return f"""# A small CLIP of CIFAR-10
+    return f"""---
+license: mit
+library_name: ddpm-studio
+---
+# A small CLIP of CIFAR-10
 
 **It knows CIFAR-10 only**: ten classes, {facts["terms"]} search terms, 32x32 photos. Words that are in none of its captions ("blue",
 "left", "two") have no effect, and it knows "red" only from "red deer". Similarities of two CLIPs cannot be compared: 0.9 here and
