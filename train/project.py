@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,24 +11,16 @@ from typing import TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Settings = TypeVar("Settings")
-TYPES = {"int": int, "float": float, "str": str}
 
 
 def parse(settings: type[Settings], description: str, argv: list[str] | None = None) -> Settings:
-    """Read command-line flags into a frozen dataclass: one flag a field, with the field's default, help and choices.
+    """Read command-line flags into a settings dataclass of flags.py. Exits with a message for flags and values that are not accepted."""
+    from ddpm_app.flags import add_flags, read_flags  # found by the path above
 
-    Exits with an error message for wrong flags and for values that the dataclass refuses with a ValueError."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in dataclasses.fields(settings):
-        flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-        if f.type == "bool":
-            parser.add_argument(flag, action="store_true", help=text)
-        else:
-            text += "" if f.default in (None, "", 0) else f" (default {f.default})"
-            kind = TYPES[f.type.removesuffix(" | None")]
-            parser.add_argument(flag, type=kind, default=f.default, choices=f.metadata.get("choices"), help=text)
+    add_flags(parser, settings)
     try:
-        return settings(**vars(parser.parse_args(argv)))
+        return settings(**read_flags(settings, parser.parse_args(argv)))
     except ValueError as error:
         parser.error(str(error))
 

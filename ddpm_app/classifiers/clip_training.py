@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from ddpm_app.classifiers.clip_scores import class_prompts, score
 from ddpm_app.classifiers.clip_tower import tower_name
 from ddpm_app.classifiers.training import LAYOUT, PHOTOS, augment, one_cycle, share
 from ddpm_app.files import write_atomically
+from ddpm_app.flags import check, setting
 from ddpm_app.images.datasets import CIFAR10_CLASSES
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype
@@ -40,29 +41,29 @@ PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resi
 class ClipTraining:
     """The settings of a training run. The help text of a field gives its meaning and unit; flags are built from it."""
 
-    minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training (or give --steps)"})
-    steps: int = field(default=0, metadata={"help": "budget in steps"})
-    max_seconds: float = field(default=math.inf, metadata={"help": "stop after this many seconds, whatever the budget"})
-    out: str = field(default="", metadata={"help": "directory to write"})
-    init_image: str = field(default="", metadata={"help": "directory of a classifier whose weights the image tower starts from"})
-    init: str = field(default="", metadata={"help": "directory of a CLIP written by this script, or of a snapshot, to start from"})
-    locked: float = field(default=0.25, metadata={"help": "share of the budget in which a tower of --init-image is not trained"})
-    batch: int = field(default=256, metadata={"help": "images a step"})
-    lr: float = field(default=2e-3, metadata={"help": "peak learning rate; a tenth of it for an image tower that starts trained"})
-    limit: int = field(default=0, metadata={"help": "use only the first images of each split, this many; 0 uses all"})
-    tiny: bool = field(default=False, metadata={"help": "towers of a few thousand weights, to try this script"})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
-    precision: str = field(default="auto", metadata={"help": "precision of matrix products", "choices": ("auto", "bf16", "fp32")})
-    snapshot_minutes: float = field(default=5.0, metadata={"help": "minutes between snapshots in OUT/snapshots, 0 for none"})
-    every: int = field(default=20, metadata={"help": "steps between printed lines"})
+    minutes: float = setting(0.0, "budget of training; give this or --steps", unit="minutes", low=0)
+    steps: int = setting(0, "budget; give this or --minutes", unit="steps", low=0)
+    max_seconds: float = setting(math.inf, "stop after this time, whatever the budget", unit="seconds", above=0)
+    out: str = setting("", "directory to write")
+    init_image: str = setting("", "directory of a classifier whose weights the image tower starts from")
+    init: str = setting("", "directory of a CLIP written by this script, or of a snapshot, to start from")
+    locked: float = setting(0.25, "share of the budget in which a tower of --init-image is not trained", low=0, high=1)
+    batch: int = setting(256, "images a step", low=2)
+    lr: float = setting(2e-3, "peak learning rate; an image tower that starts trained uses a tenth of it", above=0, below=1)
+    limit: int = setting(0, "use only this many images of each split, the first ones; 0 uses all", low=0)
+    tiny: bool = setting(False, "towers of a few thousand weights, to try this script")
+    seed: int = setting(0, "seed of everything random")
+    device: str = setting("auto", "auto, cpu, cuda, mps")
+    precision: str = setting("auto", "precision of matrix products", choices=("auto", "bf16", "fp32"))
+    snapshot_minutes: float = setting(5.0, "time between snapshots in OUT/snapshots; 0 makes none", unit="minutes", low=0)
+    every: int = setting(20, "steps between printed lines", low=1)
 
     def __post_init__(self):
+        check(self)
         if not self.out:
             raise ValueError("give --out, the directory to write")
-        budget = (self.minutes > 0) ^ (self.steps > 0)
-        if not budget or self.batch < 2 or not 0 < self.lr < 1 or not 0 <= self.locked <= 1 or self.limit < 0:
-            raise ValueError("out of range: either minutes or steps above 0, batch from 2, lr (0, 1), locked [0, 1], limit from 0")
+        if not (self.minutes > 0) ^ (self.steps > 0):
+            raise ValueError("give a budget: either --minutes or --steps, above 0")
 
 
 def model_config(widths=PHOTOS["widths"], blocks=PHOTOS["blocks"], embed=128, width=64, layers=2, context=24) -> dict:

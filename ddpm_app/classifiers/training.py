@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_cl
 from ddpm_app.classifiers.metrics import wilson_interval
 from ddpm_app.diffusion.schedules import SCHEDULES, SIGMA_CAP, Schedule, add_noise, make_schedule
 from ddpm_app.files import write_atomically
+from ddpm_app.flags import check, setting
 from ddpm_app.images.datasets import KNOWN, ImageData, load_data, split
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import describe, keep_freed_memory, pick_device, pick_dtype
@@ -37,35 +38,33 @@ LAYOUT = torch.channels_last  # BatchNorm and convolutions are up to twice as fa
 class ClassifierTraining:
     """The settings of a training run. The help text of a field gives its meaning and unit; flags are built from it."""
 
-    data: str = field(default="mnist", metadata={"help": "mnist, cifar10, a folder with one sub-folder a class, or an .npz"})
-    minutes: float = field(default=0.0, metadata={"help": "budget in minutes of training (or give --epochs)"})
-    epochs: int = field(default=0, metadata={"help": "budget in passes over the training images"})
-    out: str = field(default="", metadata={"help": "directory to write"})
-    batch: int = field(default=128, metadata={"help": "images a step"})
-    lr: float = field(default=0.1, metadata={"help": "peak learning rate"})
-    weight_decay: float = field(default=5e-4, metadata={"help": "weight decay of the convolutions and the last layer"})
-    smoothing: float | None = field(default=None, metadata={"help": "label smoothing, 0 to 1; 0.1, or 0 with --noisy, unless given"})
-    cutout: int | None = field(
-        default=None, metadata={"help": "side of the grey square over photos, in pixels, 0 for none; 8, or 0 with --noisy, unless given"}
-    )
-    init: str | None = field(default=None, metadata={"help": "directory of a classifier whose weights the training starts from"})
-    noisy: bool = field(default=False, metadata={"help": "train a noise-aware classifier for classifier guidance"})
-    schedule: str = field(default="cosine", metadata={"help": "noise schedule whose levels --noisy uses", "choices": tuple(SCHEDULES)})
-    seed: int = field(default=0, metadata={"help": "seed of everything random"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
-    precision: str = field(default="auto", metadata={"help": "precision of matrix products", "choices": ("auto", "bf16", "fp32")})
-    every: int = field(default=50, metadata={"help": "steps between printed lines"})
+    data: str = setting("mnist", "mnist, cifar10, a folder with one sub-folder a class, or an .npz")
+    minutes: float = setting(0.0, "budget of training; give this or --epochs", unit="minutes", low=0)
+    epochs: int = setting(0, "budget; give this or --minutes", unit="passes over the training images", low=0)
+    out: str = setting("", "directory to write")
+    batch: int = setting(128, "images a step", low=2)
+    lr: float = setting(0.1, "peak learning rate", above=0, below=10)
+    weight_decay: float = setting(5e-4, "weight decay of the convolutions and the last layer", low=0)
+    smoothing: float | None = setting(None, "label smoothing; 0.1 (0 with --noisy) by default", low=0, below=1)
+    cutout: int | None = setting(None, "side of the grey square over photos; 8 (0 with --noisy) by default", unit="pixels", low=0, high=64)
+    init: str | None = setting(None, "directory of a classifier whose weights the training starts from")
+    noisy: bool = setting(False, "train a noise-aware classifier for classifier guidance")
+    schedule: str = setting("cosine", "noise schedule whose levels --noisy uses", choices=SCHEDULES)
+    seed: int = setting(0, "seed of everything random")
+    device: str = setting("auto", "auto, cpu, cuda, mps")
+    precision: str = setting("auto", "precision of matrix products", choices=("auto", "bf16", "fp32"))
+    every: int = setting(50, "steps between printed lines", low=1)
 
     def __post_init__(self):
         if self.smoothing is None:  # guidance needs calibrated probabilities, so a noise-aware classifier smooths no labels
             object.__setattr__(self, "smoothing", 0.0 if self.noisy else 0.1)
         if self.cutout is None:
             object.__setattr__(self, "cutout", 0 if self.noisy else 8)
+        check(self)
         if not self.out:
             raise ValueError("give --out, the directory to write")
-        budget = (self.minutes > 0) ^ (self.epochs > 0)
-        if not budget or self.batch < 2 or not 0 < self.lr < 10 or not 0 <= self.smoothing < 1 or not 0 <= self.cutout <= 64:
-            raise ValueError("out of range: either minutes or epochs above 0, batch from 2, lr (0, 10), smoothing [0, 1), cutout 0..64")
+        if not (self.minutes > 0) ^ (self.epochs > 0):
+            raise ValueError("give a budget: either --minutes or --epochs, above 0")
 
 
 def training_levels(schedule: Schedule) -> Tensor:
