@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ddpm_app.cli.train import main
 from ddpm_app.evaluation import samples
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.networks import unet
@@ -135,28 +137,25 @@ def npz(tmp_path_factory):
     return str(file)
 
 
-def test_the_script_on_one_and_on_two(tmp_path, npz, monkeypatch):
+def test_the_script_on_one_and_on_two(tmp_path, npz):
     """27 images by one process, then 27 by two, then 18 by one, beside 72 by one: one log, the same state."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import train_unet
-
     flags = ["--data", npz, "--batch", "9", "--lr", "1e-3", "--warmup", "0", "--decay", "none", "--device", "cpu", "--precision", "fp32"]
     flags += ["--every", "3", "--snapshots", "1", "--averages", "0.1"]
     out = tmp_path / "mixed"
-    handlers = {name: train_unet.signal.getsignal(name) for name in (train_unet.signal.SIGINT, train_unet.signal.SIGTERM)}
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
-        assert train_unet.main([*flags, "--validations", "0", "--images", "27", "--out", str(out)]) == 0
+        assert main([*flags, "--validations", "0", "--images", "27", "--out", str(out)]) == 0
         resumed = ["--resume", "auto", "--validations", "1", "--images", "54"]
         done = together(sys.executable, str(SCRIPT), *flags, *resumed, "--out", str(out))
         assert [d[0] for d in done] == [0, 0], done
         assert "2 processes" in done[0][1] and done[1][1] == "", "rank 0 alone speaks"
         assert json.loads((out / "end.json").read_text())["status"] == "finished"
         assert len(list((out / "samples").glob("*.png"))) == 1 and (out / "snapshots" / "0000000054").is_dir()
-        assert train_unet.main([*flags, "--validations", "0", "--images", "72", "--resume", "auto", "--out", str(out)]) == 0
-        assert train_unet.main([*flags, "--validations", "0", "--images", "72", "--out", str(tmp_path / "one")]) == 0
+        assert main([*flags, "--validations", "0", "--images", "72", "--resume", "auto", "--out", str(out)]) == 0
+        assert main([*flags, "--validations", "0", "--images", "72", "--out", str(tmp_path / "one")]) == 0
     finally:
         for name, handler in handlers.items():
-            train_unet.signal.signal(name, handler)
+            signal.signal(name, handler)
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in log if "loss" in r] == [3, 6, 8] and sum("validation_loss" in r for r in log) == 1
     mixed, alone = (load_file(tmp_path / name / "state.safetensors") for name in ("mixed", "one"))

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # One process that has imported everything forks a trainer for each attempt: a kill costs no import of PyTorch.
 HELPER = """
 import os, random, signal, sys, time
-sys.path[:0] = [sys.argv[1] + "/train"]
-import torch, train_unet
+sys.path[:0] = [sys.argv[1]]
+import torch
+from ddpm_app.cli.train import main
 torch.set_num_threads(1)
 argv, kills, chance = sys.argv[3:], int(sys.argv[2]), random.Random(7)
 
@@ -24,7 +25,7 @@ def attempt(out, seconds):
     if not pid:
         code = 9
         try:
-            code = train_unet.main([*argv, "--resume", "auto", "--out", out])
+            code = main([*argv, "--resume", "auto", "--out", out])
         finally:
             os._exit(code)
     begun = time.monotonic()

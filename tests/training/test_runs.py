@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ddpm_app.cli import runs as runs_cli
+from ddpm_app.cli.train import main, parse
 from ddpm_app.training import process
 from ddpm_app.training import runs as jobs
 from ddpm_app.training import runs as training_runs
@@ -17,7 +18,6 @@ from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.runs import Run
 from ddpm_app.training.trainer import Trainer, train
 
-sys.path.insert(0, str(jobs.SCRIPT.parent))  # for train_unet
 SETTINGS = {"preset": "tiny", "batch": 8, "images": 200_000, "device": "cpu"}
 FAST = ["--every", "3", "--validations", "20", "--snapshots", "2000"]
 
@@ -84,16 +84,15 @@ def test_the_life_of_two_runs_on_one_device(root, data):
     assert place.parent == root / ".trash" and (place / "state.safetensors").is_file()
     assert [r.name for r in jobs.runs()] == ["first"]
 
-    import train_unet  # a fork, in this process: starting another costs seconds
-
+    # a fork, in this process: starting another process costs seconds
     argv = jobs.flags({**SETTINGS, "data": data, "images": 16, "lr": 1e-4}, root / "fork", str(first.snapshots()[-1]))
-    assert train_unet.main(argv) == 0
+    assert main(argv) == 0
     fork = jobs.find("fork")
     assert fork.status()[0] == "finished" and fork.progress() == 1 and "--init" in fork.command()
     with pytest.raises(ValueError, match="finished its budget"):
         fork.resume()
     wrong = jobs.flags({**SETTINGS, "data": data, "preset": "small", "images": 16}, root / "wrong", str(first.snapshots()[-1]))
-    assert train_unet.main(wrong) == 2 and "another network: channels 32 instead of 64" in jobs.find("wrong").status()[1]
+    assert main(wrong) == 2 and "another network: channels 32 instead of 64" in jobs.find("wrong").status()[1]
 
 
 def test_status_is_derived(root):
@@ -183,13 +182,11 @@ def test_nan_names_its_step_and_never_replaces_a_good_state(data):
 
 
 def test_nan_run_fails_with_the_sentence_and_keeps_its_state(root, data, capsys):
-    import train_unet
-
     argv = ["--data", data, "--device", "cpu", "--batch", "8", "--images", "800", "--every", "2", "--out", str(root / "n")]
     with pytest.MonkeyPatch.context() as patch:
         real = Trainer.train_step
         patch.setattr(Trainer, "train_step", lambda s: (lambda r: r if s.step < 4 else (r[0] * float("nan"), *r[1:]))(real(s)))
-        assert train_unet.main(argv) == 3
+        assert main(argv) == 3
     status, message = Run(root / "n").status()
     assert status == "failed" and "loss is nan at step 4" in message and "intact" in message
     from safetensors.torch import load_file
@@ -242,9 +239,7 @@ def test_flags_say_what_the_settings_say():
     argv = jobs.flags(settings, "runs/x", init="a b", now=True)
     assert argv[:2] == ["--data", "cifar10"] and argv[-2:] == ["--out", "runs/x"]
     assert jobs.shown(argv).startswith("python train/train_unet.py --data cifar10 --preset tiny --row eps") and "'a b'" in jobs.shown(argv)
-    import train_unet
-
-    config, args = train_unet.parse(argv)
+    config, args = parse(argv)
     assert config == TrainConfig(**settings) and args.now and args.init == "a b"
 
 
@@ -274,12 +269,10 @@ def test_the_command_line_lists_and_refuses(root, capsys):
 
 def test_a_run_lengthened_from_a_shell_resumes(root, data):
     """`--resume DIR` alone names the run; what is stored of it must still start a process that finds its folder."""
-    import train_unet
-
     argv = [*jobs.flags({**SETTINGS, "data": data, "images": 16}, root / "r"), *FAST]
-    assert train_unet.main(argv) == 0
+    assert main(argv) == 0
     more = ["--resume", str(root / "r"), "--images", "100000000", "--max-seconds", "2"]
-    assert train_unet.main(more) == 0 and jobs.find("r").status()[0] == "stopped"
+    assert main(more) == 0 and jobs.find("r").status()[0] == "stopped"
     run = jobs.find("r")
     seen = run.log()[-1]["images"]
     run.resume()

@@ -6,6 +6,7 @@ import json
 import gradio as gr
 import pytest
 
+from ddpm_app.cli.train import parse
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training import runs
 from ddpm_app.training.config import TrainConfig
@@ -96,12 +97,9 @@ def test_a_fork_has_all_of_the_runs_settings(tmp_path):
 
 
 @pytest.mark.parametrize("preset, lr", [("tiny", 1.6e-3), ("small", 8e-4), ("ddpm", 2e-4)])
-def test_the_learning_rate_left_unsaid_is_the_networks(preset, lr, monkeypatch):
+def test_the_learning_rate_left_unsaid_is_the_networks(preset, lr):
     """The form, the shown command and the script must mean the same by a command without --lr."""
-    monkeypatch.syspath_prepend(str(runs.SCRIPT.parent))
-    import train_unet
-
     argv = runs.flags({"data": "digits", "preset": preset, "minutes": 1.0, "lr": lr}, "runs/x")
-    assert "--lr" not in argv and train_unet.parse(argv)[0].lr == lr
+    assert "--lr" not in argv and parse(argv)[0].lr == lr
     argv = runs.flags({"data": "digits", "preset": preset, "minutes": 1.0, "lr": 5e-4}, "runs/x")
-    assert train_unet.parse(argv)[0].lr == 5e-4
+    assert parse(argv)[0].lr == 5e-4

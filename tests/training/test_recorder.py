@@ -1,8 +1,7 @@
-"""train/train_unet.py: a budget in, a checkpoint directory out; stopped and resumed, it writes the same files."""
+"""A training run: what it writes into its folder, that a resumed run writes the same files, and which flags are refused."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -18,19 +17,17 @@ from safetensors.torch import load_file
 
 from ddpm_app import files as ddpm_app_files
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.training import posthoc_ema, runs
+from ddpm_app.cli.train import main
+from ddpm_app.training import posthoc_ema, process, recorder, runs
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train" / "train_unet.py"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """train/train_unet.py's main, in this process (starting another one costs seconds); signal handlers are put back."""
-    spec = importlib.util.spec_from_file_location("train_unet", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def script():
+    """What train/train_unet.py calls, in this process (starting another one costs seconds). Restores the signal handlers."""
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    yield module.main
+    yield main
     for name, handler in handlers.items():
         signal.signal(name, handler)
 
@@ -115,7 +112,7 @@ def test_the_script_names_what_is_wrong(tmp_path, npz, script, capsys, flags, wo
 
 
 def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsys):
-    """Ten snapshots and early ones by the script itself; begun anew, the old ones go to the trash; the log says what marks took."""
+    """Ten snapshots and early ones by the script itself; begun anew, the old ones go to the trash; the log says how long validations took."""
     out = tmp_path / "runs" / "run"
     flags = [
         "--data",
@@ -160,15 +157,15 @@ def test_snapshots_hold_what_any_average_is_made_of(tmp_path, npz, script, capsy
     assert sum(r.get("overhead_seconds", 0) for r in checkpoint.open_checkpoint(out).log()) > 0
     with pytest.raises(SystemExit):
         script(flags)  # the same line once more would take the run's place
-    assert "holds a model already" in capsys.readouterr().err and len(posthoc_ema.stored(out)) == 33
+    assert "already holds a model" in capsys.readouterr().err and len(posthoc_ema.stored(out)) == 33
     flags[flags.index("160")] = "8"
     (out / "state.safetensors").unlink()
     assert script([*flags, "--resume", "auto"]) == 0  # nothing to go on from: a run begun anew in the same folder
     assert len(posthoc_ema.stored(out)) == 3 and len(list(out.parent.glob(".trash/run-*/snapshots/*"))) == 11
 
 
-def test_marks_leave_out_what_would_take_too_long(tmp_path, npz, script, monkeypatch):
-    """Without a second to spare the loss is held out and the grid drawn at the thirds of the budget only; every mark saves the state."""
+def test_validations_leave_out_what_would_take_too_long(tmp_path, npz, script, monkeypatch):
+    """Without a second to spare the loss is held out and the grid drawn at the thirds of the budget only; every validation saves the state."""
     out = tmp_path / "run"
     flags = [
         "--data",
@@ -186,7 +183,7 @@ def test_marks_leave_out_what_would_take_too_long(tmp_path, npz, script, monkeyp
         str(out),
         "--now",
     ]
-    monkeypatch.setitem(script.__globals__, "OVERHEAD", -1.0)
+    monkeypatch.setattr(recorder, "OVERHEAD", -1.0)
     assert script(flags) == 0
     rows = [r for r in checkpoint.open_checkpoint(out).log() if "overhead_seconds" in r]
     assert len(rows) == 20 and [r["step"] for r in rows if "validation_loss" in r] == [7, 14, 20]
@@ -215,8 +212,6 @@ def test_states_from_before_averages_resume(tmp_path, npz, script):
 
 
 def test_seconds_run_out_while_waiting_for_a_turn(tmp_path, npz, script, capsys):
-    from ddpm_app.training import process
-
     first = process.RunProcess(tmp_path / "first", [], {})
     assert first.wait_for_device(process.device_key(torch.device("cpu")), lambda: False)
     flags = ["--data", npz, *FLAGS, "--images", "160", "--out", str(tmp_path / "second")]
@@ -236,9 +231,9 @@ def test_a_refused_start_leaves_the_run_as_it_is(tmp_path, npz, script, capsys):
     assert script([*flags, "--out", str(out)]) == 0
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     for wrong, says in (
-        (["--resume", str(out), "--batch", "4"], "was begun with --batch 8, not 4"),
-        (["--resume", str(out), "--recipe", "classic"], "was begun with --preset tiny, not ddpm"),
-        ([*flags, "--out", str(out)], "holds a model already"),
+        (["--resume", str(out), "--batch", "4"], "was started with --batch 8, not 4"),
+        (["--resume", str(out), "--recipe", "classic"], "was started with --preset tiny, not ddpm"),
+        ([*flags, "--out", str(out)], "already holds a model"),
         ([*flags, "--out", str(out), "--resume", "auto", "--every", "0"], "--every is 0; a number from 1"),
         ([*flags, "--out", str(out), "--resume", "auto", "--validations", "-5"], "--validations is -5"),
         ([*flags, "--out", str(out), "--resume", "auto", "--max-seconds", "0"], "--max-seconds is 0.0; a number above 0"),
@@ -249,10 +244,10 @@ def test_a_refused_start_leaves_the_run_as_it_is(tmp_path, npz, script, capsys):
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == files
     with pytest.raises(SystemExit):  # another run's state into a folder that holds a model
         script(["--resume", str(out), "--images", "32", "--out", str(shipped(tmp_path, out))])
-    assert "holds a model already" in capsys.readouterr().err
+    assert "already holds a model" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         script([*flags, "--resume", "auto", "--out", str(tmp_path / "shipped")])
-    assert "no state to go on from" in capsys.readouterr().err
+    assert "no state to resume from" in capsys.readouterr().err
     other = np.zeros((8, 16, 16, 1), np.uint8)
     np.savez(tmp_path / "other.npz", arr_0=other, arr_1=np.arange(8) % 3)
     fork = ["--data", str(tmp_path / "other.npz"), *FLAGS, "--images", "8", "--init", str(out), "--out", str(tmp_path / "fork")]
@@ -277,7 +272,7 @@ def test_a_branch_is_a_run_of_its_own_from_its_first_second(tmp_path, npz, scrip
         assert (branch / "state.safetensors").is_file() and (branch / "config.json").is_file()
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(script.__globals__, "train", killed)
+    monkeypatch.setattr(recorder, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         script(["--resume", str(out), "--images", "32", "--out", str(branch), "--now"])
     run, started = runs.Run(branch), []
