@@ -1,20 +1,14 @@
-"""A shipped model's card tells the whole way to its weights."""
+"""The card of a shipped model describes every run that led to its weights."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
 from ddpm_app.checkpoints import checkpoint
+from ddpm_app.cli.ship import main
+from ddpm_app.training import card as training_card
 from ddpm_app.training.config import TrainConfig
 from tests.conftest import make_checkpoint
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("ship", Path(__file__).resolve().parents[2] / "train" / "ship.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(folder: Path, images: int, seconds: float, loss: float, argv: list[str], **settings) -> Path:
@@ -30,13 +24,12 @@ def run(folder: Path, images: int, seconds: float, loss: float, argv: list[str],
 
 
 def test_a_card_tells_of_the_run_that_was_forked(tmp_path, capsys):
-    ship = script()
     first = run(tmp_path / "first", 640, 120, 0.5, ["--data", "digits"], weight="min-snr-5")
     second = run(tmp_path / "second", 320, 60, 0.25, ["--init", "first/snapshots/0000000640"], weight="uniform")
-    assert ship.lineage(second) == [first, second] and ship.lineage(first) == [first]
-    assert ship.main([str(second), str(tmp_path / "out")]) == 0 and "960 images seen" in capsys.readouterr().out
+    assert training_card.lineage(second) == [first, second] and training_card.lineage(first) == [first]
+    assert main([str(second), str(tmp_path / "out")]) == 0 and "960 images seen" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "640 images in 2.0 minutes, then 320 images in 1.0 minutes; a machine that its run does not name" in card
+    assert "640 images in 2.0 minutes, then 320 images in 1.0 minutes; the run has not recorded its machine" in card
     assert (tmp_path / "out" / "log-first.jsonl").read_text() == (first / "log.jsonl").read_text()
     commands = [line.strip() for line in card.splitlines() if "train_unet.py" in line]
     assert len(commands) == 2 and commands[0].endswith("--images 640 --out runs/first")
@@ -49,31 +42,29 @@ def test_a_card_tells_of_the_run_that_was_forked(tmp_path, capsys):
     checkpoint.save(
         tmp_path / "out", dataclasses.replace(shipped, metrics=judged), checkpoint.read_weights(checkpoint.open_checkpoint(second).path)
     )
-    assert ship.main([str(second), str(tmp_path / "out")]) == 0
+    assert main([str(second), str(tmp_path / "out")]) == 0
     assert [m["name"] for m in checkpoint.open_checkpoint(tmp_path / "out").config.metrics] == ["validation loss", "agreement"]
 
 
 def test_a_weighted_validation_loss_says_so_and_lost_beginnings_are_refused(tmp_path, capsys):
-    ship = script()
     alone = run(tmp_path / "alone", 640, 120, 0.5, [], weight="min-snr-5")
-    assert ship.main([str(alone), str(tmp_path / "out")]) == 0
+    assert main([str(alone), str(tmp_path / "out")]) == 0
     assert "weighted by min-snr-5, the run's EMA weights" in (tmp_path / "out" / "README.md").read_text()
     lost = run(tmp_path / "lost", 640, 120, 0.5, ["--init", "gone"])
-    assert ship.main([str(lost), str(tmp_path / "out2")]) == 2 and "no run that could be told of" in capsys.readouterr().err
+    assert main([str(lost), str(tmp_path / "out2")]) == 2 and "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "out2").exists()
 
 
 def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
-    ship = script()
     early = run(tmp_path / "early", 640, 60, 0.5, [])
     (early / "job.json").write_text(json.dumps({"machine": "CPU, 7 threads"}))
     with (early / "log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 99, "images": 6400, "seconds": 6000, "validation_loss": 0.125}) + "\n")
-    assert ship.main([str(early), str(tmp_path / "a")]) == 0
+    assert main([str(early), str(tmp_path / "a")]) == 0
     card = (tmp_path / "a" / "README.md").read_text()
     assert (
         "| validation loss | 0.5 |" in card
-        and "640 images in 1.0 minutes (the run's whole: 6,400); CPU, 7 threads" in card
+        and "640 images in 1.0 minutes (the whole run: 6,400); CPU, 7 threads" in card
         and "0.125" not in card
     )
     source = checkpoint.open_checkpoint(early)
@@ -83,11 +74,11 @@ def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
         {**checkpoint.read_weights(early)},
     )
     checkpoint.save(early, dataclasses.replace(source.config, ema="none (raw weights)"), checkpoint.read_weights(early))
-    assert ship.main([str(early), str(tmp_path / "b")]) == 0
+    assert main([str(early), str(tmp_path / "b")]) == 0
     (early / "samples").mkdir()
     (early / "samples" / "0000000640.png").write_bytes(b"the EMA's")
     for place in ("b", "a"):  # anew, and over the card of the EMA after as many images
-        assert ship.main([str(early), str(tmp_path / place)]) == 0
+        assert main([str(early), str(tmp_path / place)]) == 0
         card = (tmp_path / place / "README.md").read_text()
         assert "validation loss" not in card, "it is taken of the run's EMA only"
         assert "| weights | raw, no EMA, fp16" in card and not (tmp_path / place / "samples.png").exists()
