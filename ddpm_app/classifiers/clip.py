@@ -1,10 +1,10 @@
-"""Zero-shot labels with open_clip: the CLIP that ships, or any of open_clip's published ones, behind one small class.
+"""Zero-shot labels with open_clip: the CLIP that ships, or one that open_clip publishes.
 
     clip = load_clip()                                       # or load_clip("ViT-B-32:laion2b_s34b_b79k")
     s = score(clip.images(images), clip.text(class_prompts(CIFAR10_CLASSES)))    # both of clip_scores
 
-Features are unit vectors, so a similarity is a cosine (Radford et al. 2021). The CLIP that ships knows CIFAR-10 only: see its
-card in checkpoints/clip/cifar10. open_clip is imported when a model is loaded, not before.
+Features are unit vectors, so a similarity is a cosine (Radford et al. 2021). The CLIP that ships was trained on CIFAR-10 only: see
+its card in checkpoints/clip/cifar10. open_clip is imported when a model is loaded, not before.
 """
 
 from __future__ import annotations
@@ -35,20 +35,27 @@ from ddpm_app.networks.resnet import folded
 
 SHIPPED = paths.SHIPPED / "clip" / "cifar10"
 DEFAULT_HUB = "ViT-B-32:laion2b_s34b_b79k"
-SUGGESTED = ("shipped", DEFAULT_HUB, "ViT-B-32:openai", "ViT-B-32:datacomp_xl_s13b_b90k", "ViT-B-16:laion2b_s34b_b88k")  # what menus offer
-KEPT = 3  # loaded models
+SUGGESTED = ("shipped", DEFAULT_HUB, "ViT-B-32:openai", "ViT-B-32:datacomp_xl_s13b_b90k", "ViT-B-16:laion2b_s34b_b88k")  # offered in menus
+KEPT = 3  # models kept in memory
 
-Progress = Callable[[float, str], None]  # share done 0..1, what is being done
+ProgressCallback = Callable[[float, str], None]  # (share done from 0 to 1, what is being done)
 
 _LOADED: OrderedDict[tuple[str, str], Clip] = OrderedDict()
-_LOCK, _LOADING = threading.Lock(), {True: threading.Lock(), False: threading.Lock()}  # a download does not hold up the shipped one
+_LOCK, _LOADING = (
+    threading.Lock(),
+    {True: threading.Lock(), False: threading.Lock()},
+)  # a download does not block the shipped one
 
 
 class Clip:
-    """An open_clip model, ready to judge: evaluation mode, float32, no gradients of its weights.
+    """An open_clip model in evaluation mode and float32, without gradients of its weights.
 
-    name: as given to load_clip. digest: SHA-256 of its weights. image_size: side in pixels it reads. logit_scale: what similarities
-    are multiplied by before a softmax. card: measured numbers and notes that ship with it ({} for published models)."""
+    name: as given to load_clip
+    digest: SHA-256 of its weights
+    image_size: side in pixels of its input
+    logit_scale: factor of the similarities before a softmax
+    card: the content of its clip.json, {} for published models
+    """
 
     def __init__(
         self, name: str, digest: str, model, tokenizer, preprocess: dict, device: torch.device | str = "cpu", card: dict | None = None
@@ -56,7 +63,7 @@ class Clip:
         self.name, self.digest, self.device, self.card = name, digest, torch.device(device), card or {}
         self.model = model.eval().requires_grad_(False).to(self.device, torch.float32).to(memory_format=torch.channels_last)
         self._encode, self._tokenizer = self.model.encode_image, tokenizer
-        if isinstance(getattr(model.visual, "trunk", None), Tower):  # our own reads faster with its norms folded
+        if isinstance(getattr(model.visual, "trunk", None), Tower):  # our own tower is faster with folded norms
             self._encode = copy.deepcopy(self.model.visual)
             self._encode.trunk = folded(self.model.visual.trunk)
         size = preprocess["size"]
@@ -76,7 +83,7 @@ class Clip:
     def images(self, images: Tensor, batch: int = 64) -> Tensor:
         """uint8 (N, C, H, W), C of 1 or 3 -> unit vectors (N, D) float32 on the CPU. Raises ValueError for another shape or type."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
-            raise ValueError(f"CLIP reads uint8 (N, 1 or 3, H, W), not {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}")
+            raise ValueError(f"CLIP accepts uint8 (N, 1 or 3, H, W), not {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}")
         return torch.cat([self.encode(to_model(part.to(self.device))).cpu() for part in images.split(batch)])
 
     def encode(self, x: Tensor) -> Tensor:
@@ -93,7 +100,7 @@ class Clip:
         return nnf.normalize(self._encode(x).float(), dim=1)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Words of a prompt that the shipped CLIP has never read: the vectors of their tokens are zero. [] for published models."""
+        """Words of a prompt that were in no training caption: the vectors of their tokens are zero. [] for published models."""
         if not self.card:  # a published model
             return []
         table = self.model.token_embedding.weight
@@ -107,17 +114,17 @@ class Clip:
 # -- loading --------------------------------------------------------------------------------------------------------------
 
 
-def load_clip(name: str = "shipped", device: torch.device | str = "cpu", progress: Progress | None = None) -> Clip:
+def load_clip(name: str = "shipped", device: torch.device | str = "cpu", progress: ProgressCallback | None = None) -> Clip:
     """A CLIP by name: "shipped", or "MODEL:PRETRAINED", a pair of open_clip's, downloaded once into the Hugging Face cache.
 
-    The last KEPT are held. Raises ValueError, one sentence, for an unknown name, a download that cannot be made (known within
-    3 s where nothing answers) and weights that cannot be read."""
+    The last KEPT models stay in memory. progress: called while a model is downloaded. Raises ValueError, one sentence, for an unknown
+    name, a download that fails (after 3 s where no server answers) and weights that cannot be read."""
     key = (name, str(device))
-    with _LOADING[name == "shipped"]:  # two visitors asking at once load it once
+    with _LOADING[name == "shipped"]:  # two requests at once load the model once
         clip = _LOADED.get(key)
         if clip is None:
-            say = progress or (lambda share, text: None)
-            clip = open_clip_directory(SHIPPED, device, name) if name == "shipped" else _published(name, device, say)
+            report = progress or (lambda share, text: None)
+            clip = open_clip_directory(SHIPPED, device, name) if name == "shipped" else _published(name, device, report)
         with _LOCK:
             _LOADED[key] = clip
             _LOADED.move_to_end(key)
@@ -149,7 +156,9 @@ def open_clip_directory(path: Path | str, device: torch.device | str = "cpu", na
 
 
 def save_clip_directory(path: Path | str, model, model_cfg: dict, preprocess_cfg: dict, card: dict) -> None:
-    """Write what open_clip_directory reads: fp16, the norms' running statistics float32. card: not empty; "measured" are numbers."""
+    """Write a directory for open_clip_directory: weights in float16, running statistics of the norms in float32.
+
+    card: the content of clip.json, not empty."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     weights = {k: v if "running" in k else v.half() for k, v in model.state_dict().items() if "num_batches" not in k}
@@ -159,7 +168,7 @@ def save_clip_directory(path: Path | str, model, model_cfg: dict, preprocess_cfg
 
 
 def build_model(model_cfg: dict):
-    """(open_clip model with random weights, its tokenizer) of an open_clip configuration whose image tower is ours."""
+    """(open_clip model with random weights, its tokenizer) of an open_clip configuration with an image tower of clip_tower.py."""
     import open_clip
 
     register_tower(model_cfg["vision_cfg"]["timm_model_name"])
@@ -188,7 +197,7 @@ def published_names() -> list[str]:
     return open_clip.list_pretrained(as_str=True)
 
 
-def _published(name: str, device: torch.device | str, say: Progress) -> Clip:
+def _published(name: str, device: torch.device | str, report: ProgressCallback) -> Clip:
     import open_clip
 
     model_name, _, tag = name.partition(":")
@@ -196,25 +205,25 @@ def _published(name: str, device: torch.device | str, say: Progress) -> Clip:
     if not tags:
         near = difflib.get_close_matches(name, published_names(), 1) or [DEFAULT_HUB]
         raise ValueError(f"no CLIP is called {name[:100]!r}; shipped, or a pair of open_clip's such as {near[0]}, is accepted")
-    file = _fetch(name, tags, say)
-    say(1.0, f"opening {name}")
+    file = _fetch(name, tags, report)
+    report(1.0, f"opening {name}")
     try:
         model = open_clip.create_model(
             model_name,
             pretrained=str(file),
-            force_quick_gelu=bool(tags.get("quick_gelu")),  # open_clip only warns where the tag's activation is another one
+            force_quick_gelu=bool(tags.get("quick_gelu")),  # open_clip only warns where the tag has another activation
             force_preprocess_cfg={k: tags[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in tags},
             weights_only=True,
         )
         tokenizer = open_clip.get_tokenizer(model_name)
-    except Exception as error:  # whatever a damaged file makes torch, safetensors or transformers raise
+    except Exception as error:  # torch, safetensors and transformers raise many types for a damaged file
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise ValueError(f"the weights of {name} cannot be read ({reason}); delete {file} and they are downloaded again") from error
     return Clip(name, _digest([file]), model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
 
 
-def _fetch(name: str, tags: dict, say: Progress) -> Path:
-    """The weights' file: from the cache, else downloaded, safetensors before pickles. Raises ValueError where that cannot be."""
+def _fetch(name: str, tags: dict, report: ProgressCallback) -> Path:
+    """The file of weights, from the cache or else downloaded; safetensors are preferred to pickles. Raises ValueError on failure."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
@@ -223,8 +232,8 @@ def _fetch(name: str, tags: dict, say: Progress) -> Path:
     repo, _, filename = str(tags.get("hf_hub", "")).rpartition("/")
     wanted = [re.sub(r"\.(bin|pth)$", ".safetensors", filename), filename] if filename else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     for candidate in wanted if repo else ():
-        if isinstance(found := try_to_load_from_cache(repo, candidate), str):
-            return Path(found)
+        if isinstance(cached := try_to_load_from_cache(repo, candidate), str):
+            return Path(cached)
     url = "" if repo else tags["url"]
     kept = Path("~/.cache/clip").expanduser() / Path(url).name
     if url and kept.is_file():
@@ -235,14 +244,14 @@ def _fetch(name: str, tags: dict, say: Progress) -> Path:
         raise ValueError(
             f"{name} is not in the local cache and {url or 'huggingface.co'} does not answer (no network?); shipped needs no download"
         )
-    say(0.0, f"downloading {name}")
+    report(0.0, f"downloading {name}")
     try:
         if url:
             return Path(download_pretrained_from_url(url))
-        shows = "tqdm_class" in inspect.signature(hf_hub_download).parameters
+        has_bar = "tqdm_class" in inspect.signature(hf_hub_download).parameters
         for candidate in wanted:
             try:
-                return Path(hf_hub_download(repo, candidate, etag_timeout=5, **({"tqdm_class": _bar(name, say)} if shows else {})))
+                return Path(hf_hub_download(repo, candidate, etag_timeout=5, **({"tqdm_class": _bar(name, report)} if has_bar else {})))
             except EntryNotFoundError:
                 continue
         raise ValueError(f"its repository {repo} holds neither {' nor '.join(wanted)}")
@@ -250,15 +259,15 @@ def _fetch(name: str, tags: dict, say: Progress) -> Path:
         raise ValueError(f"{name} could not be downloaded: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
-def _bar(name: str, say: Progress):
-    """A progress bar class for huggingface_hub that reports bytes to `say`."""
+def _bar(name: str, report: ProgressCallback):
+    """A progress bar class for huggingface_hub that passes the bytes to `report`."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
             if self.total:
-                say(min(self.n / self.total, 1.0), f"downloading {name}: {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB")
+                report(min(self.n / self.total, 1.0), f"downloading {name}: {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB")
             return shown
 
     return Bar

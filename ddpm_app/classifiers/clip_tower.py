@@ -1,7 +1,7 @@
-"""Our residual network as the image tower of an open_clip model: registered with timm, whose models open_clip can build.
+"""Our residual network as the image tower of an open_clip model. open_clip builds it through timm, where it is registered.
 
-The tower's name says its shape, so that an open_clip configuration alone rebuilds it: ddpm_resnet_64x128_0x2 has the stage
-widths 64 and 128, and no and two residual blocks in them.
+The tower's name contains its shape, so that an open_clip configuration is enough to rebuild it: ddpm_resnet_64x128_0x2 has the
+stage widths 64 and 128 with 0 and 2 residual blocks.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ NAME = re.compile(r"ddpm_resnet_(\d+(?:x\d+)*)_(\d+(?:x\d+)*)")
 
 
 def tower_name(widths: tuple[int, ...], blocks: tuple[int, ...]) -> str:
+    """The name of the tower with these stage widths and residual blocks."""
     return f"ddpm_resnet_{'x'.join(map(str, widths))}_{'x'.join(map(str, blocks))}"
 
 
 class Tower(ResNet):
     """x (B, 3, H, W) -> features (B, D), float32: the classifier's network without its last layer, under the same names.
 
-    num_features, default_cfg and reset_classifier are what timm's models have and open_clip's adapter asks for."""
+    open_clip's adapter for timm models needs num_features, default_cfg and reset_classifier."""
 
     default_cfg: dict = {}
 
@@ -40,7 +41,7 @@ class Tower(ResNet):
 
 
 def register_tower(name: str) -> None:
-    """Make timm know the tower of this name. Raises ValueError for a name that is not one of ours."""
+    """Register the tower of this name with timm. Raises ValueError for a name that tower_name does not make."""
     import timm
 
     match = NAME.fullmatch(name)
@@ -50,10 +51,10 @@ def register_tower(name: str) -> None:
         return
     widths, blocks = (tuple(int(v) for v in part.split("x")) for part in match.groups())
     build = partial(_build, widths, blocks)
-    build.__name__, build.__module__ = name, __name__  # what timm registers a model under
+    build.__name__, build.__module__ = name, __name__  # timm registers a model under these
     timm.models.register_model(build)
 
 
 def _build(widths, blocks, pretrained: bool = False, **_) -> Tower:
-    """timm's signature; there is nothing pretrained to fetch, and the other settings are those of timm's own networks."""
+    """Has the signature that timm requires. There are no pretrained weights; the other settings do not apply to this network."""
     return Tower(widths, blocks)

@@ -1,4 +1,4 @@
-"""The judge: known Gaussians, known intervals, files that come back, and the classifier that ships."""
+"""The plain classifier: intervals, saving and loading, the shipped ones; judge.py, which measures models with it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_wilson_interval(hits, n, low, high):
 # -- the network and its files --------------------------------------------------------------------------------------------
 
 
-def test_judging_does_not_depend_on_the_batch():
+def test_outputs_do_not_depend_on_the_batch():
     classifier = Classifier(network())
     x = images(7)
     probabilities, features = classifier.classify_with_features(x, batch=3)
@@ -75,12 +75,12 @@ def test_judging_does_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize("bad", [images(2).float(), images(2)[0], images(2)[:, :1], images(2)[:, :, :8], images(2)[:0]])
-def test_images_of_another_kind_are_refused(bad):
+def test_images_of_another_shape_or_type_are_refused(bad):
     with pytest.raises(ValueError, match="toy classifier accepts uint8"):
         Classifier(network()).classify(bad)
 
 
-def test_saved_classifier_comes_back(tmp_path):
+def test_save_and_load(tmp_path):
     net = network()
     save_classifier(tmp_path / "c", TINY, net)
     again = load_classifier(tmp_path / "c")
@@ -94,7 +94,7 @@ def load_file_of(net: ResNet) -> dict:
     return {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
 
 
-def test_broken_classifiers_are_one_sentence(tmp_path):
+def test_damaged_directories_are_refused_in_one_sentence(tmp_path):
     def broken(change, word):
         save_classifier(tmp_path, TINY, network())
         change()
@@ -119,7 +119,7 @@ def test_broken_classifiers_are_one_sentence(tmp_path):
 
 @pytest.mark.skipif(not SHIPPED, reason="no classifier ships")
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
-def test_shipped_classifier_is_as_good_as_its_card_says(path):
+def test_shipped_classifiers_agree_with_their_cards(path):
     classifier = load_classifier(path)
     metric = next(m for m in classifier.config.metrics if m["name"] == "accuracy")
     assert f"{metric['value']:.2%}" in (path / "README.md").read_text()
@@ -213,7 +213,7 @@ def test_judge_says_what_does_not_fit(model, striped, tmp_path, capsys):
         assert word in captured.err and captured.out == "" and len(captured.err.splitlines()) == 1
 
 
-def test_a_folded_network_reads_the_same():
+def test_a_folded_network_gives_the_same_outputs():
     net = network().eval()
     x = torch.randn(5, 3, 16, 16)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""CLIP: the class around open_clip's models, where they are found, and what is said when they are not."""
+"""CLIP: features, directories, published models from the cache, and errors where they cannot be loaded."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_unit_vectors_independent_of_the_batch(tiny):
     assert clip.image_size == 32 and clip.logit_scale == pytest.approx(1 / 0.07, rel=1e-3) and len(clip.digest) == 64
 
 
-def test_one_set_of_pixels_at_both_doors(tiny):
+def test_encode_and_images_give_the_same_features(tiny):
     clip = open_clip_directory(tiny)
     assert torch.allclose(clip.encode(to_model(pictures())), clip.images(pictures()), atol=1e-5)
 
@@ -79,7 +79,7 @@ def test_grey_is_rgb_of_three_equal_channels(tiny):
     assert torch.allclose(clip.images(grey), clip.images(grey.expand(-1, 3, -1, -1)), atol=1e-5)
 
 
-def test_the_gradient_is_the_slope(tiny):
+def test_the_gradient_equals_central_differences(tiny):
     """Against central differences along the gradient itself, where the slope is its norm."""
     clip = open_clip_directory(tiny)
     text = clip.text(["a photo of a cat"])[0]
@@ -111,7 +111,7 @@ def test_resizing_is_what_open_clip_does_to_a_picture(tiny, mode, interpolation)
     assert (seen[0][0] - theirs).abs().mean() * 0.27 * 255 < 2.0  # grey levels
 
 
-def test_words_it_never_read(tiny):
+def test_unknown_words_are_those_in_no_caption(tiny):
     clip = open_clip_directory(tiny)
     assert clip.unknown_words("a photo of a cat") == []
     assert clip.unknown_words("a photo of a red cat") == ["red"]
@@ -144,7 +144,7 @@ def test_a_large_model_is_sharded_below_what_a_space_takes(tmp_path):
     assert open_clip_directory(tmp_path / "c").text(["a cat"]).shape == (1, 8)
 
 
-def test_towers_say_their_shape():
+def test_tower_names_contain_the_shape():
     import timm
 
     register_tower(tower_name((8, 12), (0, 2)))
@@ -155,7 +155,7 @@ def test_towers_say_their_shape():
 
 @pytest.mark.parametrize("shape", [(2, 2, 32, 32), (0, 3, 32, 32), (3, 32, 32)])
 def test_other_shapes_are_refused(tiny, shape):
-    with pytest.raises(ValueError, match="CLIP reads uint8"):
+    with pytest.raises(ValueError, match="CLIP accepts uint8"):
         open_clip_directory(tiny).images(torch.zeros(shape, dtype=torch.uint8))
 
 
@@ -214,19 +214,19 @@ def test_a_cached_model_needs_no_network(hf_cache, monkeypatch):
         )
 
 
-def test_the_activation_is_the_weights_own(hf_cache, monkeypatch):
+def test_the_activation_is_that_of_the_weights(hf_cache, monkeypatch):
     """OpenAI's weights want QuickGELU; open_clip itself would only warn and compute with another one."""
     from open_clip.transformer import QuickGELU
 
     seen = {}
-    monkeypatch.setattr(clip_labels, "_fetch", lambda name, tags, say: seen.setdefault("file", hf_cache / "openai.safetensors"))
+    monkeypatch.setattr(clip_labels, "_fetch", lambda name, tags, report: seen.setdefault("file", hf_cache / "openai.safetensors"))
     hf_cache.mkdir()
     save_file(open_clip.CLIP(**VIT, quick_gelu=True).state_dict(), hf_cache / "openai.safetensors")
     clip = load_clip("ViT-B-32:openai")
     assert any(isinstance(m, QuickGELU) for m in clip.model.modules())
 
 
-def test_damaged_cache(hf_cache):
+def test_damaged_weights_in_the_cache_are_named(hf_cache):
     file, _ = cached(hf_cache)
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(ValueError, match="cannot be read .* delete .* downloaded again") as e:
@@ -248,7 +248,7 @@ def test_no_network_is_known_within_three_seconds(hf_cache, monkeypatch):
     assert time.perf_counter() - begun < 3.7
 
 
-def test_offline_by_wish_asks_nothing(hf_cache, monkeypatch):
+def test_offline_mode_asks_no_server(hf_cache, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -257,7 +257,7 @@ def test_offline_by_wish_asks_nothing(hf_cache, monkeypatch):
         load_clip(clip_labels.DEFAULT_HUB)
 
 
-def test_a_download_says_how_far_it_is(hf_cache, monkeypatch):
+def test_a_download_reports_its_progress(hf_cache, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -291,9 +291,9 @@ def test_unknown_names_suggest_one(name):
         assert clip_labels.DEFAULT_HUB in str(e.value)
 
 
-def test_few_are_held(tiny, monkeypatch):
+def test_only_the_last_models_stay_in_memory(tiny, monkeypatch):
     monkeypatch.setattr(clip_labels, "SHIPPED", tiny)
-    monkeypatch.setattr(clip_labels, "_published", lambda name, device, say: name)
+    monkeypatch.setattr(clip_labels, "_published", lambda name, device, report: name)
     first = load_clip()
     assert load_clip() is first
     for k in range(clip_labels.KEPT):
@@ -301,10 +301,10 @@ def test_few_are_held(tiny, monkeypatch):
     assert len(clip_labels._LOADED) == clip_labels.KEPT and load_clip() is not first
 
 
-# -- the one that ships -----------------------------------------------------------------------------------------------------
+# -- the shipped CLIP -----------------------------------------------------------------------------------------------------
 
 
-def test_the_shipped_one_is_what_its_card_says():
+def test_the_shipped_clip_agrees_with_its_card():
     place = clip_labels.SHIPPED
     files = list(place.iterdir())
     assert {"open_clip_config.json", "clip.json", "README.md"} <= {f.name for f in files}
@@ -318,7 +318,7 @@ def test_the_shipped_one_is_what_its_card_says():
     assert all(f"{m['value']:.2%}" in readme for m in metrics.values())
 
 
-def test_the_shipped_one_reads_real_images():
+def test_the_shipped_clip_reproduces_its_numbers_on_real_images():
     """Within chance of what its card measured on all of them."""
     from ddpm_app.classifiers.clip_scores import class_prompts, score
     from ddpm_app.images.datasets import load_data

@@ -1,4 +1,4 @@
-"""Prompts, and the numbers that come of unit vectors whose similarities are known."""
+"""Prompts, and scores of unit vectors with known angles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def at(*degrees):
     return torch.tensor([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees])
 
 
-def test_numbers_of_known_angles():
+def test_scores_of_known_angles():
     images, prompts = at(0, 10, 80, 95), at(0, 90)
     s = score(images, prompts, torch.tensor([0, 1, 1, -1]))
     assert s.best.tolist() == [0, 0, 1, 1]
@@ -34,18 +34,20 @@ def test_without_classes_there_is_no_matching():
     assert score(at(0), at(0, 90), torch.tensor([7])).matching is None  # a class no prompt stands for
 
 
-def test_several_prompts_may_speak_of_a_class():
+def test_several_prompts_may_name_a_class():
     prompts = ["a photo of a cat", "a drawing of a cat", "a photo of a dog"]
-    speaks = prompts_of_classes(("cat", "dog", "bird"), prompts)
-    assert speaks.tolist() == [[True, True, False], [False, False, True], [False, False, False]]
-    s = score(at(50, 0, 0), at(0, 45, 90), torch.tensor([0, 0, 2]), speaks)
+    names_class = prompts_of_classes(("cat", "dog", "bird"), prompts)
+    assert names_class.tolist() == [[True, True, False], [False, False, True], [False, False, False]]
+    s = score(at(50, 0, 0), at(0, 45, 90), torch.tensor([0, 0, 2]), names_class)
     assert s.judged == 2 and s.matching == 1.0
     assert s.intended == pytest.approx((math.cos(math.radians(5)) + 1) / 2)
 
 
 def test_a_class_is_named_by_whole_words():
-    speaks = prompts_of_classes(("cat", "car", "7", "c++"), ["a CAT.", "a cattle boat", "the number: 7", "the number: 17", "a (c++) page"])
-    assert speaks.tolist() == [
+    names_class = prompts_of_classes(
+        ("cat", "car", "7", "c++"), ["a CAT.", "a cattle boat", "the number: 7", "the number: 17", "a (c++) page"]
+    )
+    assert names_class.tolist() == [
         [True, False, False, False, False],
         [False] * 5,
         [False, False, True, False, False],

@@ -1,4 +1,4 @@
-"""The noise-aware classifier: what it is told, files that come back, training it, and the ones that ship."""
+"""The noise-aware classifier: dependence on the noise level, gradient, saving and loading, the shipped ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def network(config: NoisyConfig = TINY) -> NoisyResNet:
 X = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def test_it_is_told_the_level_and_each_sample_stands_alone():
+def test_the_output_depends_on_the_level_and_not_on_the_batch():
     log_probabilities = Classifier(network()).log_probabilities
     sigma = torch.tensor([0.01, 0.1, 0.5, 1.0, 5.0, 50.0], dtype=torch.float64)
     log_p = log_probabilities(X, sigma)
@@ -55,7 +55,7 @@ def test_it_is_told_the_level_and_each_sample_stands_alone():
     )
 
 
-def test_its_gradient_is_the_finite_difference():
+def test_the_gradient_equals_central_differences():
     net = network().double().eval()
     x = X[:2].double().requires_grad_(True)
     (gradient,) = torch.autograd.grad(net(x, 1.5).log_softmax(1)[:, 1].sum(), x)
@@ -65,7 +65,7 @@ def test_its_gradient_is_the_finite_difference():
     assert float((up - down) / 2e-5) == pytest.approx(float((gradient * direction).sum()), rel=1e-3)  # c_in in float32
 
 
-def test_saved_classifier_comes_back_and_is_no_other_kind(tmp_path):
+def test_save_and_load_and_refuse_the_other_kind(tmp_path):
     net = network()
     save_classifier(tmp_path / "c", TINY, net)
     again = load_classifier(tmp_path / "c", noise_aware=True)
@@ -76,7 +76,7 @@ def test_saved_classifier_comes_back_and_is_no_other_kind(tmp_path):
         load_classifier(tmp_path / "c")
 
 
-def test_broken_ones_are_one_sentence(tmp_path):
+def test_damaged_directories_are_refused_in_one_sentence(tmp_path):
     config, weights = tmp_path / "noisy_classifier.json", tmp_path / "weights.safetensors"
 
     def broken(change, word):
@@ -101,7 +101,7 @@ def test_broken_ones_are_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
-def test_shipped_ones_are_as_good_as_their_cards_say(path):
+def test_shipped_classifiers_agree_with_their_cards(path):
     classifier = load_classifier(path, noise_aware=True)
     assert path.name == f"{classifier.config.data}-noisy" and (path / "weights.safetensors").stat().st_size < 4e6
     card = (path / "README.md").read_text()
@@ -120,5 +120,5 @@ def test_shipped_ones_are_as_good_as_their_cards_say(path):
     assert low - 0.02 <= next(r["value"] for r in rows if r["sigma"] == 1.0) <= high + 0.02
 
 
-def test_both_ship():
+def test_two_noise_aware_classifiers_ship():
     assert [p.name for p in SHIPPED] == ["cifar10-noisy", "mnist-noisy"]

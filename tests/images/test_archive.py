@@ -1,4 +1,4 @@
-"""A stranger's ZIP: only images of known classes reach the disk, under names of ours."""
+"""Uploaded ZIPs: only images are unpacked, under safe names."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def test_classes_are_the_sub_folders(tmp_path, around):
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "C:/evil.png", "a\\..\\..\\evil.png"])
-def test_no_name_leads_out(tmp_path, name):
+def test_names_that_lead_out_of_the_zip_are_refused(tmp_path, name):
     file = tmp_path / "e.zip"
     with zipfile.ZipFile(file, "w") as z:
         info = zipfile.ZipInfo("x")
@@ -59,7 +59,7 @@ def test_links_and_odd_class_names_become_plain_files(tmp_path):
     assert not any(p.is_symlink() for p in place.rglob("*")) and set(counts) == {"_b___x_"} and bad == ["cats/link.png"]
 
 
-def test_limits(tmp_path, monkeypatch):
+def test_limits_on_files_and_bytes(tmp_path, monkeypatch):
     many = archive(tmp_path, [(f"a/{k}.png", png()) for k in range(5)])
     monkeypatch.setattr(uploads, "MAX_FILES", 4)
     with pytest.raises(ValueError, match="5 files; 4"):
@@ -68,7 +68,7 @@ def test_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_TOTAL", 200)
     with pytest.raises(ValueError, match="more than"):
         uploads.unpack_images(many, tmp_path / "out")
-    # a directory that lies about the size is not believed
+    # the sizes stated in the ZIP are not trusted
     monkeypatch.setattr(uploads, "_image_entries", lambda z: [("a", e) for e in z.infolist()])
     with pytest.raises(ValueError, match="more than"):
         uploads.unpack_images(many, tmp_path / "out")
@@ -79,7 +79,7 @@ def test_limits(tmp_path, monkeypatch):
     "content, says",
     [([("a/1.txt", "x")], "no images"), ([("a/1.png", b"not one"), ("a/2.png", b"")], "none of the images"), (None, "damaged")],
 )
-def test_what_holds_no_image_says_so(tmp_path, content, says):
+def test_archives_without_images_are_refused(tmp_path, content, says):
     file = archive(tmp_path, content) if content else tmp_path / "r.zip"
     if content is None:
         file.write_bytes(os.urandom(500))

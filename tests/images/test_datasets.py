@@ -1,4 +1,4 @@
-"""Data sets: what is accepted, what is refused and how, and the two places where pixels change range."""
+"""Data sets: accepted and refused sources, splits, and the conversions of pixels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refused(source, *words) -> str:
 # -- range --------------------------------------------------------------------------------------------------------------
 
 
-def test_every_byte_survives_the_way_there_and_back():
+def test_every_byte_survives_the_conversion_to_model_space_and_back():
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
     there = to_model(every)
     assert there.dtype == torch.float32 and there.min() == -1 and there.max() == 1
@@ -53,7 +53,7 @@ def test_to_uint8_clips_and_rounds():
 # -- npz ----------------------------------------------------------------------------------------------------------------
 
 
-def test_npz(tmp_path):
+def test_an_npz_is_loaded(tmp_path):
     found = load_data(npz(tmp_path, arr_0=IMAGES, arr_1=LABELS))
     assert found.name == "set" and found.classes == ("0", "1", "2") and len(found) == 12
     assert found.images.shape == (12, 3, 8, 8) and found.images.dtype == torch.uint8 and found.images.is_contiguous()
@@ -108,7 +108,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays, words):
     refused(npz(tmp_path, **arrays), "set.npz", *words)
 
 
-def test_damaged_npz(tmp_path):
+def test_damaged_npz_files_are_refused(tmp_path):
     good = tmp_path / "good.npz"
     np.savez_compressed(good, arr_0=IMAGES, arr_1=LABELS)
     whole = good.read_bytes()
@@ -146,7 +146,7 @@ def test_labels_beyond_a_known_sets_classes(tmp_path, monkeypatch):
 # -- folders ------------------------------------------------------------------------------------------------------------
 
 
-def test_folder(tmp_path, capsys):
+def test_a_folder_of_class_folders(tmp_path, capsys):
     pytest.importorskip("ddpm_app.images.decode")
     for name, colour in (("cats", (255, 0, 0)), ("dogs", (0, 0, 255))):
         (tmp_path / name / "more").mkdir(parents=True)
@@ -195,7 +195,7 @@ def test_folders_without_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1000])
-def test_split(n):
+def test_split_keeps_images_with_their_labels(n):
     data = ImageData("x", torch.arange(n, dtype=torch.uint8 if n < 256 else torch.int64).reshape(n, 1, 1, 1), torch.arange(n), ("a",))
     train, held = split(data)
     assert len(train) >= 1 and len(held) >= 1

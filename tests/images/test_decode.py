@@ -1,4 +1,4 @@
-"""Every file a stranger may send, made on the fly: it opens to the right pixels, or ends in one clear sentence."""
+"""Every kind of uploaded file: it decodes to the right pixels, or is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_tiny_is_accepted(size):
     crop_preview(picture)
 
 
-def test_what_is_no_picture(tmp_path):
+def test_files_that_are_no_pictures_are_refused(tmp_path):
     refused(b"", "empty")
     (tmp_path / "empty.png").write_bytes(b"")
     refused(tmp_path / "empty.png", "empty")
@@ -173,7 +173,7 @@ def test_sixteen_bit_rgb_png():
         (np.array([[-(2**30), 0, 2**30]], np.int32), [0, 128, 255]),
     ],
 )
-def test_deep_grey(values, expected):
+def test_32_bit_and_float_grey(values, expected):
     got = np.asarray(open_picture(saved(Image.fromarray(values), "TIFF")))[0, :, 0].tolist()
     if np.isinf(values).any():  # with nothing but 0 finite, only the order is certain
         assert got[0] == got[1] == 0
@@ -181,7 +181,7 @@ def test_deep_grey(values, expected):
         assert got == expected
 
 
-def test_alpha_lies_over_white():
+def test_transparent_pixels_are_blended_with_white():
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0] = [[200, 0, 0, 0], [200, 0, 0, 128], [200, 0, 0, 255]]  # the first hides its red
     for format, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True}), ("TIFF", {})):

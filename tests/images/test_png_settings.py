@@ -1,4 +1,4 @@
-"""Settings come back from a PNG as they went in, and nothing else does."""
+"""Settings in a PNG: written and read back unchanged; everything else is refused."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_interval_upside_down():
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
-def test_numbers_that_are_none(number):
+def test_nan_and_infinity_are_refused(number):
     refused(embedded('{"version":1,"guidance":' + number + "}"))
 
 
@@ -187,7 +187,7 @@ def test_damaged_json(text):
     refused(embedded(text))
 
 
-def test_files_that_hold_none(tmp_path):
+def test_files_without_settings_are_refused(tmp_path):
     refused(b"", "empty")
     refused(tmp_path / "none.png", "no such")
     refused(tmp_path, "no such")
@@ -243,7 +243,7 @@ def test_too_long_and_compressed_bombs_stay_small():
     refused(png(chunk(b"iTXt", keyword)), "damaged")
 
 
-def test_a_million_chunks_end_soon():
+def test_reading_stops_after_many_chunks():
     assert read(png(*[chunk(b"tEXt", b"a\0b")] * 100, embedded_chunk())) == {"seed": 5}
     refused(png(*[chunk(b"tEXt", b"")] * 300_000, embedded_chunk()), "no settings")
 

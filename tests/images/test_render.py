@@ -66,7 +66,7 @@ def test_enlarge_repeats_pixels():
         render.enlarge(picture, 0)
 
 
-def test_encode():
+def test_encode_png_and_jpeg():
     picture = frames(1, (128, 128))[0]
     png = Image.open(io.BytesIO(render.encode(picture, "png")))
     assert png.format == "PNG" and np.array_equal(np.asarray(png), np.asarray(picture))
@@ -107,7 +107,7 @@ def webp_durations(data: bytes) -> list[int]:
     return durations
 
 
-def test_gif():
+def test_gif_frames_and_durations():
     sent = frames()
     got, durations = decoded(render.gif(sent, fps=10, side=128))
     assert len(got) == 12 and got[0].shape == (96, 128, 3)
@@ -125,7 +125,7 @@ def test_gif_keeps_few_colours_exactly():
     assert [int(f[0, 0, 0]) for f in decoded(render.gif(sent))[0]] == pytest.approx([k * 5 for k in range(10)], abs=4)
 
 
-def test_mp4():
+def test_mp4_frames_and_format():
     sent = frames()
     got, context = decoded_mp4(data := render.mp4(sent, fps=10, side=128))
     assert len(got) == 4 + 10 + 15  # the first held 0.4 s, the last 1.5 s
@@ -168,7 +168,7 @@ def test_captions_stand_under_the_picture(kind):
     assert ink[0] < ink[1] < ink[2]  # a longer line is wider
 
 
-def test_one_frame():
+def test_animations_of_one_frame():
     sent = frames(1)
     assert len(decoded(render.gif(sent))[0]) == len(decoded(render.webp(sent))[0]) == 1
     assert len(decoded_mp4(render.mp4(sent, fps=10))[0]) == 15
