@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,16 @@ def read_text(file: Path) -> str:
         return file.read_text()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def file_digest(*files: Path) -> str:
+    """SHA-256 of the files' bytes, one after another, as 64 hexadecimal digits."""
+    total = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as f:
+            while block := f.read(2**22):
+                total.update(block)
+    return total.hexdigest()
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:

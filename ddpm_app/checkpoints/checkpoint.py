@@ -1,29 +1,33 @@
-"""A checkpoint is a directory: config.json + weights.safetensors (or its shards) + log.jsonl + README.md, the card.
+"""A model as a directory: a JSON description and weights.safetensors (or its shards). A checkpoint adds log.jsonl and README.md, its card.
 
-Nothing is pickled: weights are safetensors, everything else JSON. Files are written under a temporary name and renamed.
+`read_model` and `save_model` read and write the directories of every kind of model: U-Net, toy, classifier, CLIP. Weights are
+safetensors, everything else is JSON; pickles are refused. Files are written under a temporary name and renamed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_app.diffusion.denoiser import ROWS, Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
-from ddpm_app.files import read_text, save_tensors, write_atomically
+from ddpm_app.files import file_digest, read_text, save_tensors, write_atomically
 from ddpm_app.networks.device import for_inference
 from ddpm_app.networks.unet import UNet, UNetConfig
 
 FORMAT = 1
 SHARD_BYTES = 9_500_000  # below what a Space takes without large-file storage
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+Description = TypeVar("Description")
 
 
 class CheckpointError(ValueError):
@@ -32,9 +36,18 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """network: the U-Net. schedule: name, T and parameters. row: prediction type. data: name of the data set. classes: one name
-    a label. images_seen: by the end of training. training: the whole TrainConfig as a dict. ema: which average the weights are.
-    metrics: measured numbers, each with its protocol."""
+    """What config.json says of a model.
+
+    network:     the U-Net
+    schedule:    name, T and parameters, as make_schedule takes them
+    row:         prediction type, one of ROWS
+    data:        name of the data set
+    classes:     one name a label
+    images_seen: by the end of training
+    training:    the whole TrainConfig as a dict
+    ema:         which average the weights are
+    metrics:     measured numbers, each with its protocol
+    """
 
     network: UNetConfig
     schedule: dict
@@ -46,33 +59,29 @@ class CheckpointConfig:
     ema: str = ""
     metrics: list = field(default_factory=list)
 
+    def to_dict(self) -> dict:
+        """What config.json holds."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
+        return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> CheckpointConfig:
-        try:
-            raw = json.loads(text)
-            if raw.pop("format") != FORMAT:
-                raise CheckpointError("its format is newer than this program")
-            raw["network"] = UNetConfig(**raw["network"])
-            raw["classes"] = tuple(str(c) for c in raw.get("classes", ()))
-            config = cls(**raw)
-            make_schedule(**config.schedule)
-            if config.row not in ROWS:
-                raise CheckpointError(f"prediction row {config.row!r} is unknown; known: {', '.join(ROWS)}")
-            if config.network.num_classes not in (0, len(config.classes)):
-                raise CheckpointError(f"the network has {config.network.num_classes} classes but {len(config.classes)} are named")
-            return config
-        except CheckpointError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"config.json does not describe a model of this program ({error})") from error
+    def from_dict(cls, raw: dict) -> CheckpointConfig:
+        """The config that config.json holds, without its format. Raises CheckpointError, or what a wrong type or key raises."""
+        network, classes = UNetConfig(**raw["network"]), tuple(str(c) for c in raw.get("classes", ()))
+        config = cls(**{**raw, "network": network, "classes": classes})
+        make_schedule(**config.schedule)
+        if config.row not in ROWS:
+            raise CheckpointError(f"prediction row {config.row!r} is unknown; known: {', '.join(ROWS)}")
+        if config.network.num_classes not in (0, len(config.classes)):
+            raise CheckpointError(f"the network has {config.network.num_classes} classes but {len(config.classes)} are named")
+        return config
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where it lies and what it is; the weights are read by `denoiser`."""
+    """A model on disk: its path and its config. `denoiser` reads the weights."""
 
     path: Path
     config: CheckpointConfig
@@ -82,14 +91,8 @@ class Checkpoint:
         return self.path.name
 
     def denoiser(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
-        """Rebuild the network, ready to sample. Raises CheckpointError for truncated weights, missing or surplus keys."""
-        network = UNet(self.config.network)
-        weights = read_weights(self.path)
-        check_keys(weights, network, self.path)
-        bad = [name for name, value in weights.items() if not value.isfinite().all()]
-        if bad:
-            raise CheckpointError(f"{self.path}: {len(bad)} tensors hold infinities or NaN, first {bad[0]}")
-        network.load_state_dict(weights)
+        """Rebuild the network, ready to sample. Raises CheckpointError as load_weights does."""
+        network = load_weights(UNet(self.config.network), self.path)
         return Denoiser(for_inference(network, torch.device(device), dtype), make_schedule(**self.config.schedule), self.config.row)
 
     def log(self) -> list[dict]:
@@ -129,28 +132,78 @@ def save_sharded(path: Path, weights: dict[str, Tensor]) -> None:
 def save(path: Path | str, config: CheckpointConfig, weights: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> Checkpoint:
     """Write config.json and the weights (fp16 unless told otherwise)."""
     path = Path(path)
-    save_sharded(path, {k: v.detach().to("cpu", dtype) for k, v in weights.items()})
-    write_atomically(path / "config.json", config.to_json())
+    save_model(path, "config.json", config.to_dict(), {k: v.to(dtype) for k, v in weights.items()})
     return Checkpoint(path, config)
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint's config. Raises CheckpointError naming what is wrong; never opens a pickle."""
+    return Checkpoint(Path(path), read_description(path, "config.json", "model of this program", CheckpointConfig.from_dict))
+
+
+def read_description(
+    path: Path | str, filename: str, kind: str, build: Callable[[dict], Description], format: int | None = FORMAT
+) -> Description:
+    """build(what the JSON file `filename` of a model directory holds, without its format).
+
+    kind: what it should describe, for the errors. format: the one accepted; None where the file states none.
+    Raises CheckpointError, one sentence naming the path, for anything that cannot be read or that build refuses."""
     path = Path(path)
     if path.suffix in PICKLES:
         raise CheckpointError(f"{path} is a pickle, which can run code when opened; only safetensors directories are accepted")
     if not path.is_dir():
-        raise CheckpointError(f"{path} is not a directory; a checkpoint is one, with config.json and weights.safetensors in it")
-    if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} has no config.json")
+        raise CheckpointError(f"{path} is not a directory; a {kind} is one, with {filename} and weights.safetensors in it")
+    if not (path / filename).is_file():
+        raise CheckpointError(f"{path} is not a {kind}: it has no {filename}")
     try:
-        return Checkpoint(path, CheckpointConfig.from_json(read_text(path / "config.json")))
+        raw = json.loads(read_text(path / filename))
+        if format is not None and raw.pop("format") != format:
+            raise CheckpointError("its format is newer than this program")
+        return build(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"{path}: {filename} does not describe a {kind} ({error})") from error
+
+
+def read_model(
+    path: Path | str, filename: str, kind: str, build: Callable[[dict], tuple[Description, nn.Module]], format: int | None = FORMAT
+) -> tuple[Description, nn.Module]:
+    """(description, network with its weights) of a model directory; build makes both from the JSON file `filename`.
+
+    Raises CheckpointError as read_description and load_weights do."""
+    description, network = read_description(path, filename, kind, build, format)
+    return description, load_weights(network, Path(path))
+
+
+def save_model(path: Path | str, filename: str, description: dict, weights: dict[str, Tensor]) -> None:
+    """Write what read_model reads: the weights as they are, then the JSON file, so that a directory cut short is none."""
+    save_sharded(Path(path), weights)
+    write_atomically(Path(path) / filename, json.dumps(description, indent=1))
+
+
+def load_weights(network: nn.Module, path: Path) -> nn.Module:
+    """The network with the weights of a model directory; batch counters, which only training uses, are not stored.
+
+    Raises CheckpointError for weights cut short, keys missing or too many, other shapes, and values that are not finite."""
+    weights = {k: v for k, v in network.state_dict().items() if "num_batches" in k} | read_weights(path)
+    check_weights(weights, network, path)
+    network.load_state_dict(weights)
+    return network
+
+
+def half_weights(network: nn.Module) -> dict[str, Tensor]:
+    """What is stored of a network with batch norms: fp16, their running statistics float32, no batch counters."""
+    return {k: v if "running" in k else v.half() for k, v in network.state_dict().items() if "num_batches" not in k}
+
+
+def digest_of_weights(path: Path) -> str:
+    """SHA-256 of the weights' files, one after another: it identifies a classifier or a CLIP in a protocol."""
+    return file_digest(*sorted(path.glob("weights*.safetensors")))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, float32. Shards follow huggingface_hub's index; a name may not leave the directory."""
+    """All tensors of a model directory, float32. Shards follow huggingface_hub's index; a name may not leave the directory."""
     index, single = path / "weights.safetensors.index.json", path / "weights.safetensors"
     try:
         if index.is_file():
@@ -173,14 +226,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {k: v.float() for k, v in weights.items()}
 
 
-def check_keys(weights: dict[str, Tensor], network: torch.nn.Module, where: object) -> None:
-    """Compare names and shapes with what the network holds."""
-    want = network.state_dict()
-    missing, surplus = sorted(want.keys() - weights.keys()), sorted(weights.keys() - want.keys())
-    wrong = [k for k in want.keys() & weights.keys() if want[k].shape != weights[k].shape]
-    for kind, names in (("missing", missing), ("surplus", surplus), ("misshapen", wrong)):
+def check_weights(weights: dict[str, Tensor], network: nn.Module, where: object) -> None:
+    """Raise CheckpointError unless names and shapes are the network's and all values are finite. where: begins the error."""
+    expected = network.state_dict()
+    wrong = {
+        "missing keys in the weights": sorted(expected.keys() - weights.keys()),
+        "surplus keys in the weights": sorted(weights.keys() - expected.keys()),
+        "misshapen tensors in the weights": [k for k, v in weights.items() if k in expected and v.shape != expected[k].shape],
+        "tensors hold infinities or NaN": [k for k, v in weights.items() if not v.isfinite().all()],
+    }
+    for what, names in wrong.items():
         if names:
-            raise CheckpointError(f"{where}: {len(names)} {kind} keys in the weights, first {names[0]}")
+            raise CheckpointError(f"{where}: {len(names)} {what}, first {names[0]}")
 
 
 def find(roots: list[Path], refused: dict[str, str] | None = None) -> dict[str, Checkpoint]:

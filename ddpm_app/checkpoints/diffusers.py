@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ddpm_app.checkpoints.checkpoint import CheckpointError, check_keys
+from ddpm_app.checkpoints.checkpoint import CheckpointError, check_weights
 from ddpm_app.networks.unet import UNet, UNetConfig
 
 # fmt: off
@@ -104,7 +104,7 @@ def from_diffusers(unet: nn.Module | Mapping[str, Tensor], config: Mapping | Non
         parts = [theirs.pop(name, None) for name in _their_names(key)]
         if all(part is not None for part in parts):
             weights[key] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
-    check_keys({**weights, **theirs}, network, "diffusers' network")
+    check_weights({**weights, **theirs}, network, "diffusers' network")
     network.load_state_dict(weights)
     return network.eval()
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, check_keys, open_checkpoint, read_weights, save
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, check_weights, open_checkpoint, read_weights, save
 from ddpm_app.checkpoints.diffusers import _ROWS, _SCHEDULES, _unet_config, from_diffusers
 from ddpm_app.files import read_text, write_atomically
 from ddpm_app.networks.unet import UNet
@@ -52,7 +52,7 @@ def fetch(repo_id: str) -> Path:
                 shutil.copyfile(file, made / file.name)
             checkpoint = open_checkpoint(made)
             with torch.device("meta"):
-                check_keys(read_weights(made), UNet(checkpoint.config.network), repo_id)
+                check_weights(read_weights(made), UNet(checkpoint.config.network), repo_id)
         else:
             _import_diffusers(repo_id, source, made)
         shutil.rmtree(target, ignore_errors=True)
@@ -137,7 +137,7 @@ def _import_diffusers(repo_id: str, source: Path, made: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"its {_WEIGHTS} is cut short or not safetensors ({error})") from error
     classes = tuple(str(k) for k in range(network.config.num_classes))
-    made_config = CheckpointConfig(network.config, schedule, row, data=repo_id, classes=classes, ema="as published")
-    CheckpointConfig.from_json(made_config.to_json())  # its schedule's parameters come from outside: the usual checks
-    save(made, made_config, network.state_dict(), torch.float32)
+    converted = CheckpointConfig(network.config, schedule, row, data=repo_id, classes=classes, ema="as published")
+    save(made, converted, network.state_dict(), torch.float32)
+    open_checkpoint(made)  # checks the schedule's parameters, which come from outside
     write_atomically(made / "README.md", f"# {repo_id}\n\nA diffusers UNet2DModel, imported from https://huggingface.co/{repo_id}.\n")

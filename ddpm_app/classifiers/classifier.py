@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddpm_app.checkpoints.checkpoint import CheckpointError, check_keys, read_weights
-from ddpm_app.files import read_text, save_tensors, write_atomically
+from ddpm_app.checkpoints.checkpoint import FORMAT, digest_of_weights, half_weights, read_model, save_model
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import memory_format
 from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig, NoisyResNet, ResNet, folded
-
-FORMAT = 1
 
 
 def description_file(noise_aware: bool) -> str:
@@ -87,35 +82,19 @@ def save_classifier(path: Path | str, config: ClassifierConfig, network: ResNet 
     """Write the description (its name depends on the type of config) and weights.safetensors.
 
     Weights are float16, the running statistics of the norms float32."""
-    path = Path(path)
-    weights = {k: v if "running" in k else v.half() for k, v in network.state_dict().items() if "num_batches" not in k}
-    save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
-    description = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=1)
-    write_atomically(path / description_file(isinstance(config, NoisyConfig)), description)
+    filename = description_file(isinstance(config, NoisyConfig))
+    save_model(path, filename, {"format": FORMAT, **dataclasses.asdict(config)}, half_weights(network))
 
 
 def load_classifier(path: Path | str, device: torch.device | str = "cpu", noise_aware: bool = False) -> Classifier:
     """Read a directory that save_classifier wrote. Raises CheckpointError, one sentence, for anything else."""
-    path, name = Path(path), description_file(noise_aware)
     kind, config_type, network_type = (
         ("noise-aware classifier", NoisyConfig, NoisyResNet) if noise_aware else ("classifier", ClassifierConfig, ResNet)
     )
-    if not (path / name).is_file():
-        raise CheckpointError(f"{path} is no {kind}: it has no {name}")
-    try:
-        raw = json.loads(read_text(path / name))
-        if raw.pop("format") != FORMAT:
-            raise CheckpointError(f"{path}: its format is newer than this program")
-        network = network_type(config_type(**raw))
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: {name} does not describe a {kind} of this program ({error})") from error
-    counters = {k: v for k, v in network.state_dict().items() if "num_batches" in k}  # only training uses them: not stored
-    weights = read_weights(path) | counters
-    check_keys(weights, network, path)
-    bad = [name for name, value in weights.items() if not value.isfinite().all()]
-    if bad:
-        raise CheckpointError(f"{path}: {len(bad)} tensors hold infinities or NaN, first {bad[0]}")
-    network.load_state_dict(weights)
-    return Classifier(network, device, hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest())
+
+    def build(raw: dict) -> tuple[ClassifierConfig, ResNet | NoisyResNet]:
+        config = config_type(**raw)
+        return config, network_type(config)
+
+    _, network = read_model(path, description_file(noise_aware), kind, build)
+    return Classifier(network, device, digest_of_weights(Path(path)))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import inspect
 import json
 import re
@@ -26,10 +25,10 @@ from torch.nn import functional as nnf
 
 from ddpm_app import paths
 from ddpm_app.checkpoints import hub
-from ddpm_app.checkpoints.checkpoint import CheckpointError, check_keys, read_weights, save_sharded
+from ddpm_app.checkpoints.checkpoint import digest_of_weights, half_weights, read_model, save_model
 from ddpm_app.classifiers.clip_scores import check_prompts
 from ddpm_app.classifiers.clip_tower import Tower, register_tower
-from ddpm_app.files import read_text, write_atomically
+from ddpm_app.files import file_digest, read_text, write_atomically
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.resnet import folded
 
@@ -138,21 +137,14 @@ def open_clip_directory(path: Path | str, device: torch.device | str = "cpu", na
 
     Raises CheckpointError, one sentence, for anything else."""
     path = Path(path)
-    if not (path / "open_clip_config.json").is_file():
-        raise CheckpointError(f"{path} holds no CLIP: it has no open_clip_config.json")
-    try:
-        raw = json.loads(read_text(path / "open_clip_config.json"))
-        card = json.loads(read_text(path / "clip.json") or "{}")
+
+    def build(raw: dict):
         model, tokenizer = build_model(raw["model_cfg"])
         preprocess = {**raw["preprocess_cfg"], "size": int(raw["model_cfg"]["vision_cfg"]["image_size"])}
-        weights = read_weights(path)
-        check_keys(weights | batch_counters(model), model, path)
-        model.load_state_dict(weights | batch_counters(model))
-        return Clip(name or path.name, _digest(sorted(path.glob("weights*.safetensors"))), model, tokenizer, preprocess, device, card)
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"{path}: open_clip_config.json does not describe a CLIP that can be built ({error})") from error
+        return (tokenizer, preprocess, json.loads(read_text(path / "clip.json") or "{}")), model
+
+    (tokenizer, preprocess, card), model = read_model(path, "open_clip_config.json", "CLIP that can be built", build, format=None)
+    return Clip(name or path.name, digest_of_weights(path), model, tokenizer, preprocess, device, card)
 
 
 def save_clip_directory(path: Path | str, model, model_cfg: dict, preprocess_cfg: dict, card: dict) -> None:
@@ -160,11 +152,8 @@ def save_clip_directory(path: Path | str, model, model_cfg: dict, preprocess_cfg
 
     card: the content of clip.json, not empty."""
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    weights = {k: v if "running" in k else v.half() for k, v in model.state_dict().items() if "num_batches" not in k}
-    save_sharded(path, weights)
     write_atomically(path / "clip.json", json.dumps(card, indent=1))
-    write_atomically(path / "open_clip_config.json", json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}, indent=1))
+    save_model(path, "open_clip_config.json", {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}, half_weights(model))
 
 
 def build_model(model_cfg: dict):
@@ -173,21 +162,6 @@ def build_model(model_cfg: dict):
 
     register_tower(model_cfg["vision_cfg"]["timm_model_name"])
     return open_clip.CLIP(**model_cfg), open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
-
-
-def batch_counters(model) -> dict[str, Tensor]:
-    """The batch counters of the norms. Only training uses them, so they are not stored."""
-    return {k: v for k, v in model.state_dict().items() if "num_batches" in k}
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the files' bytes, one after another."""
-    total = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as f:
-            while block := f.read(2**22):
-                total.update(block)
-    return total.hexdigest()
 
 
 def published_names() -> list[str]:
@@ -219,7 +193,7 @@ def _published(name: str, device: torch.device | str, report: ProgressCallback) 
     except Exception as error:  # torch, safetensors and transformers raise many types for a damaged file
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise ValueError(f"the weights of {name} cannot be read ({reason}); delete {file} and they are downloaded again") from error
-    return Clip(name, _digest([file]), model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
+    return Clip(name, file_digest(file), model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
 
 
 def _fetch(name: str, tags: dict, report: ProgressCallback) -> Path:

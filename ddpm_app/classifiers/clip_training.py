@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_app.checkpoints.checkpoint import check_keys, read_weights
+from ddpm_app.checkpoints.checkpoint import check_weights, load_weights
 from ddpm_app.classifiers.captions import CaptionedImages, Captioner, load_captioned
 from ddpm_app.classifiers.card import clip_card
 from ddpm_app.classifiers.classifier import load_classifier
-from ddpm_app.classifiers.clip import Clip, batch_counters, build_model, open_clip_directory, save_clip_directory
+from ddpm_app.classifiers.clip import Clip, build_model, open_clip_directory, save_clip_directory
 from ddpm_app.classifiers.clip_scores import class_prompts, score
 from ddpm_app.classifiers.clip_tower import tower_name
 from ddpm_app.classifiers.training import LAYOUT, PHOTOS, augment, one_cycle, share
@@ -94,7 +94,7 @@ def begin_from_classifier(model, path: str) -> str:
     Raises ValueError where the shapes differ."""
     classifier = load_classifier(path)
     weights = {k: v for k, v in classifier.network.state_dict().items() if not k.startswith("head.")}
-    check_keys(weights, model.visual.trunk, path)
+    check_weights(weights, model.visual.trunk, path)
     model.visual.trunk.load_state_dict(weights)
     return classifier.digest
 
@@ -201,9 +201,7 @@ def train(settings: ClipTraining, command: str) -> dict:
     model, tokenizer = build_model(json.loads(json.dumps(config)))
     digest = begin_from_classifier(model, settings.init_image) if settings.init_image else ""
     if settings.init:
-        weights = read_weights(Path(settings.init)) | batch_counters(model)
-        check_keys(weights, model, settings.init)
-        model.load_state_dict(weights)
+        load_weights(model, Path(settings.init))
     model = model.to(device, memory_format=LAYOUT)
     facts = {
         "data": "cifar10", "classes": list(CIFAR10_CLASSES), "terms": len(training.terms), "trained_on": len(training.data),

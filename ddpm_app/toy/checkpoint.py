@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddpm_app import files
-from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints.checkpoint import FORMAT, CheckpointError, read_model, save_model
 from ddpm_app.diffusion.denoiser import ROWS, Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.networks.mlp import ToyConfig, ToyMLP
@@ -40,11 +37,9 @@ class ToyModel:
 
 def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTrainConfig, recipe: dict, metrics: list = ()) -> None:
     """config.json and weights.safetensors (float32). recipe: the arguments of toy_files.load that gave the data."""
-    path, network = Path(path), denoiser.network
-    weights = {k: v.float() for k, v in network.state_dict().items()}
-    files.save_tensors(path / "weights.safetensors", weights, {"format": "pt"})
-    content = {
-        "format": checkpoint.FORMAT,
+    network = denoiser.network
+    description = {
+        "format": FORMAT,
         "kind": "toy",
         "network": dataclasses.asdict(network.config),
         "schedule": {"name": config.schedule, "T": config.T, **config.params},
@@ -56,44 +51,24 @@ def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTra
         "training": dataclasses.asdict(config),
         "metrics": list(metrics),
     }
-    files.write_atomically(path / "config.json", json.dumps(content, indent=1))
+    save_model(path, "config.json", description, {k: v.float() for k, v in network.state_dict().items()})
 
 
 def load_toy(path: Path | str, dtype: torch.dtype = torch.float32) -> ToyModel:
     """Rebuild a toy. Raises CheckpointError naming what is wrong; never opens a pickle."""
     path = Path(path)
-    if path.suffix in checkpoint.PICKLES:
-        raise checkpoint.CheckpointError(f"{path} is a pickle, which can run code when opened; only safetensors directories are accepted")
-    if not (path / "config.json").is_file():
-        raise checkpoint.CheckpointError(f"{path} is not a checkpoint: it has no config.json")
-    try:
-        raw = json.loads(files.read_text(path / "config.json"))
+
+    def build(raw: dict) -> tuple[ToyModel, ToyMLP]:
         if raw.get("kind") != "toy":
-            raise checkpoint.CheckpointError(f"{path} is not a toy model (its kind is {raw.get('kind', 'image')!r})")
+            raise CheckpointError(f"it is not a toy model (its kind is {raw.get('kind', 'image')!r})")
         network = ToyMLP(ToyConfig(**raw["network"]))
-        schedule = make_schedule(**raw["schedule"])
         center, scale = torch.tensor(raw["center"], dtype=torch.float64), float(raw["scale"])
         if center.shape != (network.config.dim,) or not scale > 0 or raw["row"] not in ROWS:
-            raise checkpoint.CheckpointError(f"{path}: its center, scale or row does not fit its network")
-        classes = tuple(str(c) for c in raw["classes"])
-    except checkpoint.CheckpointError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise checkpoint.CheckpointError(f"{path}: config.json does not describe a toy model ({error})") from error
-    weights = checkpoint.read_weights(path)
-    checkpoint.check_keys(weights, network, path)
-    network.load_state_dict(weights)
-    denoiser = Denoiser(network.to(dtype).eval().requires_grad_(False), schedule, raw["row"])
-    return ToyModel(path, path.name, denoiser, classes, center, scale, raw["data"], raw.get("training", {}), raw.get("metrics", []))
+            raise CheckpointError("its center, scale or row does not fit its network")
+        denoiser, classes = Denoiser(network, make_schedule(**raw["schedule"]), raw["row"]), tuple(str(c) for c in raw["classes"])
+        optional = raw.get("training", {}), raw.get("metrics", [])
+        return ToyModel(path, path.name, denoiser, classes, center, scale, raw["data"], *optional), network
 
-
-def find_toys(roots: Sequence[Path]) -> dict[str, ToyModel]:
-    """Every readable toy right under the given directories, by name; earlier roots win."""
-    found: dict[str, ToyModel] = {}
-    for root in roots:
-        for config in sorted(Path(root).glob("*/config.json")):
-            try:
-                found.setdefault(config.parent.name, load_toy(config.parent))
-            except checkpoint.CheckpointError:
-                continue
-    return found
+    model, network = read_model(path, "config.json", "toy model", build)
+    network.to(dtype).eval().requires_grad_(False)
+    return model

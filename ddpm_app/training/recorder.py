@@ -131,7 +131,7 @@ def initialize(trainer: Trainer, options: RunOptions) -> None:
         if differences := [f"{k} {there[k]} instead of {here[k]}" for k in here if k != "dropout" and there[k] != here[k]]:
             raise ValueError(f"--init: {options.init} is another network: {', '.join(differences)}")
         weights = checkpoint.read_weights(source.path)
-        checkpoint.check_keys(weights, trainer.network, options.init)
+        checkpoint.check_weights(weights, trainer.network, options.init)
         trainer.init_weights(weights)
 
 

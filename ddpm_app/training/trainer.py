@@ -186,7 +186,7 @@ class Trainer:
         return dict(zip((name for name, _ in self.network.named_parameters()), values))
 
     def init_weights(self, weights: dict[str, Tensor]) -> None:
-        """Begin from these weights, with a fresh optimiser and EMA. Names and shapes must be the network's (checkpoints.check_keys)."""
+        """Begin from these weights, with a fresh optimiser and EMA. Names and shapes must be the network's (checkpoint.check_weights)."""
         with torch.no_grad():
             for k, (name, p) in enumerate(self.network.named_parameters()):
                 for value in (p, *(ema.values[k] for ema in self.emas)):

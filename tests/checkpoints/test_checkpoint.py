@@ -16,6 +16,7 @@ from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
 from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, find, open_checkpoint, read_weights, save
 from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.paths import PROJECT
 
 MICRO = UNetConfig(8, 1, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), num_classes=3, dropout=0.0)
 CONFIG = CheckpointConfig(MICRO, {"name": "cosine", "T": 500}, "v", "toy", ("a", "b", "c"), 123, {"lr": 1e-3}, "power", [{"fid": 3.0}])
@@ -118,13 +119,21 @@ def test_hostile_headers(saved):
         refused(saved.denoiser, "model")
 
 
-def test_keys_and_shapes(saved):
+def test_every_kind_of_model_directory_is_read_by_the_same_function():
+    """Only checkpoint.py opens weights files of models; the other kinds call read_model and so share its refusals."""
+    for kind in ("classifiers/classifier.py", "classifiers/clip.py", "toy/checkpoint.py"):
+        text = (PROJECT / "ddpm_app" / kind).read_text()
+        assert "read_model(" in text and "load_state_dict" not in text and "isfinite" not in text, kind
+
+
+def test_keys_shapes_and_values(saved):
     good = load_file(saved.path / "weights.safetensors")
     first = sorted(good)[0]
     for change, word in (
         ({k: v for k, v in good.items() if k != first}, "1 missing"),
         ({**good, "extra.weight": torch.zeros(1)}, "1 surplus"),
         ({**good, first: torch.zeros(7, 7)}, "1 misshapen"),
+        ({**good, first: good[first] + float("nan")}, "1 tensors hold infinities or NaN"),
     ):
         save_file(change, saved.path / "weights.safetensors")
         refused(saved.denoiser, "model", word, "extra.weight" if "extra.weight" in change else first)

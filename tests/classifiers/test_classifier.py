@@ -115,6 +115,8 @@ def test_damaged_directories_are_refused_in_one_sentence(tmp_path):
     broken(lambda: config.write_text(raw.replace("[1, 1]", "[1, 2]")), "missing")
     extra = {**load_file_of(network()), "extra.weight": torch.zeros(1)}
     broken(lambda: files.save_tensors(weights, extra), "surplus")
+    infinite = {k: v + float("inf") if v.is_floating_point() else v for k, v in load_file_of(network()).items()}
+    broken(lambda: files.save_tensors(weights, infinite), "tensors hold infinities or NaN")
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no classifier ships")

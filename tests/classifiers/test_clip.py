@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ddpm_app import files
 from ddpm_app.checkpoints import hub
 from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.classifiers import clip as clip_labels
@@ -124,6 +125,9 @@ def test_a_directory_that_cannot_be_read(tiny, tmp_path):
     save_file({k: v for k, v in weights.items() if k != "logit_scale"}, tiny / "weights.safetensors")
     with pytest.raises(CheckpointError, match="1 missing keys in the weights, first logit_scale"):
         open_clip_directory(tiny)
+    save_file({**weights, "logit_scale": torch.tensor(float("inf")).half()}, tiny / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="1 tensors hold infinities or NaN, first logit_scale"):
+        open_clip_directory(tiny)
     (tiny / "weights.safetensors").write_bytes((tiny / "weights.safetensors").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cut short"):
         open_clip_directory(tiny)
@@ -199,7 +203,7 @@ def test_a_cached_model_needs_no_network(hf_cache, monkeypatch):
     no_network(monkeypatch)
     clip = load_clip(clip_labels.DEFAULT_HUB)
     assert load_clip(clip_labels.DEFAULT_HUB) is clip  # held
-    assert clip.image_size == 32 and clip.digest == clip_labels._digest([file])
+    assert clip.image_size == 32 and clip.digest == files.file_digest(file)
     preprocess = open_clip.image_transform(
         32, is_train=False, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
     )

@@ -90,7 +90,7 @@ def test_damaged_directories_are_refused_in_one_sentence(tmp_path):
         return lambda: config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
 
     broken(lambda: weights.write_bytes(weights.read_bytes()[:-100]), "cut short")
-    broken(lambda: config.unlink(), "no noise-aware classifier")
+    broken(lambda: config.unlink(), "not a noise-aware classifier")
     broken(lambda: config.write_text("{"), "does not describe")
     broken(edited(format=9), "newer")
     broken(edited(schedule={"name": "none"}), "does not describe")

@@ -10,6 +10,7 @@ from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.diffusion.guidance import cfg, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
+from ddpm_app.files import save_tensors
 from ddpm_app.networks.mlp import ToyConfig, ToyMLP, ToyStack
 from ddpm_app.toy import points as toy_files
 from ddpm_app.toy import shapes
@@ -184,6 +185,10 @@ def test_checkpoint_round_trip(tmp_path):
         model.denoiser(x, torch.tensor(0.3), torch.ones(8, dtype=torch.int64)), d(x, torch.tensor(0.3), torch.ones(8).long())
     )
     assert model.classes == data.classes and model.scale == data.scale and torch.equal(model.center, data.center)
+    endless = {k: v + float("nan") for k, v in d.network.state_dict().items()}
+    save_tensors(tmp_path / "m" / "weights.safetensors", endless)
+    with pytest.raises(CheckpointError, match="tensors hold infinities or NaN"):
+        load_toy(tmp_path / "m")
     (tmp_path / "m" / "weights.safetensors").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="cut short"):
         load_toy(tmp_path / "m")
@@ -192,7 +197,7 @@ def test_checkpoint_round_trip(tmp_path):
         load_toy(tmp_path / "m")
     with pytest.raises(CheckpointError, match="pickle"):
         load_toy(tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match="not a checkpoint"):
+    with pytest.raises(CheckpointError, match="not a toy model"):
         load_toy(tmp_path)
 
 
