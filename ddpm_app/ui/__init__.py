@@ -1,30 +1,30 @@
-"""The page: one file per tab, layout and wiring only. The only package that imports gradio."""
+"""The page: layout and wiring only. The only package that imports Gradio.
+
+tabs/           one file a tab
+components/     parts of the page with a script of their own: NAME.py beside NAME.html, NAME.css and NAME.js
+forms/          groups of controls that tabs share, and the settings they add up to
+events.py       errors as sentences, pacing, runs behind a start and a Stop button
+replay.py       pictures of the last few runs, kept for late pages and for exports
+api.py          the HTTP API
+theme.py        the look, and the options of launch()
+assets/         page.css, the style of everything that is no component
+examples/       pictures offered below an image input
+"""
 
 from __future__ import annotations
 
 import html
 import os
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: nothing is asked of the outside
+import gradio as gr
 
-import gradio as gr  # noqa: E402
-
-from ddpm_app.networks.device import describe  # noqa: E402
-from ddpm_app.studio.studio import Studio  # noqa: E402
-from ddpm_app.ui import api  # noqa: E402
-from ddpm_app.ui.forms.sampling import ALL, ANY  # noqa: E402
-from ddpm_app.ui.tabs import (
-    clip,  # noqa: E402
-    denoise,  # noqa: E402
-    encode,  # noqa: E402
-    evaluate,  # noqa: E402
-    forward,  # noqa: E402
-    generate,  # noqa: E402
-    lab,  # noqa: E402
-    models,  # noqa: E402
-    train,  # noqa: E402
-)
-from ddpm_app.ui.theme import launch_options  # noqa: E402, F401
+from ddpm_app.networks.device import describe
+from ddpm_app.studio.studio import Studio
+from ddpm_app.ui import api
+from ddpm_app.ui.events import HIDDEN
+from ddpm_app.ui.forms.sampling import ALL, ANY
+from ddpm_app.ui.tabs import clip, denoise, encode, evaluate, forward, generate, lab, models, train
+from ddpm_app.ui.theme import launch_options as launch_options
 
 
 def status_html(studio: Studio, name: str | None) -> str:
@@ -33,7 +33,8 @@ def status_html(studio: Studio, name: str | None) -> str:
 
 
 def build(studio: Studio) -> gr.Blocks:
-    """The whole page. Opening it runs no network: checkpoints are listed by their config alone."""
+    """The whole page. Opening it runs no network: only the config of each checkpoint is read."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it whenever it would report: the page stays offline
     names = list(studio.checkpoints())
     with gr.Blocks(title="DDPM Studio", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         with gr.Row(elem_id="header"):
@@ -48,19 +49,19 @@ def build(studio: Studio) -> gr.Blocks:
         model = gr.Radio(names, value=studio.default() or None, label="Model", elem_id="model-choice", show_label=False, container=False)
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Generate", id="generate"):
-                last_run = gr.State("")  # the name of this visitor's last grid in store.RUNS
-                tabs = [generate.build(studio, model, last_run)]
+                last_run = gr.State("")  # the name of this visitor's last grid in replay.RECORDINGS
+                controls = [generate.build(studio, model, last_run)]
             with gr.Tab("Denoise", id="denoise"):
-                tabs.append(denoise.build(studio, model))
+                controls.append(denoise.build(studio, model))
             with gr.Tab("Forward", id="forward"):
-                tabs.append(forward.build(studio, model))
+                controls.append(forward.build(studio, model))
             with gr.Tab("CLIP", id="clip"):
-                tabs.append(clip.build(studio, model, last_run))
+                controls.append(clip.build(studio, model, last_run))
             with gr.Tab("Encode", id="encode"):
                 encode.build(studio, model)
             with gr.Tab("Lab", id="lab") as lab_tab:
                 lab.build(lab_tab)
-            if not os.environ.get("SPACE_ID"):  # a Space's GPU is lent for seconds, and its visitors are strangers
+            if not os.environ.get("SPACE_ID"):  # a Space lends its GPU for seconds only, and to anybody
                 with gr.Tab("Train", id="train"):
                     train.build(studio)
             with gr.Tab("Evaluate", id="evaluate"):
@@ -68,19 +69,20 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Models", id="models"):
                 models.build(studio, model)
 
-        def chosen(name, *labels):
+        def model_chosen(name, *labels):
+            """The status line and every tab's class menu follow the model."""
             checkpoint = studio.checkpoints().get(name or "")
             menus = []
-            for controls, label in zip(tabs, labels):
-                choices = controls.choices(checkpoint)
-                # a class that was meant stays; "any" of a model that has learnt none would promise too much
-                meant = label in choices and (choices[0] == ANY or label not in (ANY, ALL))
-                menus.append(gr.Dropdown(choices=choices, value=label if meant else choices[0]))
+            for tab, label in zip(controls, labels):
+                choices = tab.choices(checkpoint)
+                # a chosen class stays; "any" and "all" stay only where they are the new model's default: it may have learned no classes
+                stays = label in choices and (choices[0] == ANY or label not in (ANY, ALL))
+                menus.append(gr.Dropdown(choices=choices, value=label if stays else choices[0]))
             return [status_html(studio, name), *menus]
 
-        menus = [c.label for c in tabs]
-        model.change(chosen, [model, *menus], [status, *menus], show_progress="hidden", api_visibility="private", trigger_mode="multiple")
-        page.load(lambda: gr.Radio(choices=list(studio.checkpoints())), None, model, show_progress="hidden", api_visibility="private")
+        menus = [tab.label for tab in controls]
+        model.change(model_chosen, [model, *menus], [status, *menus], trigger_mode="multiple", **HIDDEN)
+        page.load(lambda: gr.Radio(choices=list(studio.checkpoints())), None, model, **HIDDEN)
         api.build(studio)
     page.queue(default_concurrency_limit=8, max_size=64)
     return page

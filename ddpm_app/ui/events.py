@@ -1,4 +1,4 @@
-"""What every handler shares: friendly errors, a pace the browser can follow."""
+"""What event handlers share: errors as sentences, a pace the browser can follow, runs behind a start and a Stop button."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import closing
 
 import gradio as gr
 
 log = logging.getLogger("ddpm_app")
+HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}  # of an event: no spinner, not in the API
+INSTANT = {**HIDDEN, "queue": False}  # for handlers that are done at once
 
 
 def friendly(error: Exception) -> gr.Error:
-    """A sentence for the visitor. What we raise ourselves is one already; anything else is logged under an id."""
+    """The error as a sentence for the visitor. Our own ValueErrors are sentences already; anything else is logged under an id."""
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, ValueError):
@@ -27,11 +30,11 @@ def friendly(error: Exception) -> gr.Error:
     return gr.Error(f"Something went wrong here (it is in the server's log as {tag}).", print_exception=False)
 
 
-def guarded(handler, last=None):
+def guarded(handler: Callable, last: Callable[[], dict] | None = None) -> Callable:
     """Wrap a handler, plain or generator, so that only friendly sentences reach the page.
 
-    last: () -> what a generator that fails still sends, before its sentence. Not a .failure() of the event: that one is another
-    request, which may be answered after what the next run has begun to show."""
+    last: () -> the message that a failing generator sends before its error. The event's own .failure() would be another request,
+    whose answer may arrive after the first messages of the next run."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
@@ -72,22 +75,22 @@ class Pace:
 
 
 AT_ONCE = 4  # runs of all visitors and tabs together: they share the processor
-_going: set[str] = set()
+active_runs: set[str] = set()  # names of the runs whose handlers have been entered
 
 
-class Newest:
-    """Each visitor's newest run; one that is still on its way ends at its next step when another begins or a Stop was pressed.
+class NewestRuns:
+    """Each visitor's newest run. An earlier run that is still active ends at its next step, and so does a stopped one.
 
-    Not Gradio's own `cancels`: what a cancelled run has sent, and its last message, which Gradio sends once more at the end, may
-    reach the browser after what the Stop showed, and nothing would come to put that right."""
+    Gradio's own `cancels` does not suit: messages that a cancelled run has sent, and its last message, which Gradio repeats at the
+    end, may reach the browser after the Stop's message, and nothing would correct the page afterwards."""
 
     def __init__(self, most: int = 500):
         self._runs: OrderedDict[str, str] = OrderedDict()
         self._most = most
 
     def begin(self, visitor: gr.Request) -> str:
-        """A name for a new run. It ends with + if so many others go on that it will have to wait."""
-        key, run = str(visitor.session_hash), secrets.token_urlsafe(8) + "+" * (len(_going) >= AT_ONCE)
+        """A name for a new run. It ends with + if so many others are active that it will have to wait."""
+        key, run = str(visitor.session_hash), secrets.token_urlsafe(8) + "+" * (len(active_runs) >= AT_ONCE)
         self._runs[key] = run
         self._runs.move_to_end(key)
         while len(self._runs) > self._most:
@@ -95,49 +98,54 @@ class Newest:
         return run
 
     def end(self, visitor: gr.Request, run: str = "") -> bool:
-        """The visitor's run, if it is this one, shall stop. Returns whether it was on its way."""
-        on = self.any(visitor) and (not run or self.is_on(visitor, run))
-        if on:
+        """Ask the visitor's newest run to stop, if it is `run` or no run is named. Returns whether there was one to stop."""
+        wanted = self.has_run(visitor) and (not run or self.is_newest(visitor, run))
+        if wanted:
             del self._runs[str(visitor.session_hash)]
-        return on
+        return wanted
 
-    def any(self, visitor: gr.Request) -> bool:
+    def has_run(self, visitor: gr.Request) -> bool:
         return str(visitor.session_hash) in self._runs
 
-    def is_on(self, visitor: gr.Request, run: str) -> bool:
+    def is_newest(self, visitor: gr.Request, run: str) -> bool:
         return self._runs.get(str(visitor.session_hash)) == run
 
-    def follow(self, handler, stopped, token):
-        """handler: values -> messages, a generator. Returns the same for Gradio: (values, visitor) -> messages of the run begun as
-        values[token], while that is the visitor's newest.
+    def follow(self, handler: Callable, stopped: Callable[[], dict], token: object) -> Callable:
+        """handler: values -> messages, a generator. Returns the handler for Gradio, (values, visitor) -> messages: those of the run
+        that is named values[token], while it is the visitor's newest.
 
-        After a Stop its last message is stopped(), on the way that the earlier ones took, so that none of them outlasts it; a run
-        that another has replaced, or that was stopped while it waited, ends with a message that changes nothing. What a run raises
-        that is no longer wanted concerns nobody."""
+        After a Stop its last message is stopped(), sent on the same way as the earlier ones, so that none of them arrives later. A run
+        that was replaced by another, or stopped while it waited, ends with a message that changes nothing. Errors of a run that is no
+        longer wanted are only logged."""
 
         def run(values: dict, visitor: gr.Request):
             name, begun = values[token], False
-            _going.add(name)
+            active_runs.add(name)
             try:
                 with closing(handler(values)) as messages:
-                    while self.is_on(visitor, name):
+                    while self.is_newest(visitor, name):
                         begun = True
                         message = next(messages, None)
                         if message is None:
                             return
-                        if self.is_on(visitor, name):
+                        if self.is_newest(visitor, name):
                             yield message
             except Exception as error:
-                if self.is_on(visitor, name):
+                if self.is_newest(visitor, name):
                     raise
                 log.info("a run that was no longer wanted failed: %r", error)
             finally:
-                _going.discard(name)
+                active_runs.discard(name)
                 self.end(visitor, name)
             last = stopped()
-            yield {part: gr.skip() for part in last} if self.any(visitor) or not begun else last
+            yield unchanged(last) if self.has_run(visitor) or not begun else last
 
         return run
+
+
+def unchanged(message: dict) -> dict:
+    """A message to the same components that changes none of them."""
+    return {part: gr.skip() for part in message}
 
 
 def running(start: gr.Button, stop: gr.Button) -> dict:
@@ -149,47 +157,52 @@ def idle(start: gr.Button, stop: gr.Button) -> dict:
 
 
 def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str, failed=None, stopped=None) -> None:
-    """A generator behind a button, with a Stop that closes it at its next step and buttons that always come back.
+    """Put a generator behind a start button, with a Stop that ends it at its next step.
 
-    view_id: elem_id of the component that shows the run; its JavaScript hears of the stop. failed, stopped: what outputs show after
-    an error and after a Stop, {component: value}."""
+    view_id     elem_id of the component that shows the run; a Stop sends its script a `ddpm-stop` event
+    failed      {component: value} after an error
+    stopped     {component: value} after a Stop
+    """
 
-    def after(shown: dict | None):
+    def at_rest(shown: dict | None):
         return lambda: {**(shown or {}), **idle(start, stop)}
 
-    wire_runs([(start, handler, inputs)], stop, [*outputs, start, stop], after(stopped), after(failed), view_id)
+    wire_runs([(start, handler, inputs)], stop, [*outputs, start, stop], at_rest(stopped), at_rest(failed), view_id)
 
 
 def wire_runs(
-    starts: list[tuple], stop: gr.Button, outputs: list, stopped, failed, view_id: str = "", newest: Newest | None = None
+    starts: list[tuple], stop: gr.Button, outputs: list, stopped, failed, view_id: str = "", newest: NewestRuns | None = None
 ) -> list:
-    """wire_run for several runs that share a Stop. starts: (button, handler, inputs) each. stopped, failed: () -> what outputs show
-    after a Stop, and after an error. newest: the caller's, if it takes part. Returns the runs' events.
+    """wire_run for several runs that share a Stop. Returns the runs' events.
 
-    A run has its name from the click on, so that one which has to wait for others can be stopped, and a Stop ends the run it was meant
-    for. The name is kept in the page: what the server keeps of a visitor is read when a run begins, which may be after the next click."""
-    newest, quiet = newest or Newest(), {"show_progress": "hidden", "api_visibility": "private"}
-    at_once = {"queue": False, "trigger_mode": "multiple", **quiet}
+    starts              (button, handler, inputs) of each run
+    stopped, failed     () -> {component: value} after a Stop, after an error
+    newest              the caller's, if it begins or ends runs itself
+
+    A run gets its name with the click, so that a run which has to wait can be stopped, and a Stop ends the run that it was meant for.
+    The page keeps the name: a value kept on the server is read when a run begins, which may be after the next click."""
+    newest = newest or NewestRuns()
+    at_once = {**INSTANT, "trigger_mode": "multiple"}  # "once" would ignore the click that replaces a run
     token = gr.Textbox(visible="hidden", show_label=False, container=False)
     buttons, events = [button for button, _, _ in starts], []
 
     def clicked(visitor: gr.Request) -> dict:
         return {token: newest.begin(visitor), stop: gr.Button(interactive=True), **{b: gr.Button(interactive=False) for b in buttons}}
 
-    def tell(name: str) -> None:
+    def announce_wait(name: str) -> None:
         if name.endswith("+"):
             gr.Info(f"{AT_ONCE} runs are going on here. Yours begins when one of them ends; Stop takes it back.")
 
     def halt(name: str, visitor: gr.Request) -> dict:
-        was_on, last = newest.end(visitor, name), stopped()
-        return last if was_on else {part: gr.skip() for part in last}
+        was_active, last = newest.end(visitor, name), stopped()
+        return last if was_active else unchanged(last)
 
     for button, handler, inputs in starts:
-        click = button.click(clicked, None, [token, stop, *buttons], **at_once)  # "multiple": "once" would ignore what replaces a run
-        shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "denoise", "trigger_mode": "multiple", **quiet}
+        click = button.click(clicked, None, [token, stop, *buttons], **at_once)
+        shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "denoise", "trigger_mode": "multiple", **HIDDEN}
         events.append(click.then(guarded(newest.follow(handler, stopped, token), failed), {*inputs, token}, outputs, **shared))
-        click.then(tell, token, None, concurrency_limit=None, trigger_mode="multiple", **quiet)
-    halted = stop.click(halt, token, outputs, **at_once)  # at once, whatever the run is busy with
+        click.then(announce_wait, token, None, concurrency_limit=None, trigger_mode="multiple", **HIDDEN)
+    halted = stop.click(halt, token, outputs, **at_once)  # outside the queue: it must not wait for the run that it stops
     if view_id:
         js = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
         halted.then(None, None, None, js=js, api_visibility="private")

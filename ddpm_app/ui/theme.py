@@ -1,4 +1,4 @@
-"""The look: indigo on slate, light and dark, local fonts only."""
+"""The look of the page: indigo on slate, light and dark, local fonts only; and the options of launch()."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-ASSETS = Path(__file__).parent / "assets"
-
-
-def asset(name: str) -> str:
-    return (ASSETS / name).read_text()
+PAGE_STYLE = Path(__file__).with_name("assets") / "page.css"
 
 
 def make_theme() -> gr.themes.Base:
@@ -68,19 +64,25 @@ def make_theme() -> gr.themes.Base:
     )
 
 
-# The theme is a class on <body>, which Gradio sets on a page's opening from __theme in the address: switching it in place loses nothing
-# that the visitor has made, and the address keeps the choice over a reload. Canvases hear of it, as their colours are drawn.
+# Gradio sets the theme when a page opens, as a class of <body>, from __theme in the address. Switching the class in place loses nothing
+# that the visitor has made, and the address keeps the choice over a reload. Canvases redraw on `ddpm-theme`: their colours are drawn.
 HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
-<script>window.ddpmTheme = () => { const dark = document.body.classList.toggle('dark'), u = new URL(location);
-u.searchParams.set('__theme', dark ? 'dark' : 'light'); history.replaceState(history.state, '', u);
-document.dispatchEvent(new CustomEvent('ddpm-theme')); };</script>"""
+<script>
+window.ddpmTheme = function switchTheme() {
+  const dark = document.body.classList.toggle('dark');
+  const address = new URL(location);
+  address.searchParams.set('__theme', dark ? 'dark' : 'light');
+  history.replaceState(history.state, '', address);
+  document.dispatchEvent(new CustomEvent('ddpm-theme'));
+};
+</script>"""
 
 
 def launch_options() -> dict:
     """Everything launch() needs for an offline page in this look."""
     return {
         "theme": make_theme(),
-        "css": asset("page.css"),
+        "css": PAGE_STYLE.read_text(),
         "head": HEAD,
         "ssr_mode": False,
         "pwa": False,

@@ -1,12 +1,11 @@
-"""What a visitor hears of a run that was stopped, replaced, or failed after it: handlers.Newest."""
+"""What a visitor hears of a run that was stopped, replaced, or failed after it: events.NewestRuns."""
 
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
-from ddpm_app.ui import events
-from ddpm_app.ui.events import AT_ONCE, Newest, guarded
+from ddpm_app.ui.events import AT_ONCE, NewestRuns, active_runs, guarded
 
 ANN, BOB = SimpleNamespace(session_hash="ann"), SimpleNamespace(session_hash="bob")
 NOTHING = {"bar": gr.skip(), "start": gr.skip()}
@@ -28,7 +27,7 @@ def three(values):
 
 @pytest.fixture
 def newest():
-    return Newest()
+    return NewestRuns()
 
 
 def start(newest, visitor=ANN, **values):
@@ -40,7 +39,7 @@ def start(newest, visitor=ANN, **values):
 def test_an_undisturbed_run_says_what_it_says(newest):
     run, values = start(newest)
     assert list(run) == [{"bar": 0}, {"bar": 1}, {"bar": 2}]
-    assert values["closed"] and not newest.any(ANN)
+    assert values["closed"] and not newest.has_run(ANN)
 
 
 def test_after_a_stop_its_last_message_is_the_stop_itself(newest):
@@ -94,7 +93,7 @@ def test_only_a_failure_that_still_concerns_somebody_is_told(newest):
     assert next(wanted) == {"bar": "failed"}
     with pytest.raises(gr.Error, match="too late"):
         next(wanted)
-    assert not newest.any(ANN)
+    assert not newest.has_run(ANN)
 
     late = begun()  # it fails at its next step
     newest.end(ANN)
@@ -102,7 +101,7 @@ def test_only_a_failure_that_still_concerns_somebody_is_told(newest):
 
 
 def test_old_visitors_are_forgotten():
-    newest = Newest(most=2)
+    newest = NewestRuns(most=2)
     runs = [start(newest, SimpleNamespace(session_hash=str(k)))[0] for k in range(3)]
     assert [next(run) for run in runs] == [NOTHING, {"bar": 0}, {"bar": 0}]
 
@@ -116,4 +115,4 @@ def test_a_run_is_told_that_it_will_wait(newest):
     assert not newest.begin(ANN).endswith("+")
     for run in runs:
         run.close()
-    assert not events._going
+    assert not active_runs

@@ -10,7 +10,8 @@ from ddpm_app.cli.train import parse
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training import runs
 from ddpm_app.training.config import TrainConfig
-from ddpm_app.ui.tabs.train import FURTHER, Form, build, further, further_text
+from ddpm_app.ui.forms.training import FURTHER, Form, further, further_text
+from ddpm_app.ui.tabs.train import build
 
 
 def test_further_settings_are_read_and_written():

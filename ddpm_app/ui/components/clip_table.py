@@ -9,13 +9,17 @@ from PIL import Image
 from ddpm_app.classifiers.clip_scores import PUBLISHED_TOP1, prompts_of_classes
 from ddpm_app.images import render
 from ddpm_app.studio.clip_report import Report
-from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.base import Component, b64
 
 EMPTY = (
     "<div class='cv'><div class='empty'><strong>Nothing labelled yet</strong>"
     "<span>Choose pictures and press Label: CLIP reads each of them against every prompt.</span></div></div>"
 )
 STOPPED = EMPTY.replace("Nothing labelled yet", "Stopped")
+
+
+class ClipTable(Component):
+    """Its value is EMPTY, STOPPED, or what waiting, page or ranking return."""
 
 
 def e(value: object) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 
-import gradio as gr
-
 from ddpm_app.paths import runs_dir
 from ddpm_app.training import runs
 from ddpm_app.training.runs import facts
-from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.base import Component, b64
 from ddpm_app.ui.events import friendly
-from ddpm_app.ui.theme import asset
 
 MAX_OPEN = 6  # runs whose curves are sent at once
 POINTS = 400  # of one curve
@@ -86,19 +83,11 @@ def train_act(query: dict) -> dict:
         return {"error": str(friendly(error).message)}
 
 
-class TrainView(gr.HTML):
-    """Runs, their curves and their newest samples; asks the server by itself. Triggers recall with {run, snapshot} for a fork."""
+class RunView(Component):
+    """Runs, their curves and their newest samples. Triggers recall with {run, snapshot} for a fork."""
 
-    def __init__(self, **kwargs):
-        super().__init__(
-            value={"select": None, "stamp": 0},
-            html_template=asset("train.html"),
-            css_template=asset("train.css"),
-            js_on_load=asset("train.js"),
-            apply_default_css=False,
-            server_functions=[train_poll, train_act],
-            **kwargs,
-        )
+    description = "The run to show."
+    server_functions = (train_poll, train_act)
 
-    def api_info(self):
-        return {"type": "object", "description": "The run to show."}
+    def __init__(self, **options):
+        super().__init__({"select": None, "stamp": 0}, **options)

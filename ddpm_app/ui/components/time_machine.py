@@ -6,15 +6,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-import gradio as gr
-
 from ddpm_app.checkpoints.checkpoint import CheckpointError, open_checkpoint
 from ddpm_app.evaluation import snapshots as history
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training import posthoc_ema, runs
-from ddpm_app.ui.components.base import EXPORTS, b64
+from ddpm_app.ui.components.base import Component, b64
+from ddpm_app.ui.components.player import EXPORTS
 from ddpm_app.ui.events import friendly
-from ddpm_app.ui.theme import asset
 
 PICTURES = 8  # sent at once
 MOST_TASKS = 2  # at a time, over all runs: they share the network with everybody's sampling
@@ -163,25 +161,16 @@ def act(studio: Studio, query: dict) -> dict:
         return {"error": str(friendly(error).message)}
 
 
-class TimeView(gr.HTML):
-    """Shows the run that the page's TrainView has chosen (a `ddpm-run` event on document); asks the server by itself."""
+class TimeMachine(Component):
+    """Shows the run that the page's RunView has chosen (a `ddpm-run` event on document)."""
 
-    def __init__(self, studio: Studio, **kwargs):
+    description = "The time machine shows the run chosen above it."
+
+    def __init__(self, studio: Studio, **options):
         def time_look(query: dict) -> dict:
             return look(query)
 
         def time_act(query: dict) -> dict:
             return act(studio, query)
 
-        super().__init__(
-            value={},
-            html_template=asset("time.html"),
-            css_template=asset("time.css"),
-            js_on_load=asset("time.js"),
-            apply_default_css=False,
-            server_functions=[time_look, time_act],
-            **kwargs,
-        )
-
-    def api_info(self):
-        return {"type": "object", "description": "The time machine shows the run chosen above it."}
+        super().__init__({}, server_functions=[time_look, time_act], **options)

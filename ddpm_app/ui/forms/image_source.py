@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -15,13 +14,13 @@ from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.images.datasets import local_data, local_place
 from ddpm_app.images.decode import PictureError, centre_crop, open_picture, to_array
 from ddpm_app.studio.studio import Request, Studio
-from ddpm_app.ui.components.base import UploadedPicture
+from ddpm_app.ui.components.upload import UploadedPicture, offer_examples
+from ddpm_app.ui.events import INSTANT
+from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.forms.sampling import UI_SEED
 
 TEST, FILE, SAMPLE = "Test image", "Your picture", "A sample of the model"
 GIVEN, NONE = "the image's own", "none (unconditional)"
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.png"))
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
 
 def source_choices(checkpoint: Checkpoint | None) -> list[str]:
@@ -32,12 +31,6 @@ def source_choices(checkpoint: Checkpoint | None) -> list[str]:
 def classes_of(checkpoint: Checkpoint | None) -> list[str]:
     classes = list(checkpoint.config.classes) if checkpoint and checkpoint.config.network.num_classes else []
     return [GIVEN, *classes, NONE] if classes else [NONE]
-
-
-def whole(value, name: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value != int(value) or not low <= value <= high:
-        raise ValueError(f"{name} is {value}; a whole number from {low} to {high} is accepted")
-    return int(value)
 
 
 @dataclass
@@ -101,8 +94,7 @@ def build_source(studio: Studio, model: gr.Radio, prefix: str, index: int = 0, t
             upload = UploadedPicture(
                 label="Picture", type="filepath", sources=["upload", "clipboard"], format="png", height=190, elem_id=f"{prefix}-picture"
             )
-            if EXAMPLES:
-                gr.Examples([str(e) for e in EXAMPLES], upload, label="Examples", cache_examples=False, api_visibility="private")
+            offer_examples(upload)
         seed = gr.Number(index, label="Seed of the sample", precision=0, minimum=0, visible=kinds[0] == SAMPLE, elem_id=f"{prefix}-seed")
     label = gr.Dropdown(labels, value=labels[0], label="Class told the network", elem_id=f"{prefix}-class")
 
@@ -117,13 +109,13 @@ def build_source(studio: Studio, model: gr.Radio, prefix: str, index: int = 0, t
         return gr.Radio(choices=kinds, value=kind_now), menu, *shown(kind_now)
 
     parts = [tests, files, seed]
-    kind.change(shown, kind, parts, **QUIET)
-    model.change(follow, [model, kind, label], [kind, label, *parts], trigger_mode="multiple", **QUIET)
+    kind.change(shown, kind, parts, **INSTANT)
+    model.change(follow, [model, kind, label], [kind, label, *parts], trigger_mode="multiple", **INSTANT)
 
     def another(name):
         checkpoint = studio.checkpoints().get(name or "")
         data = local_data(checkpoint.config.data) if checkpoint else None
         return random.randrange(len(data)) if data else gr.skip()
 
-    dice.click(another, model, number, **QUIET)
+    dice.click(another, model, number, **INSTANT)
     return ImageSource(kind, number, upload, seed, label, box)

@@ -13,6 +13,8 @@ from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.studio.exports import request_from_settings
 from ddpm_app.studio.steering import Steering
 from ddpm_app.studio.studio import Request, Studio
+from ddpm_app.ui.events import INSTANT
+from ddpm_app.ui.forms.numbers import whole
 
 UI_SEED = 2**31 - 1  # what a browser's number field holds without rounding, with room to add the image's index
 ANY, ALL, NONE = "any class", "all, one row each", "none (unconditional)"
@@ -116,12 +118,6 @@ def sampler_choices() -> list[tuple[str, str]]:
     return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
 
 
-def whole(value, name: str) -> int:
-    if value is None or value != int(value):
-        raise ValueError(f"{name} is {value}; a whole number is accepted")
-    return int(value)
-
-
 def build_controls(
     studio: Studio,
     model: gr.Radio,
@@ -161,7 +157,7 @@ def build_controls(
             high = gr.Number(None, label="up to σ", minimum=0, min_width=90, placeholder="∞")
     sampler.change(
         lambda name: gr.Dropdown(info=SAMPLERS[name].blurb),
-        sampler, sampler, show_progress="hidden", api_visibility="private", queue=False,
+        sampler, sampler, **INSTANT,
     )  # fmt: skip
-    dice.click(lambda: random.randrange(UI_SEED), None, seed, api_visibility="private", show_progress="hidden", queue=False)
+    dice.click(lambda: random.randrange(UI_SEED), None, seed, **INSTANT)
     return Controls(model, label, guidance, sampler, steps, count, seed, lock, grid, eta, churn, rescale, low, high, rows, steering)

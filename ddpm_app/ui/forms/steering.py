@@ -12,7 +12,8 @@ from ddpm_app.studio.exports import request_from_settings
 from ddpm_app.studio.request import MAX_TEXT, Request
 from ddpm_app.studio.steering import best_of, clip_refusal
 from ddpm_app.studio.studio import MAX_BATCH, Studio
-from ddpm_app.ui.forms.sampling import whole
+from ddpm_app.ui.events import INSTANT
+from ddpm_app.ui.forms.numbers import whole
 
 GRADIENTS = [("x, through the denoiser", "denoiser"), ("x0 alone", "x0")]
 RANKINGS = [("the classifier: probability of the class", "classifier"), ("CLIP: similarity to the text, or to the class", "clip")]
@@ -104,7 +105,7 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
         rank_by = gr.Radio(RANKINGS, value="classifier", label="Keep the best by")
     model.change(
         lambda name: gr.Markdown(advice(studio, name), visible=bool(advice(studio, name))),
-        model, note, show_progress="hidden", api_visibility="private", queue=False,
+        model, note, **INSTANT,
     )  # fmt: skip
     return Steer(text, text_scale, through, classifier_scale, low, high, candidates, rank_by)
 

@@ -1,0 +1,15 @@
+"""One file a tab: its layout, and the handlers that turn its controls into calls of the program.
+
+generate.py         new images from noise
+denoise.py          the reverse process, live
+forward.py          the forward process of any picture, and back from there
+clip.py             CLIP's labels for images
+encode.py           the Encode tab:
+encode_bits.py          progressive coding
+encode_path.py          interpolation
+lab.py              diffusion in the plane
+lab_experiments.py      its experiments
+train.py            training runs
+evaluate.py         measured numbers
+models.py           checkpoints and their cards
+"""

@@ -18,10 +18,9 @@ from ddpm_app.studio import exports
 from ddpm_app.studio.clip_report import Pictures, Report, read_pictures, report
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components import clip_table
-from ddpm_app.ui.events import guarded, idle, running, wire_run
+from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, idle, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
-from ddpm_app.ui.replay import RUNS
-from ddpm_app.ui.theme import asset
+from ddpm_app.ui.replay import RECORDINGS
 
 GRID, CHECKPOINT, UPLOADS = "The last generated grid", "New samples of the model", "Uploads"
 MOST_PROMPTS, MOST_IMAGES = 100, 64
@@ -108,13 +107,13 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
             with gr.Group(visible=False, elem_id="clip-request") as request_box:
                 controls = build_controls(studio, model, n=20, most=MOST_IMAGES, can_unlock=False)
         with gr.Column(scale=3, min_width=320):
-            view = gr.HTML(clip_table.EMPTY, css_template=asset("clip.css"), apply_default_css=False, elem_id="clip-view")
+            view = clip_table.ClipTable(clip_table.EMPTY, elem_id="clip-view")
             with gr.Row(elem_classes="plain-row"):
                 words = gr.Textbox(
                     label="Rank these images by words", placeholder="a red car", max_length=300, scale=4, elem_id="clip-words"
                 )
                 order = gr.Button("Rank", scale=1, min_width=100, elem_id="clip-rank")
-            ranked = gr.HTML("", css_template=asset("clip.css"), apply_default_css=False, elem_id="clip-ranked")
+            ranked = clip_table.ClipTable("", elem_id="clip-ranked")
     shown = gr.State("")
 
     def pictures(values: dict, size: int):
@@ -134,7 +133,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
             config = studio.checkpoint(asked.checkpoint).config
             yield Pictures(torch.from_numpy(frame.x), torch.from_numpy(frame.labels), config.classes, config.data)
         else:
-            run = RUNS.get(values[last_run])
+            run = RECORDINGS.get(values[last_run])
             if run is None or not run.frames:
                 raise ValueError("there is no generated grid yet: generate one in the first tab, or choose other pictures")
             yield read_pictures([(f"image {i + 1}", png) for i, png in enumerate(run.frames)], None, studio)
@@ -172,17 +171,17 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
         return clip_table.ranking(prompt, index.tolist(), values.tolist(), urls, r.clip.unknown_words(prompt))
 
     for trigger in (order.click, words.submit):
-        trigger(guarded(by_words), [words, shown], ranked, show_progress="hidden", api_visibility="private")
+        trigger(guarded(by_words), [words, shown], ranked, **HIDDEN)
     source.change(
         lambda s: (gr.File(visible=s == UPLOADS), gr.Group(visible=s == CHECKPOINT)),
-        source, [files, request_box], show_progress="hidden", api_visibility="private", queue=False,
+        source, [files, request_box], **INSTANT,
     )  # fmt: skip
-    reset.click(lambda n: prompts_for(studio, n), model, prompts, show_progress="hidden", api_visibility="private", queue=False)
+    reset.click(lambda n: prompts_for(studio, n), model, prompts, **INSTANT)
 
     def follow(model_name, text):
         """Another model brings its own classes, unless the prompts were written by hand."""
         ours = {prompts_for(studio, n) for n in studio.checkpoints()}
         return prompts_for(studio, model_name) if str(text).strip() in ours else gr.skip()
 
-    model.change(follow, [model, prompts], prompts, show_progress="hidden", api_visibility="private", trigger_mode="always_last")
+    model.change(follow, [model, prompts], prompts, **HIDDEN, trigger_mode="always_last")
     return controls

@@ -11,10 +11,11 @@ from ddpm_app.diffusion.schedules import Schedule, make_schedule
 from ddpm_app.images import render
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Frame, Studio
-from ddpm_app.ui.components.base import DenoisePlayer, b64
-from ddpm_app.ui.events import Pace, idle, running, wire_run
+from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.player import Player
+from ddpm_app.ui.events import INSTANT, Pace, idle, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls, sampler_choices
-from ddpm_app.ui.replay import RUNS
+from ddpm_app.ui.replay import RECORDINGS
 
 GAP = 4
 PIXEL_BUDGET = 12_000_000  # of all frames of a run: a page holds them decoded, four bytes a pixel
@@ -35,9 +36,9 @@ def meta_of(frame: Frame) -> dict:
     }
 
 
-def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Schedule, view: DenoisePlayer, start, stop, extra: dict):
+def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Schedule, view: Player, start, stop, extra: dict):
     """Turn frames into messages for the player: only new ones, at most 12 messages a second, the first and last always."""
-    run, pace, waiting, at, head, every = RUNS.new(), Pace(), [], 0, {}, 1
+    run, pace, waiting, at, head, every = RECORDINGS.new(), Pace(), [], 0, {}, 1
     for moment in frames:
         moves = max(f.n for f in moment)
         k = max(moment, key=lambda f: f.n).i
@@ -54,7 +55,7 @@ def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Sched
         picture = exports.frame_picture(moment, columns, GAP)
         data = render.encode(picture, "png" if done else "jpeg")
         meta = [meta_of(f) for f in moment]
-        RUNS.add(run, data, meta, "   ".join(f"t {f.t:.0f}  sigma {f.sigma:.3g}  eval {f.nfe}/{f.evaluations}" for f in moment))
+        RECORDINGS.add(run, data, meta, "   ".join(f"t {f.t:.0f}  sigma {f.sigma:.3g}  eval {f.nfe}/{f.evaluations}" for f in moment))
         waiting.append((b64(data), meta))
         if k == 0 or done or pace.due():
             message = {**head, "at": at, "frames": [d for d, _ in waiting], "meta": [m for _, m in waiting], "done": done}
@@ -75,11 +76,11 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 other_sampler = gr.Dropdown(sampler_choices(), value="ddpm", label="Sampler B", visible=False)
                 other_scale = gr.Slider(0, 20, value=1.5, step=0.1, label="Guidance scale s, B", visible=False)
         with gr.Column(scale=3, min_width=320):
-            view = DenoisePlayer(elem_id="denoise-player")
+            view = Player(elem_id="denoise-player")
             note = gr.HTML("", elem_classes="note", apply_default_css=False)
     pair.change(
         lambda on: [gr.Dropdown(visible=on), gr.Slider(visible=on)],
-        pair, [other_sampler, other_scale], show_progress="hidden", api_visibility="private", queue=False,
+        pair, [other_sampler, other_scale], **INSTANT,
     )  # fmt: skip
 
     def denoise(values: dict):

@@ -12,32 +12,15 @@ from ddpm_app.diffusion.coding import State, curve
 from ddpm_app.images import render
 from ddpm_app.studio import compression, exports
 from ddpm_app.studio.studio import Studio
-from ddpm_app.ui.components.base import b64, export_animation, frames_missing
+from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.rate_curve import RateCurve
 from ddpm_app.ui.events import Pace, idle, running, wire_run
-from ddpm_app.ui.forms.image_source import GIVEN, TEST, build_source, whole
-from ddpm_app.ui.replay import RUNS
-from ddpm_app.ui.theme import asset
+from ddpm_app.ui.forms.image_source import GIVEN, TEST, build_source
+from ddpm_app.ui.forms.numbers import whole
+from ddpm_app.ui.replay import RECORDINGS
 
 GAP = 2
 FLOW_STEPS, FLOW_DRAWS = 30, 4
-
-
-class CodingView(gr.HTML):
-    """The receiver's states as they arrive: original beside decoded, scrubbed by bits; rate, distortion and cost with hover values."""
-
-    def __init__(self, **kwargs):
-        super().__init__(
-            value={"run": None},
-            html_template=asset("coding.html"),
-            css_template=asset("coding.css"),
-            js_on_load=asset("coding.js"),
-            apply_default_css=False,
-            server_functions=[frames_missing, export_animation],
-            **kwargs,
-        )
-
-    def api_info(self):
-        return {"type": "object", "description": "New states of a progressive code: run id, first index, base64 images, bits, errors."}
 
 
 def panels(state: State, original: torch.Tensor) -> Image.Image:
@@ -125,7 +108,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 elem_classes="mono",
             )
         with gr.Column(scale=3, min_width=320):
-            view = CodingView(elem_id="coding-view")
+            view = RateCurve(elem_id="coding-view")
 
     def run(values: dict):
         name = str(values[model] or "")
@@ -141,14 +124,23 @@ def build(studio: Studio, model: gr.Radio) -> None:
         T, dims, columns = config.schedule.get("T", 1000), images[0].numel(), exports.grid_columns(n)
         total = min(request.states, T - 1) + 2
         width, height = exports.frame_grid(images.numpy(), columns).size
-        told = "no class" if label == "none" else "each its own class" if label == "given" else f"class {label}"
-        head = {"run": RUNS.new(), "total": total, "w": width, "h": height, "gap": GAP, "T": T, "dims": dims, "what": f"{what}, {told}"}
+        told_class = "no class" if label == "none" else "each its own class" if label == "given" else f"class {label}"
+        head = {
+            "run": RECORDINGS.new(),
+            "total": total,
+            "w": width,
+            "h": height,
+            "gap": GAP,
+            "T": T,
+            "dims": dims,
+            "what": f"{what}, {told_class}",
+        }
         head["visited"] = f"{total - 2} of {T - 1} times t" + ("" if total - 2 == T - 1 else ", each counted for its stretch of steps")
         pace, seen, waiting, at = Pace(), [], [], 0
         for state in compression.code(studio, request, images, own):
             seen.append(state)
             data, meta = render.encode(panels(state, images), "png"), meta_of(state, dims)
-            RUNS.add(head["run"], data, meta, compression.caption(state, 0, dims))
+            RECORDINGS.add(head["run"], data, meta, compression.caption(state, 0, dims))
             waiting.append((b64(data), meta))
             if len(seen) == 1 or state.t == 0 or pace.due():
                 message = {**head, "at": at, "frames": [d for d, _ in waiting], "meta": [m for _, m in waiting]}

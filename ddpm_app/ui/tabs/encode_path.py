@@ -10,12 +10,14 @@ from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.images import render
 from ddpm_app.studio import exports, interpolate
 from ddpm_app.studio.studio import Studio
-from ddpm_app.ui.components.base import DenoisePlayer, b64
-from ddpm_app.ui.events import Pace, idle, running, wire_run
-from ddpm_app.ui.forms.image_source import TEST, build_source, whole
+from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.player import Player
+from ddpm_app.ui.components.strip import Strip
+from ddpm_app.ui.events import INSTANT, Pace, idle, running, wire_run
+from ddpm_app.ui.forms.image_source import TEST, build_source
+from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.forms.sampling import UI_SEED, sampler_choices
-from ddpm_app.ui.replay import RUNS
-from ddpm_app.ui.theme import asset
+from ddpm_app.ui.replay import RECORDINGS
 
 STRIP = 9
 WAYS = [("two images, through the probability flow", "ode"), ("two images, noised to t", "noise"), ("two seeds", "seeds")]
@@ -24,23 +26,6 @@ ABOUT = {
     "noise": "Both are noised to t and mixed there; the higher t, the more the model makes up (Ho et al., figure 8).",
     "seeds": "The noises of two seeds, joined by a great circle: the ends are what Generate makes of them.",
 }
-
-
-class PathStrip(gr.HTML):
-    """The images from end to end as they form."""
-
-    def __init__(self, **kwargs):
-        super().__init__(
-            value={"run": None},
-            html_template=asset("path.html"),
-            css_template=asset("path.css"),
-            js_on_load=asset("path.js"),
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def api_info(self):
-        return {"type": "object", "description": "A strip of images between two ends: run id, base64 PNG, labels, progress."}
 
 
 def chosen(n: int, most: int = STRIP) -> list[int]:
@@ -82,8 +67,8 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 elem_classes="mono", elem_id="path-command",
             )  # fmt: skip
         with gr.Column(scale=3, min_width=320):
-            view = PathStrip(elem_id="path-strip")
-            player = DenoisePlayer(
+            view = Strip(elem_id="path-strip")
+            player = Player(
                 fps=12, elem_id="path-player", empty=("No animation yet", "It is made of the strip's images, and more of them.")
             )
 
@@ -92,8 +77,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
         shown = [gr.Slider(visible=value == "noise"), gr.Checkbox(visible=value == "noise"), gr.Row(visible=value != "ode")]
         return [gr.Radio(info=ABOUT.get(value, "")), *shown, gr.Column(visible=images), gr.Column(visible=images)]
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    way.change(ways, way, [way, t, share, seeds, first.box, second.box], **quiet)
+    way.change(ways, way, [way, t, share, seeds, first.box, second.box], **INSTANT)
 
     def run(values: dict):
         name, kind = str(values[model] or ""), str(values[way])
@@ -117,7 +101,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
         ends = "" if kind == "seeds" else "--test {} {}".format(*tests) if len(tests) == 2 else "--images A.png B.png"
         yield {command: request.as_command(ends)}
         picks, weights, pace = chosen(request.frames), request.weights.tolist(), Pace()
-        tag, back = RUNS.new(), SAMPLERS[request.sampler].steps_for(request.evaluations)
+        tag, back = RECORDINGS.new(), SAMPLERS[request.sampler].steps_for(request.evaluations)
         up = max((request.evaluations + 1) // 2, 2) - 1 if kind == "ode" else 0
         for moment in interpolate.interpolate(studio, request, pictures):
             if moment.phase == "encode":
@@ -144,9 +128,9 @@ def build(studio: Studio, model: gr.Radio) -> None:
             status += f"; A and B come back to {moment.error[0]:.2f} and {moment.error[1]:.2f} grey levels (rms)"
         metas = [[{"tiles": [["from A to B", f"{w:.3f}"], ["frame", f"{k + 1} / {request.frames}"]]}] for k, w in enumerate(weights)]
         for image, w, meta in zip(moment.images, weights, metas):
-            RUNS.add(tag, render.encode(exports.picture(image), "png"), meta, f"{w:.2f}")
+            RECORDINGS.add(tag, render.encode(exports.picture(image), "png"), meta, f"{w:.2f}")
         h, w = moment.images.shape[2:]
-        message = {"run": tag, "at": 0, "total": request.frames, "frames": [b64(f) for f in RUNS.get(tag).frames], "meta": metas}
+        message = {"run": tag, "at": 0, "total": request.frames, "frames": [b64(f) for f in RECORDINGS.get(tag).frames], "meta": metas}
         message |= {
             "panels": {"titles": ["from A to B"], "w": w, "h": h, "gap": 0},
             "curve": None,

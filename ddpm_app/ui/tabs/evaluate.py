@@ -25,9 +25,10 @@ from ddpm_app.studio import exports
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
-from ddpm_app.ui.events import Pace, idle, wire_runs
+from ddpm_app.ui.components.results import Results
+from ddpm_app.ui.events import INSTANT, Pace, idle, wire_runs
+from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.forms.sampling import sampler_choices
-from ddpm_app.ui.theme import asset
 
 CHOICES = [
     ("Frechet distance", "fid"), ("Kernel distance", "kid"), ("Inception score", "is"), ("Precision, recall", "prc"),
@@ -36,23 +37,6 @@ CHOICES = [
 ]  # fmt: skip
 MOST_N = 50_000
 PAIRS, SHOWN = 10, 36  # neighbours in the strip; samples of a point of the curve
-
-
-class EvaluateView(gr.HTML):
-    """Progress, the table of results, and what lies behind them. See assets/evaluate.js for its value."""
-
-    def __init__(self, value: dict | None = None, **kwargs):
-        super().__init__(
-            value=value or {"run": None},
-            html_template=asset("evaluate.html"),
-            css_template=asset("evaluate.css"),
-            js_on_load=asset("evaluate.js"),
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def api_info(self):
-        return {"type": "object", "description": "Measured numbers of a model with their protocols, and how far a run is."}
 
 
 def stored_value(studio: Studio, name: str | None) -> dict:
@@ -74,12 +58,6 @@ def png_strip(pairs) -> dict:
         "columns": len(pairs),
         "width": picture.width,
     }
-
-
-def whole(value, name: str) -> int:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value != int(value):
-        raise ValueError(f"{name} is {value!r}; a whole number is accepted")
-    return int(value)
 
 
 class Form:
@@ -176,7 +154,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 )  # fmt: skip
                 curve = gr.Button("Draw the curve", elem_id="evaluate-curve")
         with gr.Column(scale=3, min_width=320):
-            view = EvaluateView(stored_value(studio, model.value), elem_id="evaluate-view")
+            view = Results(stored_value(studio, model.value), elem_id="evaluate-view")
 
     def at_rest() -> dict:
         return {**idle(start, stop), curve: gr.Button(interactive=True)}
@@ -243,7 +221,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
     inputs = {model, axis, *form.fields}
     wire_runs([(start, measure, inputs), (curve, draw, inputs)], stop, [view, start, stop, curve], at_rest, failed, "evaluate-view")
-    model.change(lambda name: stored_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
+    model.change(lambda name: stored_value(studio, name), model, view, **INSTANT)
 
 
 def point_value(p: Point) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -12,13 +11,14 @@ from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.images import render
 from ddpm_app.images.decode import PictureError, centre_crop, crop_preview, open_picture, to_array
 from ddpm_app.studio.studio import Studio, forward_noise
-from ddpm_app.ui.components.base import DenoisePlayer, ForwardView, UploadedPicture, b64
-from ddpm_app.ui.events import guarded, wire_run
+from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.noise_view import NoiseView
+from ddpm_app.ui.components.player import Player
+from ddpm_app.ui.components.upload import UploadedPicture, offer_examples
+from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
-from ddpm_app.ui.replay import RUNS
+from ddpm_app.ui.replay import RECORDINGS
 from ddpm_app.ui.tabs.denoise import alpha_bar_curve, play
-
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.png"))
 
 
 def model_picture(path: str, studio: Studio, name: str) -> np.ndarray:
@@ -36,7 +36,7 @@ def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
     names = [own, *[k for k in ("linear", "cosine", "sigmoid") if k != own]]
     schedules = {k: own_schedule if k == own else make_schedule(k, own_schedule.T) for k in names}
     return {
-        "run": RUNS.new(),
+        "run": RECORDINGS.new(),
         "size": config.network.image_size,
         "channels": config.network.in_channels,
         "x0": b64(x0.tobytes()),
@@ -63,16 +63,15 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
                 height=230,
                 elem_id="forward-picture",
             )
-            if EXAMPLES:
-                gr.Examples([str(e) for e in EXAMPLES], picture, label="Examples", cache_examples=False, api_visibility="private")
+            offer_examples(picture)
             t = gr.Slider(0, 1000, value=400, step=1, label="t", info="0 is the picture, T pure noise.", elem_id="forward-t")
             with gr.Row(elem_classes="run-row"):
                 start = gr.Button("Denoise from here", variant="primary", elem_id="forward-start", min_width=140)
                 stop = gr.Button("Stop", interactive=False, elem_id="forward-stop", min_width=80)
             controls = build_controls(studio, model, n=4, most=16, rows=False, evaluations=30, can_unlock=False)
         with gr.Column(scale=3, min_width=320):
-            view = ForwardView(elem_id="forward-view")
-            player = DenoisePlayer(elem_id="forward-player")
+            view = NoiseView(elem_id="forward-view")
+            player = Player(elem_id="forward-player")
 
     refused: dict[str, float] = {}
 
@@ -91,10 +90,8 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
 
     show = guarded(load)
     for event in (picture.change, model.change, controls.seed.change):
-        loaded = event(
-            show, [picture, model, controls.seed, t], view, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
-        )
-        loaded.failure(lambda: {"run": None}, None, view, show_progress="hidden", api_visibility="private", queue=False)
+        loaded = event(show, [picture, model, controls.seed, t], view, **HIDDEN, trigger_mode="always_last")
+        loaded.failure(lambda: {"run": None}, None, view, **INSTANT)
     t.change(None, t, None, js="(t) => { if (window.ddpmForward) window.ddpmForward(t); }", api_visibility="private", queue=False)
 
     def denoise(values: dict):

@@ -12,11 +12,12 @@ import torch
 from ddpm_app.images import png_settings, render
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Frame, Request, Studio
-from ddpm_app.ui.components.base import ImageGrid, b64
-from ddpm_app.ui.events import Pace, guarded, idle, running, wire_run
+from ddpm_app.ui.components.base import b64
+from ddpm_app.ui.components.image_grid import ImageGrid
+from ddpm_app.ui.events import HIDDEN, INSTANT, Pace, guarded, idle, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
 from ddpm_app.ui.forms.steering import build_steer, ranked_view, settings_of
-from ddpm_app.ui.replay import RUNS
+from ddpm_app.ui.replay import RECORDINGS
 
 
 def grid_head(request: Request, frame: Frame, classes: tuple[str, ...]) -> dict:
@@ -61,7 +62,7 @@ def finished(studio: Studio, request: Request, frame: Frame, head: dict, classes
         message["status"] += f". CLIP has never read {', '.join(words)}"
     run = head["run"]
     for i in order:  # what the ZIP holds
-        RUNS.add(run, pngs[i])
+        RECORDINGS.add(run, pngs[i])
     return message
 
 
@@ -96,7 +97,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
         request, seed_update = controls.request(values, **steer.fields(values))
         classes = studio.steering.classes(request, studio.checkpoint(request.checkpoint).config)
         shared = dataclasses.replace(request, checkpoint=studio.address(request.checkpoint))  # runs elsewhere, too
-        run, pace, head = RUNS.new(), Pace(), {}
+        run, pace, head = RECORDINGS.new(), Pace(), {}
         for frame in studio.sample(request):
             status = f"evaluation {frame.nfe} of {frame.evaluations}"
             message = {"run": run, "progress": frame.i / frame.n, "status": status}
@@ -132,8 +133,8 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
             raise ValueError("this image's settings could not be read") from None
         return restored(data)
 
-    model.change(lambda name: hero_value(studio, name), model, view, show_progress="hidden", api_visibility="private", queue=False)
+    model.change(lambda name: hero_value(studio, name), model, view, **INSTANT)
     restores = [*controls.restored, *steer.inputs]
-    drop.upload(guarded(restore_file), drop, [*restores, drop], show_progress="hidden", api_visibility="private")
-    view.recall(guarded(restore_click), None, restores, show_progress="hidden", api_visibility="private")
+    drop.upload(guarded(restore_file), drop, [*restores, drop], **HIDDEN)
+    view.recall(guarded(restore_click), None, restores, **HIDDEN)
     return controls

@@ -16,33 +16,14 @@ from ddpm_app.toy import playground as use_cases
 from ddpm_app.toy.shapes import SHAPES
 from ddpm_app.toy.training import ToyTrainConfig
 from ddpm_app.ui.components.base import b64
-from ddpm_app.ui.events import Newest, Pace, guarded, idle, running, wire_runs
+from ddpm_app.ui.components.plane import Plane
+from ddpm_app.ui.events import HIDDEN, NewestRuns, Pace, guarded, idle, running, wire_runs
 from ddpm_app.ui.tabs import lab_experiments
-from ddpm_app.ui.theme import asset
 
 LAB = use_cases.Lab()
 DENOISERS = [("learned network", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points (1,000)", "points")]
 FIELDS = [("none", "none"), ("learned", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points", "points")]
 FIELDS += [("difference of learned and exact", "difference")]
-
-
-class LabPlane(gr.HTML):
-    """The plane: data, particles on their way, contours and a field, drawn in the browser; triggers sketch with {strokes}."""
-
-    def __init__(self, **kwargs):
-        super().__init__(
-            value={"run": None},
-            html_template=asset("lab.html"),
-            css_template=asset("lab.css"),
-            js_on_load=asset("lab.js"),
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def api_info(self):
-        return {"type": "object", "description": "Points, particles and fields of the plane."}
-
-
 LOCK, UNLOCK = {"run": None, "locked": True}, {"run": None}  # what is shown stays; locked: no drawing while something runs
 
 
@@ -96,7 +77,7 @@ def build(tab: gr.Tab) -> None:
                 T = gr.Number(1000, label="T", precision=0, info="Steps of the schedule, 2 or more.")
                 betas = gr.Textbox("", label="Betas", placeholder="0.0001, 0.02", info="First and last, for linear and quadratic.")
         with gr.Column(scale=3, min_width=320):
-            view = LabPlane(elem_id="lab-plane")
+            view = Plane(elem_id="lab-plane")
             note = gr.HTML("", elem_classes="note", elem_id="lab-note", apply_default_css=False)
             with gr.Row(elem_classes="plain-row"):
                 kind = gr.Dropdown(FIELDS, value="none", label="Vector field", elem_id="lab-field", min_width=150)
@@ -158,10 +139,10 @@ def build(tab: gr.Tab) -> None:
         yield {note: "Sampling", **at_work()}
         yield {**sample(values), **at_rest()}
 
-    newest = Newest()
+    newest = NewestRuns()
 
     def opened(values: dict, visitor: gr.Request):
-        if values[busy] or newest.any(visitor):  # alive on opening; what was trained or drawn stays
+        if values[busy] or newest.has_run(visitor):  # alive on opening; what was trained or drawn stays
             return
         run = newest.begin(visitor)
         yield {note: "Sampling"}
@@ -256,18 +237,17 @@ def build(tab: gr.Tab) -> None:
     def failed() -> dict:
         return {view: UNLOCK, note: "", **at_rest()}
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     starts = [(start, go, plane_inputs), (train, learn, training_inputs)]
     for event in wire_runs(starts, stop, [own, view, note, busy, start, stop, *closed], stopped, failed, newest=newest):
-        event.success(guarded(redrawn), plane_inputs, [view], **quiet)
+        event.success(guarded(redrawn), plane_inputs, [view], **HIDDEN)
     for component in (data, noise, *mixture.values()):
-        component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **quiet)
-    tab.select(guarded(opened), plane_inputs, [view, note], **quiet)
+        component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **HIDDEN)
+    tab.select(guarded(opened), plane_inputs, [view, note], **HIDDEN)
     for component in (kind, level):
-        component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **quiet)
-    contour.click(guarded(show_contours), plane_inputs, [view, note], **quiet)
-    upload.upload(guarded(uploaded), [upload, busy], [own, view, note, label], **quiet)
-    view.sketch(guarded(sketched), [busy], [own, view, note, label], **quiet)
+        component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **HIDDEN)
+    contour.click(guarded(show_contours), plane_inputs, [view, note], **HIDDEN)
+    upload.upload(guarded(uploaded), [upload, busy], [own, view, note, label], **HIDDEN)
+    view.sketch(guarded(sketched), [busy], [own, view, note, label], **HIDDEN)
     lab_experiments.build(c, setup_of)
 
 

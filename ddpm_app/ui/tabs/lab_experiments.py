@@ -13,8 +13,9 @@ from ddpm_app.toy.experiments import EVALUATIONS, EXPERIMENTS
 from ddpm_app.toy.playground import Setup, clouds_value
 from ddpm_app.toy.sweeps import DEFAULT_PAIRS, DEFAULT_T, ExperimentEvent, Scale
 from ddpm_app.toy.tables import parse_numbers, parse_pairs, summarise, to_csv
+from ddpm_app.ui.components.experiment import ExperimentOutput, progress
+from ddpm_app.ui.components.point_clouds import PointClouds
 from ddpm_app.ui.events import Pace, idle, running, wire_runs
-from ddpm_app.ui.theme import asset
 
 BUTTONS = {
     "steps": "Against T",
@@ -24,23 +25,6 @@ BUTTONS = {
     "classifier": "Training-free classifier",
     "likelihood": "Likelihood honesty",
 }
-
-
-class Ways(gr.HTML):
-    """Points of the three ways to a class, side by side, with a slider for the scale."""
-
-    def __init__(self, **kwargs):
-        super().__init__(
-            value=None,
-            html_template=asset("ways.html"),
-            css_template=asset("ways.css"),
-            js_on_load=asset("ways.js"),
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def api_info(self):
-        return {"type": "object", "description": "Points of the three ways to a class."}
 
 
 def parse_field(parse: Callable[[str], list], text: object, what: str, most: int = 12) -> list:
@@ -93,10 +77,10 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
                 t = gr.Textbox(
                     "", label="t of the training-free classifier", info="Empty: averaged over the whole schedule.", elem_id="lab-t"
                 )  # a Number shows 0
-        bar = gr.HTML("", elem_classes="note", elem_id="lab-progress", apply_default_css=False, css_template=BAR_CSS)
-        curve = gr.HTML("", elem_id="lab-curve", apply_default_css=False, css_template=CURVE_CSS)
-        ways = Ways(elem_id="lab-ways")
-        rows_view = gr.HTML("", elem_id="lab-rows", apply_default_css=False, css_template=ROWS_CSS)
+        bar = ExperimentOutput(elem_classes="note", elem_id="lab-progress")
+        curve = ExperimentOutput(elem_id="lab-curve")
+        ways = PointClouds(elem_id="lab-ways")
+        rows_view = ExperimentOutput(elem_id="lab-rows")
 
     def events_of(what: str, values: dict, setup: Setup) -> Iterator[ExperimentEvent]:
         run, data, chosen = EXPERIMENTS[what][0], setup.data, int(values[c.seed] or 0) % 2**31
@@ -122,12 +106,12 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
             setup, pace, rows, pictures = setup_of(values), Pace(4), [], []
             events = events_of(what, values, setup)
             busy = {b: gr.Button(interactive=False) for b in buttons.values()}
-            yield {bar: _bar(0, "starting"), curve: "", rows_view: "", ways: None, **busy, **running(buttons[what], halt)}
+            yield {bar: progress(0, "starting"), curve: "", rows_view: "", ways: None, **busy, **running(buttons[what], halt)}
             for event in events:
                 rows += event.rows
                 pictures += [event.picture] if event.picture else []
                 if event.rows or event.picture or pace.due():
-                    message = {bar: _bar(event.fraction, f"{BUTTONS[what]}: {event.text}")}
+                    message = {bar: progress(event.fraction, f"{BUTTONS[what]}: {event.text}")}
                     if event.rows:
                         message[rows_view] = plots.table(summarise(rows, what), to_csv(rows), f"{what}-{setup.data.name}")
                     if event.rows or (event.picture and "grid" in event.picture):
@@ -136,7 +120,7 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
                     if event.picture and "method" in event.picture:
                         message[ways] = clouds_value(setup.data, pictures)
                     yield message
-            yield {bar: _bar(1, f"{BUTTONS[what]}: done"), **at_rest()}
+            yield {bar: progress(1, f"{BUTTONS[what]}: done"), **at_rest()}
 
         return run_experiment
 
@@ -152,20 +136,3 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
     inputs = c.inputs | {c.seed, c.label, seeds, lengths, betas, t}
     starts = [(button, runner(name), inputs) for name, button in buttons.items()]
     wire_runs(starts, halt, [bar, curve, ways, rows_view, *buttons.values(), halt], stopped, failed)
-
-
-def _bar(fraction: float, text: str) -> str:
-    return f"<progress max='1' value='{fraction:.3f}' aria-label='Experiment'></progress> {fraction:.0%} {html.escape(text)}"
-
-
-BAR_CSS = """progress { width: min(220px, 40%); height: 8px; appearance: none; border: 0; border-radius: 4px; overflow: hidden; }
-progress::-webkit-progress-bar { background: var(--border-color-primary); }
-progress::-webkit-progress-value { background: var(--color-accent); } progress::-moz-progress-bar { background: var(--color-accent); }"""
-CURVE_CSS = """.panels { display: flex; flex-wrap: wrap; gap: 14px; } .lines { max-width: 100%; height: auto; }
-.lines line { stroke: var(--border-color-primary); } .lines .edge { stroke: var(--body-text-color); }
-.lines text { fill: var(--body-text-color-subdued); font-size: 11px; font-variant-numeric: tabular-nums; }"""
-ROWS_CSS = """.rows { overflow: auto; max-height: 380px; }
-table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; }
-th { position: sticky; top: 0; background: var(--background-fill-primary); }
-.csv { display: inline-block; margin-top: 8px; color: var(--link-text-color); }"""

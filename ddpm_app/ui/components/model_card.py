@@ -1,0 +1,57 @@
+"""A model's card as HTML: facts, measured numbers with their protocol, and the sample grid. All text is escaped."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.studio.exports import model_facts
+from ddpm_app.ui.components.base import Component, b64
+
+
+class ModelCard(Component):
+    """Its value is card_html of a checkpoint."""
+
+
+def card_html(checkpoint: Checkpoint) -> str:
+    """Facts, measured numbers with their protocol and the sample grid, escaped: a checkpoint may come from anywhere."""
+    f, e = model_facts(checkpoint), lambda v: html.escape(str(v))
+    facts = [
+        ("Data", f"{f['data']}, {f['image']}, {len(f['classes'])} classes"),
+        ("Architecture", f"U-Net, {f['channels']} channels x {'-'.join(map(str, f['multipliers']))}, {f['blocks']} blocks a level"),
+        ("Parameters", f"{f['parameters'] / 1e6:.2f} M"),
+        ("Predicts", f"{f['row']}, {f['schedule']} schedule, T = {f['T']}"),
+        ("Images seen", f"{f['images_seen']:,}"),
+        ("EMA", f["ema"] or "unknown"),
+        ("Place", f["place"]),
+    ]
+    rows = "".join(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in facts)
+    metrics = "".join(
+        f"<tr><td>{e(m.get('name'))}</td><td class='num'>{_number(m.get('value'))}</td><td>{e(m.get('protocol'))}</td></tr>"
+        for m in f["metrics"]
+        if isinstance(m, dict)
+    )
+    metrics += f"<tr><td colspan='3'>{e(f['metrics_error'])}</td></tr>" if f["metrics_error"] else ""
+    table = (
+        f"<table><thead><tr><th>Measured</th><th>Value</th><th>Protocol</th></tr></thead><tbody>{metrics}</tbody></table>"
+        if metrics
+        else "<p class='none'>No measured numbers are stored with this model.</p>"
+    )
+    samples = checkpoint.path / "samples.png"
+    picture = newest_sample(checkpoint.path) if not samples.is_file() else samples
+    image = (
+        f"<img alt='Samples of {e(checkpoint.name)}, one row a class' src='data:image/png;base64,{b64(picture.read_bytes())}'>"
+        if picture
+        else ""
+    )
+    return f"<div class='card'><div><h3>{e(checkpoint.name)}</h3><dl>{rows}</dl></div><div>{image}</div></div>{table}"
+
+
+def newest_sample(path: Path) -> Path | None:
+    """The last sample grid a run has written."""
+    return max((path / "samples").glob("*.png"), default=None)
+
+
+def _number(value) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else html.escape(str(value))

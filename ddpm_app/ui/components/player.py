@@ -1,0 +1,60 @@
+"""A player of denoising frames: x_t and the predicted x0 of one or two runs, played at the browser's pace, scrubbed and exported."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from ddpm_app.images import render
+from ddpm_app.ui.components.base import Component, b64
+from ddpm_app.ui.replay import RECORDINGS
+
+EXPORTS = {"gif": (render.gif, "image/gif"), "webp": (render.webp, "image/webp"), "mp4": (render.mp4, "video/mp4")}
+MOST_FRAMES = 400  # sent in one answer
+EXPORTED_FRAMES = 240  # of one animation
+
+# Both functions are called from the browser: anything may be in their query.
+
+
+def frames_missing(query: dict) -> list:
+    """[[index, base64 frame, meta], ...] of the frames in query["want"] of the run query["run"], at most MOST_FRAMES."""
+    query = query if isinstance(query, dict) else {}
+    recording, wanted = RECORDINGS.get(query.get("run")), query.get("want")
+    if recording is None or not isinstance(wanted, list):
+        return []
+    known = [i for i in wanted[:MOST_FRAMES] if isinstance(i, int) and 0 <= i < len(recording.frames)]
+    return [[i, b64(recording.frames[i]), recording.meta[i]] for i in known]
+
+
+def export_animation(query: dict) -> dict:
+    """{"data": base64, "type": MIME, "note": size} of a run as GIF, animated WebP or MP4, or {"error": one sentence}."""
+    query = query if isinstance(query, dict) else {}
+    recording, kind = RECORDINGS.get(query.get("run")), query.get("kind")
+    if recording is None or not recording.frames or kind not in EXPORTS:
+        return {"error": "This run is no longer kept; denoise again."}
+    encode, mime = EXPORTS[kind]
+    frames, captions = thin(recording.frames, EXPORTED_FRAMES), thin(recording.captions, EXPORTED_FRAMES)
+    pictures = [Image.open(io.BytesIO(f)).convert("RGB") for f in frames]
+    try:
+        data = encode(pictures, captions=captions)
+    except RuntimeError as error:
+        return {"error": str(error)}
+    return {"data": b64(data), "type": mime, "note": f"{len(frames)} frames, {len(data) / 1e6:.1f} MB"}
+
+
+def thin(items: list, most: int) -> list:
+    """At most `most` items, evenly chosen, first and last always."""
+    if len(items) <= most:
+        return items
+    return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
+
+
+class Player(Component):
+    """fps: frames played a second. empty: title and sentence shown before the first run, if not the template's own."""
+
+    description = "New frames of a run: run id, first index, total, base64 images, their levels."
+    server_functions = (frames_missing, export_animation)
+
+    def __init__(self, fps: int = 20, empty: tuple[str, str] | None = None, **options):
+        super().__init__({"run": None, **({"empty": list(empty)} if empty else {})}, fps=fps, **options)

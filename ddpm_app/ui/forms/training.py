@@ -1,0 +1,162 @@
+"""The Train tab's form: its controls, and the settings of a run that they add up to."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import gradio as gr
+
+from ddpm_app.diffusion.denoiser import ROWS, WEIGHTS
+from ddpm_app.diffusion.schedules import SCHEDULES
+from ddpm_app.flags import parse_flags, settings_to_flags
+from ddpm_app.networks.device import pick_device
+from ddpm_app.networks.unet import PRESETS
+from ddpm_app.training import runs
+from ddpm_app.training.config import TrainConfig
+from ddpm_app.training.probe import VALIDATIONS
+from ddpm_app.ui.forms.numbers import whole
+
+OWN = "own"
+DATA = [
+    ("MNIST (28 × 28, grey)", "mnist"),
+    ("CIFAR-10 (32 × 32, colour)", "cifar10"),
+    ("Digits (8 × 8, no download)", "digits"),
+    ("Own images", OWN),
+]
+# settings without a control of their own
+FURTHER = ("T", "weight_decay", "decay", "clip", "label_dropout", "flip", "averages", "dropout", "device", "precision", "compile")
+
+
+def own_data(path: str) -> str:
+    """A folder or .npz of this machine, as an absolute path. Raises ValueError."""
+    if not path.strip():
+        raise ValueError("give a folder with one sub-folder a class, or upload a ZIP of one")
+    place = Path(path.strip()).expanduser()
+    if not (place.is_dir() or (place.is_file() and place.suffix == ".npz")):
+        raise ValueError(f"{path.strip()[:200]} is neither a folder nor an .npz file on the machine the studio runs on")
+    return str(place.resolve())
+
+
+def further(text: str) -> dict:
+    """Settings without a control of their own, written as flags of train_unet.py: "--T 200 --flip no". Raises ValueError."""
+    try:
+        return parse_flags(TrainConfig, text, FURTHER)
+    except ValueError as error:
+        raise ValueError(f"further settings: {error}") from None
+
+
+def further_text(settings: dict) -> str:
+    """What further() reads back as the same settings; those at their defaults are left out."""
+    return shlex.join(settings_to_flags(TrainConfig, settings, FURTHER))
+
+
+class Form:
+    """The controls and what they add up to."""
+
+    def __init__(self):
+        t = {f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}
+        with gr.Group():
+            self.data = gr.Dropdown(DATA, value="mnist", label="Data", elem_id="train-data")
+            self.path = gr.Textbox(
+                label="Folder", placeholder="/home/me/photos", max_length=400, visible=False, elem_id="train-path",
+                info="On this machine, one sub-folder a class; or an .npz with arr_0 and arr_1.",
+            )  # fmt: skip
+            self.zip = gr.File(
+                label="Or a ZIP, one sub-folder a class", file_types=[".zip"], height=150, visible=False, elem_id="train-zip"
+            )
+            self.size = gr.Slider(8, 64, value=32, step=8, label="Pixels a side", visible=False)
+            self.preset = gr.Dropdown(
+                [("tiny: a CPU's half hour", "tiny"), ("small: a GPU's half hour", "small"), ("ddpm: Ho et al., 35.7 M", "ddpm")],
+                value="tiny", label="Network", elem_id="train-preset",
+            )  # fmt: skip
+            self.row = gr.Dropdown(list(ROWS), value=t["row"], label="Predicts", info="v and edm stand few-step sampling best.")
+            self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
+            self.minutes = gr.Number(30, label="Budget, minutes", elem_id="train-minutes")
+        with gr.Accordion("Advanced", open=False):
+            # no minimum, maximum or precision: Gradio would refuse, or round, before the command can say why
+            self.batch = gr.Number(t["batch"], label="Batch", elem_id="train-batch")
+            self.lr = gr.Number(t["lr"], label="Learning rate, peak")
+            self.warmup = gr.Number(t["warmup"], label="Warm-up, images")
+            self.ema = gr.Number(t["ema"], label="EMA length", info="A share of the run; 0.9 and more is a fixed decay.")
+            self.validations = gr.Number(
+                VALIDATIONS[1], label="Evaluations", elem_id="train-validations",
+                info="Validation, sample grid and saved state, this often over the budget.",
+            )  # fmt: skip
+            self.weight = gr.Dropdown(
+                list(WEIGHTS),
+                value=t["weight"],
+                label="Loss weight",
+                info="min-snr-5 makes better pictures soon; uniform costs fewer bits per dimension.",
+            )
+            self.seed = gr.Number(0, label="Seed")
+            self.further = gr.Textbox(
+                "", label="Further settings", placeholder="--T 200 --flip no --label-dropout 0.2", max_lines=1, max_length=300,
+                info="Flags of train_unet.py that have no control here.", elem_id="train-further",
+            )  # fmt: skip
+            self.name = gr.Textbox(label="Name", placeholder="chosen for you", max_length=60, elem_id="train-name")
+            self.init = gr.Textbox(label="Begin from the weights in", placeholder="a checkpoint or snapshot folder", max_length=400)
+            self.now = gr.Checkbox(False, label="Do not wait for the device", info="Otherwise one run at a time trains; the next waits.")
+
+    @property
+    def fields(self) -> list:
+        return list(vars(self).values())
+
+    def settings(self, values: dict) -> dict:
+        """Fields of TrainConfig. Raises ValueError for what cannot be trained."""
+        data = str(values[self.data])
+        if data not in [v for _, v in DATA]:
+            raise ValueError(f"unknown data {data[:40]!r}")
+        numbers = {k: values[getattr(self, k)] for k in ("minutes", "lr", "ema")}
+        for k, v in numbers.items():
+            if v is None:
+                raise ValueError(f"{k} is empty; a number is accepted")
+            if not isinstance(v, (int, float)) or isinstance(v, bool):
+                raise ValueError(f"{k} is {v!r}; a number is accepted")
+        settings = {
+            "data": data if data != OWN else own_data(str(values[self.path] or "")),
+            **{k: str(values[getattr(self, k)]) for k in ("preset", "row", "schedule", "weight")},
+            **{k: float(v) for k, v in numbers.items()},
+            **{k: whole(values[getattr(self, k)], k) for k in ("batch", "warmup", "seed")},
+            **further(str(values[self.further] or "")),
+        }
+        if data == OWN and whole(values[self.size], "pixels a side") != 32:
+            settings["image_size"] = int(values[self.size])
+        for k, names in (("preset", PRESETS), ("row", ROWS), ("schedule", SCHEDULES), ("weight", WEIGHTS)):
+            if settings[k] not in names:
+                raise ValueError(f"{k} is {settings[k][:40]!r}; {', '.join(names)} are known")
+        TrainConfig(**settings)
+        pick_device(settings.get("device", "auto"))
+        return settings
+
+    def extra(self, values: dict) -> list[str]:
+        """Arguments of train_unet.py beside TrainConfig's. Raises ValueError."""
+        validations = whole(values[self.validations], "evaluations", 1, 1000)
+        return [] if validations == VALIDATIONS[1] else ["--validations", str(validations)]
+
+    def name_of(self, values: dict, settings: dict) -> str:
+        return str(values[self.name] or "").strip() or runs.free_name(f"{Path(settings['data']).stem}-{settings['preset']}")
+
+    def from_run(self, run: runs.Run, snapshot: str) -> dict:
+        """Updates that set every control as the run's, beginning from one of its snapshots."""
+        place = next((p for p in run.snapshots() if p.name == snapshot), None)
+        if place is None:
+            raise ValueError(f"{run.name} has no such snapshot")
+        s = {**{f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}, **run.settings}
+        own = s["data"] not in [v for _, v in DATA]
+        path = str(Path(runs.read_json(run.folder / "job.json").get("cwd") or "", s["data"])) if own else ""  # as the run saw it
+        argv = run.job.get("argv") or []
+        count = next((after for arg, after in zip(argv, argv[1:]) if arg in ("--validations", "--marks")), "")  # --marks: older runs
+        same = {self.validations: int(count) if count.isdecimal() else VALIDATIONS[1]}
+        same |= {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
+        return {
+            **same,
+            self.data: OWN if own else s["data"],
+            self.path: gr.Textbox(path, visible=own),
+            self.zip: gr.File(visible=own),
+            self.size: gr.Slider(value=s["image_size"] or 32, visible=own),
+            self.further: further_text(s),
+            self.minutes: s["minutes"] or 30,
+            self.name: "",
+            self.init: str(place),
+        }
