@@ -24,10 +24,10 @@ def test_data_chosen_while_the_tab_opens_stay_chosen(browser, url, monkeypatch):
     tab_page.get_by_text("Press Train to fit a network").wait_for()
     gate.set()
     tab_page.wait_for_timeout(1500)
-    assert tab_page.evaluate(STATE + "&& lab().v.hint") == "circles" and "Press Train" in tab_page.inner_text("#lab-note")
+    assert tab_page.evaluate(STATE + "&& lab().value.hint") == "circles" and "Press Train" in tab_page.inner_text("#lab-note")
     tab_page.click("#lab-start")
     tab_page.get_by_text("these follow the exact denoiser").wait_for()
-    assert tab_page.evaluate("() => lab().v.hint").startswith("circles: ")
+    assert tab_page.evaluate("() => lab().value.hint").startswith("circles: ")
     tab_page.close()
 
 
@@ -39,7 +39,7 @@ def test_stopped_runs_start_again_and_say_that_they_stopped(page):  # noqa: F811
     page.locator("#lab-experiments").get_by_text("Experiments", exact=True).click()
     for _ in range(3):
         page.click("#lab-train")
-        page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
+        page.wait_for_function("() => lab().value && lab().value.hint === 'learning'")
         page.wait_for_selector("#lab-stop:not([disabled])")
         page.click("#lab-stop")
         at_rest(page)

@@ -37,7 +37,7 @@ def page(browser, url):
     page.set_default_timeout(60_000)
     page.goto(url)
     page.get_by_role("tab", name="Lab", exact=True).click()
-    page.wait_for_function(STATE + "&& lab().v && lab().v.move")
+    page.wait_for_function(STATE + "&& lab().value && lab().value.move")
     yield page
     page.close()
     assert trouble == []
@@ -68,7 +68,7 @@ def enter(page, selector, text):
 @pytest.mark.browser
 def test_particles_run_smoothly_and_scrub(page):
     """The way from noise to data plays in the browser: 2,000 particles, 30 frames a second or more on a quiet machine."""
-    page.wait_for_function("() => lab().v.move.n === 2000")
+    page.wait_for_function("() => lab().value.move.n === 2000")
     page.click("#lab-plane .play") if page.evaluate("() => lab().playing") else None
     page.locator("#lab-plane .scrub").fill("0")
     assert page.evaluate("() => lab().at") == 0
@@ -89,7 +89,7 @@ def test_particles_run_smoothly_and_scrub(page):
 @pytest.mark.browser
 def test_two_thousand_particles_run_at_thirty_frames_a_second(page):
     """Frames really drawn in two seconds of play, paths and contours off and on; says how many. For a machine that does nothing else."""
-    page.wait_for_function("() => lab().v.move.n === 2000")
+    page.wait_for_function("() => lab().value.move.n === 2000")
     page.locator("#lab-plane .speed").select_option("0.25")
     for extra in (False, True):
         page.locator("#lab-plane .show-paths").set_checked(extra)
@@ -107,29 +107,29 @@ def test_two_thousand_particles_run_at_thirty_frames_a_second(page):
 def test_a_field_chosen_while_a_run_goes_on_stays(page, monkeypatch):
     from ddpm_app.ui.tabs import lab as tab
 
-    page.wait_for_function("() => lab().v.move")
+    page.wait_for_function("() => lab().value.move")
     gate, move = threading.Event(), tab._move
     monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
     page.click("#lab-start")
     page.wait_for_selector("#lab-stop:not([disabled])")
     page.locator("#lab-field input").click()
     page.get_by_role("option", name="learned", exact=True).click()
-    page.wait_for_function("() => lab().v.field && lab().v.field.kind === 'arrows'")
+    page.wait_for_function("() => lab().value.field && lab().value.field.kind === 'arrows'")
     gate.set()
     page.wait_for_selector("#lab-start:not([disabled])")
-    page.wait_for_function("() => !lab().v.locked && lab().v.move && lab().v.field")
+    page.wait_for_function("() => !lab().value.locked && lab().value.move && lab().value.field")
 
 
 @pytest.mark.browser
 def test_contours_field_and_drawing(page):
     page.click("#lab-contours")
-    page.wait_for_function("() => lab().v.density && lab().v.move")
+    page.wait_for_function("() => lab().value.density && lab().value.move")
     page.locator("#lab-field input").click()
     page.get_by_role("option", name="difference of learned and exact").click()
-    page.wait_for_function("() => lab().v.field && lab().v.field.kind === 'heat'")
+    page.wait_for_function("() => lab().value.field && lab().value.field.kind === 'heat'")
     for _ in range(2):  # who changes their mind has the plane back
         page.click("#lab-plane .draw")
-    assert page.evaluate("() => lab().v.move.n === 2000 && lab().v.field.kind === 'heat'")
+    assert page.evaluate("() => lab().value.move.n === 2000 && lab().value.field.kind === 'heat'")
     page.click("#lab-plane .draw")
     page.locator("#lab-plane canvas").scroll_into_view_if_needed()
     box = page.locator("#lab-plane canvas").bounding_box()
@@ -138,9 +138,9 @@ def test_contours_field_and_drawing(page):
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.4 * box["height"], steps=8)
     page.mouse.up()
     page.click("#lab-plane .use")
-    page.wait_for_function("() => lab().v && lab().v.data && lab().v.data.name === 'drawn'")
+    page.wait_for_function("() => lab().value && lab().value.data && lab().value.data.name === 'drawn'")
     page.click("#lab-start")
-    page.wait_for_function("() => lab().v.move && lab().v.data.name === 'drawn'")
+    page.wait_for_function("() => lab().value.move && lab().value.data.name === 'drawn'")
     assert "exact denoiser" in page.inner_text("#lab-note")
 
 
@@ -150,7 +150,7 @@ def test_training_live(page):
     enter(page, "input[aria-label='number input for Steps']", "100")
     page.click("#lab-train")
     page.get_by_text("Step 100 of 100").wait_for()
-    page.wait_for_function("() => lab().v.move && lab().v.hint.includes('just trained')")
+    page.wait_for_function("() => lab().value.move && lab().value.hint.includes('just trained')")
     page.get_by_label("T", exact=True).fill("1")
     page.get_by_label("T", exact=True).press("Enter")
     page.wait_for_selector("#lab-train:not([disabled])")
@@ -176,13 +176,13 @@ def test_training_outlives_another_tab_and_keeps_its_data(page):
     page.get_by_text("Particles, seed and training").click()
     enter(page, "input[aria-label='number input for Steps']", "20000")
     page.click("#lab-train")
-    page.wait_for_function("() => lab().v && lab().v.hint === 'learning'")
+    page.wait_for_function("() => lab().value && lab().value.hint === 'learning'")
     for _ in range(2):
         page.get_by_role("tab", name="First").click()
         page.get_by_role("tab", name="Lab", exact=True).click()
     before = page.evaluate("() => lab().run")
     page.wait_for_function("b => lab().run !== b", arg=before)
-    assert page.evaluate("() => lab().v.hint") == "learning"
+    assert page.evaluate("() => lab().value.hint") == "learning"
     for button in ("#lab-start", "#lab-train", "#lab-plane .draw"):
         assert page.locator(button).is_disabled(), button
     assert page.locator("#lab-data input").is_disabled() and page.locator("#lab-stop").is_enabled()
@@ -191,7 +191,7 @@ def test_training_outlives_another_tab_and_keeps_its_data(page):
     page.get_by_text("Stopped.").wait_for()
     page.locator("#lab-data input").click()
     page.get_by_role("option", name="eight-gaussians").click()
-    page.wait_for_function("() => lab().v.data.name === 'eight-gaussians'")
+    page.wait_for_function("() => lab().value.data.name === 'eight-gaussians'")
     page.locator("#lab-class input").click()
     page.wait_for_function("() => document.querySelectorAll('ul li[role=option]').length === 9")  # the closing list of data fades first
 
@@ -255,7 +255,7 @@ def test_bad_uploads_leave_the_lab_usable(page, tmp_path):
         page.get_by_text(sentence).wait_for()
         before = page.evaluate("() => lab().run")
         page.click("#lab-start")
-        page.wait_for_function("b => lab().run !== b && lab().v.move", arg=before)
+        page.wait_for_function("b => lab().run !== b && lab().value.move", arg=before)
         at_rest(page)
 
 
@@ -264,12 +264,12 @@ def test_the_mixture_has_sliders(page):
     assert not page.locator("#lab-components").is_visible()
     page.locator("#lab-data input").click()
     page.get_by_role("option", name="mixture").click()
-    page.wait_for_function("() => lab().v.data.name === 'mixture' && lab().v.data.classes.length === 3")
+    page.wait_for_function("() => lab().value.data.name === 'mixture' && lab().value.data.classes.length === 3")
     page.locator("#lab-components input[type=number]").fill("7")
     page.locator("#lab-components input[type=number]").press("Enter")
-    page.wait_for_function("() => lab().v.data.classes.length === 7")
+    page.wait_for_function("() => lab().value.data.classes.length === 7")
     page.click("#lab-start")
-    page.wait_for_function("() => lab().v.move && lab().v.data.name === 'mixture'")
+    page.wait_for_function("() => lab().value.move && lab().value.data.name === 'mixture'")
 
 
 @pytest.mark.browser

@@ -40,7 +40,7 @@ def state(page, view, key):
     """What a component's JavaScript holds, e.g. key "__player"."""
     return page.evaluate(
         """([id, key]) => { for (const e of document.querySelectorAll(`#${id}, #${id} *`)) if (e[key]) { const s = e[key];
-        return { drawn: s.drawn, total: s.total, have: (s.f || []).filter(Boolean).length, done: s.done, pngs: s.pngs, run: s.run, cur: s.cur }; } }""",
+        return { drawn: s.drawn, total: s.total, have: (s.frames || []).filter(Boolean).length, done: s.done, pngs: s.pngs, run: s.run, cur: s.shown }; } }""",
         [view, key],
     )
 

@@ -1,78 +1,167 @@
-const $ = s => element.querySelector(s);
-const S = element.__grid = { run: null, labels: [], pngs: [], settings: [], size: [32, 32], chosen: -1, drawn: 0 };
-const bytes = b => Uint8Array.from(atob(b), c => c.charCodeAt(0));
-const decode = (b, type) => createImageBitmap(new Blob([bytes(b)], { type }));
-const text = (tag, content, cls) => { const e = document.createElement(tag); e.textContent = content; if (cls) e.className = cls; return e; };
+// value = {run, labels, size: [w, h], order, columns, rows: [header] or null}, and as the run goes on
+// progress, status, preview (base64 of all cells in one picture) with preview_columns,
+// and at the end done, pngs: [base64], settings: [[[name, text], ...]] an image, ranked (of a re-ranked run).
+// Without a run: hero, the address of an animation for the empty state.
+const state = (element.__grid = { run: null, stopped: null, chosen: -1, drawn: 0, labels: [], pngs: [], settings: [] });
 
-function arrange(box, order, columns, rows) { // put existing cells into a box, in this order, with a header a row; columns 0: as many as fit
-  const widest = Math.max(40, Math.min(112, Math.floor(760 / columns))); box.textContent = '';
-  box.style.gridTemplateColumns = (rows ? 'max-content ' : '') + (columns ? `repeat(${columns}, minmax(0, ${widest}px))` : 'repeat(auto-fill, 64px)');
-  order.forEach((i, k) => {
-    if (rows && k % columns === 0) box.append(text('div', rows[k / columns] ?? '', 'rowhead'));
-    S.cells[i].querySelector('span').hidden = !!rows && !S.scores; box.append(S.cells[i]);
+// Put existing cells into a box, in this order, with a header a row. columns 0: as many as fit.
+function arrange(box, order, columns, rows) {
+  const widest = clamp(Math.floor(760 / columns), 40, 112);
+  const cells = columns ? `repeat(${columns}, minmax(0, ${widest}px))` : 'repeat(auto-fill, 64px)';
+  box.textContent = '';
+  box.style.gridTemplateColumns = (rows ? 'max-content ' : '') + cells;
+  order.forEach((i, place) => {
+    if (rows && place % columns === 0) box.append(el('div', rows[place / columns] ?? '', 'rowhead'));
+    state.cells[i].querySelector('span').hidden = !!rows && !state.scores;
+    box.append(state.cells[i]);
   });
 }
-function build(v) {
-  S.labels = v.labels; S.size = v.size; S.pngs = []; S.settings = []; S.cells = []; S.scores = null; choose(-1);
-  S.canvases = [];
-  v.order.forEach(i => {
-    const cell = document.createElement('button'); cell.type = 'button'; cell.className = 'cell'; cell.disabled = true; cell.dataset.i = i;
-    cell.setAttribute('role', 'listitem'); cell.setAttribute('aria-label', `Image ${i + 1}: ${v.labels[i]}`); cell.setAttribute('aria-pressed', 'false');
-    const c = document.createElement('canvas'); [c.width, c.height] = v.size; cell.append(c, text('span', v.labels[i])); S.canvases[i] = c; S.cells[i] = cell;
+
+function buildCell(i, label, [width, height]) {
+  const cell = el('button', undefined, 'cell');
+  cell.type = 'button';
+  cell.disabled = true;
+  cell.dataset.i = i;
+  cell.setAttribute('role', 'listitem');
+  cell.setAttribute('aria-label', `Image ${i + 1}: ${label}`);
+  cell.setAttribute('aria-pressed', 'false');
+  const canvas = el('canvas');
+  canvas.width = width;
+  canvas.height = height;
+  cell.append(canvas, el('span', label));
+  state.canvases[i] = canvas;
+  state.cells[i] = cell;
+}
+
+function build(value) {
+  const { labels, size } = value;
+  Object.assign(state, { labels, size, pngs: [], settings: [], cells: [], canvases: [], scores: null });
+  choose(-1);
+  for (const i of value.order) buildCell(i, labels[i], size);
+  $('.rejected').hidden = true;
+  $('.rejected .cells').textContent = '';
+  arrange($('.stage .cells'), value.order, value.columns, value.rows);
+  $('.stage').classList.add('has');
+  $('.zip').hidden = true;
+}
+
+// The kept images in their places, the rejected ones below, each with its score.
+function showRanked(ranked) {
+  const { scores, layout, rejected } = ranked;
+  state.scores = scores;
+  const caption = i => state.cells[i].querySelector('span');
+  scores.forEach((score, i) => {
+    const label = state.labels[i];
+    caption(i).textContent = layout.rows ? score : `${score} ${label}`;
+    state.cells[i].setAttribute('aria-label', `Image ${i + 1}: ${label}, ${ranked.score_name} ${score}`);
   });
-  $('.rejected').hidden = true; $('.rejected .cells').textContent = ''; arrange($('.stage .cells'), v.order, v.columns, v.rows);
-  $('.stage').classList.add('has'); $('.zip').hidden = true;
+  arrange($('.stage .cells'), layout.order, layout.columns, layout.rows);
+  arrange($('.rejected .cells'), rejected, 0, null);
+  for (const i of rejected) caption(i).textContent = `${scores[i]} ${state.labels[i]}`;
+  $('.rejected').hidden = false;
+  $('.rejected').open = true;
+  $('.rejected summary').textContent = `Rejected: ${rejected.length}, by ${ranked.score_name}, the best first`;
 }
-function showRanked(r) { // the kept ones in their places, the rejected ones below, each with its score
-  S.scores = r.scores;
-  r.scores.forEach((s, i) => { S.cells[i].querySelector('span').textContent = r.layout.rows ? s : `${s} ${S.labels[i]}`;
-    S.cells[i].setAttribute('aria-label', `Image ${i + 1}: ${S.labels[i]}, ${r.score_name} ${s}`); });
-  arrange($('.stage .cells'), r.layout.order, r.layout.columns, r.layout.rows);
-  arrange($('.rejected .cells'), r.rejected, 0, null);
-  r.rejected.forEach(i => S.cells[i].querySelector('span').textContent = `${r.scores[i]} ${S.labels[i]}`);
-  $('.rejected').hidden = false; $('.rejected').open = true; $('.rejected summary').textContent = `Rejected: ${r.rejected.length}, by ${r.score_name}, the best first`;
+
+// One picture holds all cells; it is cut up here.
+async function showPreview(base64, columns, run) {
+  const picture = await decodeImage(base64);
+  if (run !== state.run || state.pngs.length) return;
+  const [width, height] = state.size;
+  state.canvases.forEach((canvas, i) => {
+    const x = (i % columns) * width;
+    const y = Math.floor(i / columns) * height;
+    canvas.getContext('2d').drawImage(picture, x, y, width, height, 0, 0, width, height);
+  });
+  state.drawn++;
 }
-async function preview(b, columns, tag) { // one picture holding all cells, cut up here
-  const m = await decode(b, 'image/jpeg'); if (tag !== S.run || S.pngs.length) return;
-  const [w, h] = S.size; S.canvases.forEach((c, i) => c.getContext('2d').drawImage(m, (i % columns) * w, Math.floor(i / columns) * h, w, h, 0, 0, w, h)); S.drawn++;
+
+async function finish(value, run) {
+  const pictures = await Promise.all(value.pngs.map(decodeImage));
+  if (run !== state.run) return;
+  state.pngs = value.pngs;
+  state.settings = value.settings;
+  pictures.forEach((picture, i) => state.canvases[i].getContext('2d').drawImage(picture, 0, 0));
+  if (value.ranked) showRanked(value.ranked);
+  for (const cell of element.querySelectorAll('.cell')) cell.disabled = false;
+  $('.zip').hidden = false;
+  state.drawn++;
 }
-async function finish(v, tag) {
-  const maps = await Promise.all(v.pngs.map(b => decode(b, 'image/png'))); if (tag !== S.run) return;
-  S.pngs = v.pngs; S.settings = v.settings;
-  maps.forEach((m, i) => S.canvases[i].getContext('2d').drawImage(m, 0, 0));
-  if (v.ranked) showRanked(v.ranked);
-  element.querySelectorAll('.cell').forEach(c => c.disabled = false); $('.zip').hidden = false; S.drawn++;
-}
+
 function choose(i) {
-  S.chosen = i; element.querySelectorAll('.cell').forEach(c => c.setAttribute('aria-pressed', String(+c.dataset.i === i)));
-  const d = $('.detail'); d.hidden = i < 0; d.textContent = ''; if (i < 0) return;
-  const big = document.createElement('canvas'); [big.width, big.height] = S.size; big.getContext('2d').drawImage(S.canvases[i], 0, 0);
-  big.setAttribute('role', 'img'); big.setAttribute('aria-label', S.labels[i]);
-  const side = document.createElement('div'), dl = document.createElement('dl'), actions = text('div', '', 'actions');
-  for (const [k, v] of S.settings[i]) dl.append(text('dt', k), text('dd', v));
-  const a = text('a', 'Download PNG'); a.download = `ddpm-${S.labels[i].replace(/\W+/g, '-')}-${i}.png`;
-  a.href = 'data:image/png;base64,' + S.pngs[i]; a.className = 'png';
-  const use = text('button', 'Use these settings'); use.type = 'button'; use.onclick = () => trigger('recall', { png: S.pngs[i] });
-  actions.append(a, use); side.append(dl, actions); d.append(big, side); d.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
-}
-async function upd() {
-  const v = props.value, hero = $('.hero');
-  if (v && !v.run) { if (v.hero) hero.src = v.hero; hero.hidden = !v.hero; } if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
-  if (v.run !== S.run) { S.run = v.run; build(v); }
-  const bar = $('progress'); bar.hidden = v.done || v.stopped; bar.value = v.progress || 0; $('.status').textContent = v.status || '';
-  if (v.preview) await preview(v.preview, v.preview_columns, S.run);
-  if (v.pngs) await finish(v, S.run);
-}
-element.addEventListener('click', async e => {
-  const cell = e.target.closest('.cell'); if (cell && !cell.disabled) return choose(S.chosen === +cell.dataset.i ? -1 : +cell.dataset.i);
-  if (e.target.closest('.zip')) {
-    const r = await server.zip_of({ run: S.run }); if (!r) { $('.status').textContent = 'These images are no longer kept; generate again.'; return; }
-    const a = document.createElement('a'); a.href = URL.createObjectURL(new Blob([bytes(r)], { type: 'application/zip' })); a.download = 'ddpm-images.zip'; a.click();
-    setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+  state.chosen = i;
+  for (const cell of element.querySelectorAll('.cell')) {
+    cell.setAttribute('aria-pressed', String(+cell.dataset.i === i));
   }
+  const detail = $('.detail');
+  detail.hidden = i < 0;
+  detail.textContent = '';
+  if (i >= 0) showDetail(detail, i);
+}
+
+function showDetail(detail, i) {
+  const large = el('canvas');
+  [large.width, large.height] = state.size;
+  large.getContext('2d').drawImage(state.canvases[i], 0, 0);
+  large.setAttribute('role', 'img');
+  large.setAttribute('aria-label', state.labels[i]);
+
+  const settings = el('dl');
+  for (const [name, text] of state.settings[i]) settings.append(el('dt', name), el('dd', text));
+
+  const link = el('a', 'Download PNG', 'png');
+  link.download = `ddpm-${state.labels[i].replace(/\W+/g, '-')}-${i}.png`;
+  link.href = 'data:image/png;base64,' + state.pngs[i];
+  const use = el('button', 'Use these settings');
+  use.type = 'button';
+  use.onclick = () => trigger('recall', { png: state.pngs[i] });
+
+  const side = el('div');
+  const actions = el('div', '', 'actions');
+  actions.append(link, use);
+  side.append(settings, actions);
+  detail.append(large, side);
+  detail.scrollIntoView({ block: 'nearest', behavior: 'smooth' });
+}
+
+async function downloadAll() {
+  const zip = await server.zip_of({ run: state.run });
+  if (zip) download(new Blob([bytes(zip)], { type: 'application/zip' }), 'ddpm-images.zip');
+  else $('.status').textContent = 'These images are no longer kept; generate again.';
+}
+
+async function update() {
+  const value = props.value;
+  if (value && !value.run) {
+    const hero = $('.hero');
+    if (value.hero) hero.src = value.hero;
+    hero.hidden = !value.hero;
+  }
+  if (!value || !value.run || value.run === state.stopped) return; // a message may arrive after the Stop
+  if (value.run !== state.run) {
+    state.run = value.run;
+    build(value);
+  }
+  const bar = $('progress');
+  bar.hidden = value.done || value.stopped;
+  bar.value = value.progress || 0;
+  $('.status').textContent = value.status || '';
+  if (value.preview) await showPreview(value.preview, value.preview_columns, state.run);
+  if (value.pngs) await finish(value, state.run);
+}
+
+element.addEventListener('click', event => {
+  const cell = event.target.closest('.cell');
+  if (cell && !cell.disabled) choose(state.chosen === +cell.dataset.i ? -1 : +cell.dataset.i);
+  else if (event.target.closest('.zip')) downloadAll();
 });
-document.addEventListener('ddpm-stop', e => {
-  if (!S.run || S.run === S.stopped || S.pngs.length || !element.closest('#' + e.detail)) return;
-  S.stopped = S.run; $('progress').hidden = true; $('.status').textContent = 'Stopped at ' + $('.status').textContent;
+
+onStop(() => {
+  if (!state.run || state.run === state.stopped || state.pngs.length) return;
+  state.stopped = state.run;
+  $('progress').hidden = true;
+  $('.status').textContent = 'Stopped at ' + $('.status').textContent;
 });
-watch('value', upd); upd();
+
+watch('value', update);
+update();

@@ -1,143 +1,393 @@
-// value = {run, data: {points, colour, half, name, dim}, move: {n, sigma: [...], frames: base64 int16 (K, n, 2), particles}, field, density, locked}
-// run null: what is shown stays, only locked (no drawing while something runs) is heard.
-// positions are thousandths of the square's half side; the particles' whole way is here, so that play, pause, scrub and speed ask no server.
-const $ = s => element.querySelector(s), canvas = $('.plane'), g = canvas.getContext('2d');
-const S = element.__lab = { run: null, v: null, xy: null, at: 0, playing: false, last: 0, drawn: 0, strokes: [], stroke: null, locked: false };
+// value = {run, data: {points, colour, half, name, dim},
+// move: {n, sigma: [...], frames: base64 int16 (K, n, 2), particles}, field, density, hint, keep, locked}.
+// run null: what is shown stays; only locked counts (no drawing while something runs).
+// Positions are thousandths of the square's half side. The particles' whole way is here: play, pause, scrub and speed
+// ask no server.
 const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#65a30d', '#0284c7', '#9333ea', '#dc2626'];
-const css = name => getComputedStyle(element).getPropertyValue(name).trim() || '#888';
-const on = c => $('.show-' + c).checked, dark = () => document.body.classList.contains('dark'), W = () => canvas.width, px = u => (u / 1000 + 1) / 2 * W(), py = u => (1 - u / 1000) / 2 * W();
-const frames = () => S.v && S.v.move ? S.v.move.sigma.length : 0;
+const LEVELS = [-0.5, -1.5, -3, -5, -8]; // of the contours, in nats below the peak
+const MOST_STROKES = 60;
+const MOST_POINTS = 400; // of a stroke
+const canvas = $('.plane');
+const context = canvas.getContext('2d');
+const state = (element.__lab = {
+  run: null, value: null, locked: false, drawn: 0,
+  positions: null, now: null, // of the particles: at all levels, and between two of them
+  at: 0, playing: false, lastTick: 0,
+  background: null, backgroundKey: null,
+  strokes: [], stroke: null, beforeDrawing: null
+});
+
+const side = () => canvas.width;
+const unit = () => side() / 640; // line widths and dots grow with the canvas
+const pixelX = x => ((x / 1000 + 1) / 2) * side();
+const pixelY = y => ((1 - y / 1000) / 2) * side();
+const isOn = layer => $('.show-' + layer).checked;
+const isDark = () => document.body.classList.contains('dark');
+const levels = () => (state.value && state.value.move ? state.value.move.sigma.length : 0);
 
 function resize() {
-  const side = Math.round(Math.max(200, canvas.clientWidth) * Math.min(2, window.devicePixelRatio || 1));
-  if (canvas.width !== side) { canvas.width = canvas.height = side; S.back = null; }
+  const wanted = Math.round(Math.max(200, canvas.clientWidth) * Math.min(2, window.devicePixelRatio || 1));
+  if (canvas.width === wanted) return;
+  canvas.width = canvas.height = wanted;
+  state.background = null;
 }
-function line(a, b) { g.moveTo(a[0], a[1]); g.lineTo(b[0], b[1]); }
-function contours(d) { // marching squares, a segment for each pair of crossed edges
-  const n = d.side, at = (i, j) => d.log_p[i * n + j], X = j => px((2 * j / (n - 1) - 1) * 1000), Y = i => py((2 * i / (n - 1) - 1) * 1000);
-  g.strokeStyle = css('--body-text-color-subdued'); g.lineWidth = W() / 640;
-  [-0.5, -1.5, -3, -5, -8].forEach((level, k) => {
-    g.globalAlpha = .9 - .15 * k; g.beginPath();
-    for (let i = 0; i < n - 1; i++) for (let j = 0; j < n - 1; j++) {
-      const c = [[i, j], [i, j + 1], [i + 1, j + 1], [i + 1, j]], hit = [];
-      for (let e = 0; e < 4; e++) {
-        const [p, q] = [c[e], c[(e + 1) % 4]], a = at(...p) - level, b = at(...q) - level;
-        if (a < 0 !== b < 0) { const t = a / (a - b); hit.push([X(p[1] + t * (q[1] - p[1])), Y(p[0] + t * (q[0] - p[0]))]); }
+
+function line([x1, y1], [x2, y2]) {
+  context.moveTo(x1, y1);
+  context.lineTo(x2, y2);
+}
+
+// Marching squares: a segment for each pair of crossed edges of a cell.
+function drawContours(density) {
+  const n = density.side;
+  const point = (i, j) => [pixelX(((2 * j) / (n - 1) - 1) * 1000), pixelY(((2 * i) / (n - 1) - 1) * 1000)];
+  function crossings(i, j, level) {
+    const corners = [[i, j], [i, j + 1], [i + 1, j + 1], [i + 1, j]];
+    const crossed = [];
+    corners.forEach(([i1, j1], edge) => {
+      const [i2, j2] = corners[(edge + 1) % 4];
+      const from = density.log_p[i1 * n + j1] - level;
+      const to = density.log_p[i2 * n + j2] - level;
+      if (from < 0 === to < 0) return;
+      const share = from / (from - to);
+      crossed.push(point(i1 + share * (i2 - i1), j1 + share * (j2 - j1)));
+    });
+    return crossed;
+  }
+  context.strokeStyle = css('--body-text-color-subdued');
+  context.lineWidth = unit();
+  LEVELS.forEach((level, k) => {
+    context.globalAlpha = 0.9 - 0.15 * k;
+    context.beginPath();
+    for (let i = 0; i < n - 1; i++) {
+      for (let j = 0; j < n - 1; j++) {
+        const crossed = crossings(i, j, level);
+        for (let e = 0; e + 1 < crossed.length; e += 2) line(crossed[e], crossed[e + 1]);
       }
-      for (let e = 0; e + 1 < hit.length; e += 2) line(hit[e], hit[e + 1]);
     }
-    g.stroke();
+    context.stroke();
   });
-  g.globalAlpha = 1;
+  context.globalAlpha = 1;
 }
-function field(f) {
-  const n = f.side;
-  if (f.kind === 'heat') {
-    const cell = W() / n;
-    g.fillStyle = dark() ? '#f59e0b' : '#dc2626';
-    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) { g.globalAlpha = .75 * f.heat[i * n + j] / 255; g.fillRect(j * cell, W() - (i + 1) * cell, cell + 1, cell + 1); }
-    g.globalAlpha = 1; return;
-  }
-  let top = 1; for (let k = 0; k < n * n; k++) top = Math.max(top, Math.hypot(f.arrows[2 * k], f.arrows[2 * k + 1]));
-  const cell = 2000 / (n - 1), s = .9 * cell / top; g.strokeStyle = css('--color-accent'); g.lineWidth = 1.2 * W() / 640; g.globalAlpha = .75; g.beginPath();
-  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {
-    const k = i * n + j, x = -1000 + j * cell, y = -1000 + i * cell, u = x + s * f.arrows[2 * k], v = y + s * f.arrows[2 * k + 1];
-    const a = [px(x), py(y)], b = [px(u), py(v)], q = Math.atan2(b[1] - a[1], b[0] - a[0]), h = Math.min(.35 * Math.hypot(b[0] - a[0], b[1] - a[1]), 5 * W() / 640);
-    line(a, b); line(b, [b[0] - h * Math.cos(q - .5), b[1] - h * Math.sin(q - .5)]); line(b, [b[0] - h * Math.cos(q + .5), b[1] - h * Math.sin(q + .5)]);
-  }
-  g.stroke(); g.globalAlpha = 1;
-}
-function dots(xy, colour, n, r, alpha) { // one path a colour: two thousand squares in a millisecond
-  g.globalAlpha = alpha; const most = COLOURS.length, r2 = r / 2;
-  for (let c = 0; c < most; c++) {
-    let any = false; g.fillStyle = colour ? COLOURS[c] : css('--body-text-color-subdued'); g.beginPath();
-    for (let k = 0; k < n; k++) { if (colour && colour[k] % most !== c) continue; g.rect(px(xy[2 * k]) - r2, py(xy[2 * k + 1]) - r2, r, r); any = true; }
-    if (any) g.fill(); if (!colour) break;
-  }
-  g.globalAlpha = 1;
-}
-function paths() {
-  const m = S.v.move, K = frames(), step = Math.max(1, Math.floor(m.n / 120)); g.lineWidth = W() / 900; g.globalAlpha = dark() ? .6 : .35;
-  const upto = Math.min(K - 1, Math.ceil(S.at));
-  for (let k = 0; k < m.n; k += step) {
-    g.strokeStyle = COLOURS[m.particles[k] % COLOURS.length]; g.beginPath();
-    for (let f = 0; f <= upto; f++) { const i = 2 * (f * m.n + k), x = px(S.xy[i]), y = py(S.xy[i + 1]); f ? g.lineTo(x, y) : g.moveTo(x, y); }
-    g.stroke();
-  }
-  g.globalAlpha = 1;
-}
-function background() { // what does not move is drawn once
-  const key = [W(), S.run, on('data'), on('contours'), on('field'), dark(), frames() > 0].join();
-  if (S.back && S.key === key) return;
-  g.clearRect(0, 0, W(), W()); const v = S.v, r = W() / 640;
-  if (v.field && on('field')) field(v.field);
-  if (v.data && on('data')) dots(v.data.points, frames() ? null : v.data.colour, v.data.points.length / 2, 2.4 * r, frames() ? (dark() ? .6 : .3) : dark() ? .9 : .7);
-  if (v.density && on('contours')) contours(v.density);
-  S.back = S.back || document.createElement('canvas'); S.back.width = S.back.height = W(); S.back.getContext('2d').drawImage(canvas, 0, 0); S.key = key;
-}
-function draw() {
-  resize(); const r = W() / 640;
-  if (S.v && S.v.data) {
-    background(); g.clearRect(0, 0, W(), W()); g.drawImage(S.back, 0, 0);
-    if (frames()) {
-      if (on('paths')) paths();
-      const m = S.v.move, K = frames(), f = Math.min(Math.floor(S.at), K - 1), h = Math.min(f + 1, K - 1), w = S.at - f, n = m.n, xy = S.now;
-      for (let i = 0; i < 2 * n; i++) xy[i] = (1 - w) * S.xy[f * 2 * n + i] + w * S.xy[h * 2 * n + i]; // between frames: smooth at any speed
-      dots(xy, m.particles, n, 3 * r, .85);
-      const sigma = m.sigma[Math.round(S.at)]; $('.at').textContent = `σ ${sigma >= 100 || !sigma ? sigma.toFixed(0) : sigma.toPrecision(2)}`;
-      $('.scrub').value = S.at; $('.scrub').setAttribute('aria-valuetext', `sigma ${sigma.toPrecision(3)}`);
+
+function drawHeat({ side: n, heat }) {
+  const cell = side() / n;
+  context.fillStyle = isDark() ? '#f59e0b' : '#dc2626';
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < n; j++) {
+      context.globalAlpha = (0.75 * heat[i * n + j]) / 255;
+      context.fillRect(j * cell, side() - (i + 1) * cell, cell + 1, cell + 1);
     }
-  } else g.clearRect(0, 0, W(), W());
-  if (S.strokes.length || S.stroke) {
-    g.strokeStyle = css('--color-accent'); g.lineWidth = 10 * r; g.lineCap = g.lineJoin = 'round';
-    for (const s of [...S.strokes, ...(S.stroke ? [S.stroke] : [])]) { g.beginPath(); s.forEach(([x, y], k) => k ? g.lineTo(px(x * 1000), py(y * 1000)) : g.moveTo(px(x * 1000), py(y * 1000))); if (s.length === 1) g.lineTo(px(s[0][0] * 1000) + .1, py(s[0][1] * 1000)); g.stroke(); }
   }
-  S.drawn++;
+  context.globalAlpha = 1;
 }
+
+function drawArrow(from, to) {
+  const angle = Math.atan2(to[1] - from[1], to[0] - from[0]);
+  const head = Math.min(0.35 * Math.hypot(to[0] - from[0], to[1] - from[1]), 5 * unit());
+  line(from, to);
+  for (const turn of [-0.5, 0.5]) {
+    line(to, [to[0] - head * Math.cos(angle + turn), to[1] - head * Math.sin(angle + turn)]);
+  }
+}
+
+function drawArrows({ side: n, arrows }) {
+  let longest = 1;
+  for (let k = 0; k < n * n; k++) longest = Math.max(longest, Math.hypot(arrows[2 * k], arrows[2 * k + 1]));
+  const cell = 2000 / (n - 1);
+  const scale = (0.9 * cell) / longest;
+  context.strokeStyle = css('--color-accent');
+  context.lineWidth = 1.2 * unit();
+  context.globalAlpha = 0.75;
+  context.beginPath();
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < n; j++) {
+      const k = 2 * (i * n + j);
+      const [x, y] = [-1000 + j * cell, -1000 + i * cell];
+      const tip = [pixelX(x + scale * arrows[k]), pixelY(y + scale * arrows[k + 1])];
+      drawArrow([pixelX(x), pixelY(y)], tip);
+    }
+  }
+  context.stroke();
+  context.globalAlpha = 1;
+}
+
+// One path a colour: two thousand squares in a millisecond. colours: index of each point's colour, or null for grey.
+function drawPoints(positions, colours, n, size, opacity) {
+  context.globalAlpha = opacity;
+  const used = colours ? COLOURS : [css('--body-text-color-subdued')];
+  used.forEach((colour, c) => {
+    let any = false;
+    context.fillStyle = colour;
+    context.beginPath();
+    for (let k = 0; k < n; k++) {
+      if (colours && colours[k] % COLOURS.length !== c) continue;
+      context.rect(pixelX(positions[2 * k]) - size / 2, pixelY(positions[2 * k + 1]) - size / 2, size, size);
+      any = true;
+    }
+    if (any) context.fill();
+  });
+  context.globalAlpha = 1;
+}
+
+// The way of every k-th particle up to now, about 120 of them.
+function drawPaths() {
+  const { n, particles } = state.value.move;
+  const step = Math.max(1, Math.floor(n / 120));
+  const last = Math.min(levels() - 1, Math.ceil(state.at));
+  context.lineWidth = side() / 900;
+  context.globalAlpha = isDark() ? 0.6 : 0.35;
+  for (let k = 0; k < n; k += step) {
+    context.strokeStyle = COLOURS[particles[k] % COLOURS.length];
+    context.beginPath();
+    for (let level = 0; level <= last; level++) {
+      const i = 2 * (level * n + k);
+      const point = [pixelX(state.positions[i]), pixelY(state.positions[i + 1])];
+      if (level) context.lineTo(...point);
+      else context.moveTo(...point);
+    }
+    context.stroke();
+  }
+  context.globalAlpha = 1;
+}
+
+// What does not move is drawn once, and kept as a picture.
+function drawBackground() {
+  const moving = levels() > 0;
+  const key = [side(), state.run, isOn('data'), isOn('contours'), isOn('field'), isDark(), moving].join();
+  if (!state.background || state.backgroundKey !== key) {
+    const { data, density, field } = state.value;
+    context.clearRect(0, 0, side(), side());
+    if (field && isOn('field')) (field.kind === 'heat' ? drawHeat : drawArrows)(field);
+    if (isOn('data')) {
+      const opacity = moving ? (isDark() ? 0.6 : 0.3) : isDark() ? 0.9 : 0.7;
+      drawPoints(data.points, moving ? null : data.colour, data.points.length / 2, 2.4 * unit(), opacity);
+    }
+    if (density && isOn('contours')) drawContours(density);
+    state.background = state.background || el('canvas');
+    state.background.width = state.background.height = side();
+    state.background.getContext('2d').drawImage(canvas, 0, 0);
+    state.backgroundKey = key;
+  }
+  context.clearRect(0, 0, side(), side());
+  context.drawImage(state.background, 0, 0);
+}
+
+// Between two levels the particles are interpolated: smooth at any speed.
+function drawParticles() {
+  const { n, sigma: sigmas, particles } = state.value.move;
+  const before = Math.min(Math.floor(state.at), levels() - 1);
+  const after = Math.min(before + 1, levels() - 1);
+  const share = state.at - before;
+  for (let i = 0; i < 2 * n; i++) {
+    const [from, to] = [state.positions[before * 2 * n + i], state.positions[after * 2 * n + i]];
+    state.now[i] = (1 - share) * from + share * to;
+  }
+  drawPoints(state.now, particles, n, 3 * unit(), 0.85);
+  const sigma = sigmas[Math.round(state.at)];
+  $('.at').textContent = `σ ${sigma >= 100 || !sigma ? sigma.toFixed(0) : sigma.toPrecision(2)}`;
+  $('.scrub').value = state.at;
+  $('.scrub').setAttribute('aria-valuetext', `sigma ${sigma.toPrecision(3)}`);
+}
+
+function drawStrokes(strokes) {
+  const place = ([x, y]) => [pixelX(x * 1000), pixelY(y * 1000)];
+  context.strokeStyle = css('--color-accent');
+  context.lineWidth = 10 * unit();
+  context.lineCap = context.lineJoin = 'round';
+  for (const stroke of strokes) {
+    const [[x, y], ...others] = stroke.map(place);
+    context.beginPath();
+    context.moveTo(x, y);
+    for (const point of others) context.lineTo(...point);
+    if (!others.length) context.lineTo(x + 0.1, y); // a dot: the round ends of a line of no length
+    context.stroke();
+  }
+}
+
+function draw() {
+  resize();
+  if (state.value && state.value.data) {
+    drawBackground();
+    if (levels() && isOn('paths')) drawPaths();
+    if (levels()) drawParticles();
+  } else {
+    context.clearRect(0, 0, side(), side());
+  }
+  drawStrokes(state.stroke ? [...state.strokes, state.stroke] : state.strokes);
+  state.drawn++;
+}
+
+// Three seconds from noise to data at speed 1.
 function tick(now) {
-  if (!S.playing) return;
-  const seconds = Math.min(.1, (now - (S.last || now)) / 1000); S.last = now;
-  S.at += seconds * (frames() - 1) / 3 * +$('.speed').value; // three seconds from noise to data at speed 1
-  if (S.at >= frames() - 1) { S.at = frames() - 1; halt(); }
-  draw(); if (S.playing) requestAnimationFrame(tick);
+  if (!state.playing) return;
+  const seconds = Math.min(0.1, (now - (state.lastTick || now)) / 1000);
+  const last = levels() - 1;
+  state.lastTick = now;
+  state.at += ((seconds * last) / 3) * +$('.speed').value;
+  if (state.at >= last) {
+    state.at = last;
+    halt();
+  }
+  draw();
+  if (state.playing) requestAnimationFrame(tick);
 }
-function ui() { const p = $('.play'), has = frames() > 0; p.disabled = $('.scrub').disabled = !has; p.innerHTML = S.playing ? '&#10073;&#10073;' : '&#9654;'; p.setAttribute('aria-label', S.playing ? 'Pause' : 'Play'); }
-function run() { if (!frames()) return; if (S.at >= frames() - 1) S.at = 0; S.playing = true; S.last = 0; ui(); requestAnimationFrame(tick); }
-function halt() { S.playing = false; ui(); }
-function tools() { $('.draw').disabled = S.locked; $('.use').disabled = S.locked || !S.strokes.length; $('.clear').disabled = !S.strokes.length; }
-function upd() {
-  const v = props.value; if (!v) return;
-  S.locked = !!v.locked; if (S.locked && drawing()) leave(); tools();
-  if (!v.run || v.run === S.run) return;
-  const before = S.v; S.run = v.run; S.v = v; S.key = null; $('.lab').classList.toggle('has', !!v.data);
-  if (v.keep && before && !v.density) v.density = before.density;
-  if (v.keep && before && before.move && !v.move) v.move = before.move; // a field or contours under the particles that are there
-  else if (v.move) {
-    S.xy = new Int16Array(Uint8Array.from(atob(v.move.frames), c => c.charCodeAt(0)).buffer); S.now = new Float32Array(2 * v.move.n);
-    $('.scrub').max = frames() - 1; S.at = 0;
-    if (window.matchMedia('(prefers-reduced-motion: reduce)').matches) S.at = frames() - 1;
-  } else { S.at = 0; halt(); $('.at').textContent = '\u00a0'; }
-  if (!v.drawing) { S.strokes = []; tools(); }
-  $('.hint').textContent = v.hint || ''; canvas.setAttribute('aria-label', v.hint || 'Points in the plane'); ui();
-  if (v.move && v.move !== (before && before.move) && S.at === 0) run(); draw();
+
+function updatePlayer() {
+  $('.play').disabled = $('.scrub').disabled = !levels();
+  showPlaying(state.playing);
 }
-const where = e => { const b = canvas.getBoundingClientRect(); return [Math.max(-1, Math.min(1, 2 * (e.clientX - b.left) / b.width - 1)), Math.max(-1, Math.min(1, 1 - 2 * (e.clientY - b.top) / b.height))]; };
-function leave() { // the plane that was there before drawing began comes back
-  if (!S.v && S.before) { [S.v, S.run] = S.before; S.key = null; $('.lab').classList.add('has'); ui(); }
-  S.stroke = null; $('.draw').setAttribute('aria-pressed', 'false'); $('.lab').classList.remove('drawing'); }
-const drawing = () => $('.draw').getAttribute('aria-pressed') === 'true';
-canvas.addEventListener('pointerdown', e => { if (!drawing()) return; canvas.setPointerCapture(e.pointerId); S.stroke = [where(e)]; draw(); });
-canvas.addEventListener('pointermove', e => { if (!S.stroke || S.stroke.length > 400) return; S.stroke.push(where(e)); draw(); });
-const lift = () => { if (!S.stroke) return; if (S.strokes.length < 60) S.strokes.push(S.stroke); S.stroke = null; tools(); draw(); };
-canvas.addEventListener('pointerup', lift); canvas.addEventListener('pointercancel', lift);
-element.addEventListener('input', e => { if (e.target.matches('.scrub')) { halt(); S.at = +e.target.value; draw(); } else if (e.target.matches('[type=checkbox]')) draw(); });
-element.addEventListener('click', e => {
-  const b = e.target.closest('button'); if (!b) return;
-  if (b.matches('.play')) S.playing ? halt() : run();
-  else if (b.matches('.draw')) { if (drawing()) leave(); else { b.setAttribute('aria-pressed', 'true'); $('.lab').classList.add('drawing'); S.before = S.v && [S.v, S.run]; S.v = S.run = null; halt(); $('.lab').classList.remove('has'); } draw(); }
-  else if (b.matches('.clear')) { S.strokes = []; tools(); draw(); }
-  else if (b.matches('.use')) { leave(); trigger('sketch', { strokes: S.strokes.map(s => s.map(p => p.map(c => Math.round(c * 1000) / 1000))) }); }
+
+function play() {
+  if (!levels()) return;
+  if (state.at >= levels() - 1) state.at = 0;
+  state.playing = true;
+  state.lastTick = 0;
+  updatePlayer();
+  requestAnimationFrame(tick);
+}
+
+function halt() {
+  state.playing = false;
+  updatePlayer();
+}
+
+function updateDrawBar() {
+  $('.draw').disabled = state.locked;
+  $('.use').disabled = state.locked || !state.strokes.length;
+  $('.clear').disabled = !state.strokes.length;
+}
+
+function takeMove(value, before) {
+  if (value.keep && before && before.move && !value.move) {
+    value.move = before.move; // a field or contours came under the particles that are there
+  } else if (value.move) {
+    state.positions = new Int16Array(bytes(value.move.frames).buffer);
+    state.now = new Float32Array(2 * value.move.n);
+    $('.scrub').max = levels() - 1;
+    state.at = window.matchMedia('(prefers-reduced-motion: reduce)').matches ? levels() - 1 : 0;
+  } else {
+    state.at = 0;
+    halt();
+    $('.at').textContent = '\u00a0';
+  }
+}
+
+function update() {
+  const value = props.value;
+  if (!value) return;
+  state.locked = !!value.locked;
+  if (state.locked && isDrawing()) leaveDrawing();
+  updateDrawBar();
+  if (!value.run || value.run === state.run) return;
+
+  const before = state.value;
+  Object.assign(state, { run: value.run, value, backgroundKey: null });
+  $('.lab').classList.toggle('has', !!value.data);
+  if (value.keep && before && !value.density) value.density = before.density;
+  takeMove(value, before);
+  if (!value.drawing) {
+    state.strokes = [];
+    updateDrawBar();
+  }
+  $('.hint').textContent = value.hint || '';
+  canvas.setAttribute('aria-label', value.hint || 'Points in the plane');
+  updatePlayer();
+  if (value.move && value.move !== (before && before.move) && state.at === 0) play();
+  draw();
+}
+
+function positionOf(event) {
+  const box = canvas.getBoundingClientRect();
+  const x = (2 * (event.clientX - box.left)) / box.width - 1;
+  const y = 1 - (2 * (event.clientY - box.top)) / box.height;
+  return [clamp(x, -1, 1), clamp(y, -1, 1)];
+}
+
+function isDrawing() {
+  return $('.draw').getAttribute('aria-pressed') === 'true';
+}
+
+function beginDrawing() {
+  state.beforeDrawing = state.value && [state.value, state.run];
+  state.value = state.run = null;
+  $('.draw').setAttribute('aria-pressed', 'true');
+  $('.lab').classList.add('drawing');
+  halt();
+  $('.lab').classList.remove('has');
+}
+
+// The plane that was there before drawing began comes back.
+function leaveDrawing() {
+  if (!state.value && state.beforeDrawing) {
+    [state.value, state.run] = state.beforeDrawing;
+    state.backgroundKey = null;
+    $('.lab').classList.add('has');
+    updatePlayer();
+  }
+  state.stroke = null;
+  $('.draw').setAttribute('aria-pressed', 'false');
+  $('.lab').classList.remove('drawing');
+}
+
+function endStroke() {
+  if (!state.stroke) return;
+  if (state.strokes.length < MOST_STROKES) state.strokes.push(state.stroke);
+  state.stroke = null;
+  updateDrawBar();
+  draw();
+}
+
+function useDrawing() {
+  const rounded = value => Math.round(value * 1000) / 1000;
+  leaveDrawing();
+  trigger('sketch', { strokes: state.strokes.map(stroke => stroke.map(point => point.map(rounded))) });
+}
+
+canvas.addEventListener('pointerdown', event => {
+  if (!isDrawing()) return;
+  canvas.setPointerCapture(event.pointerId);
+  state.stroke = [positionOf(event)];
+  draw();
 });
-new ResizeObserver(() => draw()).observe(canvas);
-const themed = () => element.isConnected ? draw() : document.removeEventListener('ddpm-theme', themed); document.addEventListener('ddpm-theme', themed);
-watch('value', upd); upd();
+canvas.addEventListener('pointermove', event => {
+  if (!state.stroke || state.stroke.length > MOST_POINTS) return;
+  state.stroke.push(positionOf(event));
+  draw();
+});
+canvas.addEventListener('pointerup', endStroke);
+canvas.addEventListener('pointercancel', endStroke);
+
+element.addEventListener('input', event => {
+  if (event.target.matches('.scrub')) {
+    halt();
+    state.at = +event.target.value;
+    draw();
+  } else if (event.target.matches('[type=checkbox]')) {
+    draw();
+  }
+});
+
+element.addEventListener('click', event => {
+  const button = event.target.closest('button');
+  if (!button) return;
+  if (button.matches('.play')) {
+    if (state.playing) halt();
+    else play();
+  } else if (button.matches('.draw')) {
+    if (isDrawing()) leaveDrawing();
+    else beginDrawing();
+    draw();
+  } else if (button.matches('.clear')) {
+    state.strokes = [];
+    updateDrawBar();
+    draw();
+  } else if (button.matches('.use')) {
+    useDrawing();
+  }
+});
+
+new ResizeObserver(draw).observe(canvas);
+onThemeChange(draw);
+watch('value', update);
+update();

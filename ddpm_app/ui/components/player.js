@@ -1,87 +1,224 @@
-// value = {run, at, total, frames: [base64], meta: [...], panels: {titles, w, h, gap}, curve, done}: only the NEW frames.
-// A meta may bring its own {tiles: [[name, text]]}; curve null: no schedule beside them; empty: [title, sentence] of the empty state.
-// Every decoded frame stays here, so scrubbing never asks the server; frames missed while the tab was not mounted are fetched.
-const $ = s => element.querySelector(s), PACE = 1000 / (props.fps || 20);
-const S = element.__player = { run: null, f: [], meta: [], total: 0, cur: -1, mode: 'live', timer: null, asked: new Set(), drawn: 0, done: false };
-const bytes = b => Uint8Array.from(atob(b), c => c.charCodeAt(0));
-const decode = b => createImageBitmap(new Blob([bytes(b)], { type: b[0] === '/' ? 'image/jpeg' : 'image/png' }));
-const el = (tag, content, cls) => { const e = document.createElement(tag); if (content !== undefined) e.textContent = content; if (cls) e.className = cls; return e; };
-const svg = (tag, at) => { const e = document.createElementNS('http://www.w3.org/2000/svg', tag); for (const k in at) e.setAttribute(k, at[k]); return e; };
-const end = () => { let i = S.f.length - 1; while (i >= 0 && !S.f[i]) i--; return i; };
-const num = v => v === null ? '∞' : Math.abs(v) >= 100 ? v.toFixed(0) : Math.abs(v) >= 10 ? v.toFixed(1) : v.toFixed(Math.abs(v) < 0.1 ? 3 : 2);
+// value = {run, at, total, frames: [base64], meta: [...], panels: {titles, w, h, gap}, curve, done}:
+// only the NEW frames, from index `at`.
+// meta: one entry a run in the frame, {t, sigma, log_snr, nfe, of} or {tiles: [[name, text]]}.
+// curve: alpha_bar of t = 0..T, or null for none. empty: [title, sentence] of the empty state.
+// name: of a downloaded file.
+// Every decoded frame stays here, so scrubbing never asks the server. Frames sent while the tab was closed are fetched.
+const BEAT = 1000 / (props.fps || 20); // ms
+const MOST_LAG = 24; // frames; a live view that is further behind skips some
+const state = (element.__player = {
+  run: null, stopped: null, done: false, total: 0,
+  frames: [], meta: [], asked: new Set(), // by index; asked: fetched once already
+  shown: -1, mode: 'live', timer: null, drawn: 0
+});
 
-function build(v) {
-  const box = $('.panels'); box.textContent = ''; S.canvas = [];
-  box.style.setProperty('--columns', Math.min(v.panels.titles.length, 2));
-  for (const title of v.panels.titles) {
-    const fig = el('figure'), c = el('canvas'); c.width = v.panels.w; c.height = v.panels.h; c.setAttribute('role', 'img'); c.setAttribute('aria-label', title);
-    fig.append(el('figcaption', title), c); box.append(fig); S.canvas.push(c);
-  }
-  const s = $('.curve'); s.textContent = ''; s.style.display = v.curve ? '' : 'none'; S.name = v.name; S.place = null;
-  if (v.curve) curve(s, v);
-  S.panels = v.panels; $('.stage').classList.add('has'); $('.fp').classList.add('on'); $('.exports').hidden = true; $('.exports .note').textContent = '';
+function lastFrame() {
+  let i = state.frames.length - 1;
+  while (i >= 0 && !state.frames[i]) i--;
+  return i;
 }
-function curve(s, v) {
-  S.T = v.curve.length - 1;
-  const X = t => 14 + t / S.T * 292, Y = a => 112 - a * 92; S.place = t => [X(t), Y(v.curve[Math.max(0, Math.min(S.T, Math.round(t)))])];
-  s.append(svg('line', { x1: 14, y1: 112, x2: 306, y2: 112 }), svg('path', { d: v.curve.map((a, t) => `${t ? 'L' : 'M'}${X(t).toFixed(1)} ${Y(a).toFixed(1)}`).join('') }));
-  for (const [x, y, t, a] of [[14, 126, 't = 0', 'start'], [306, 126, `t = ${S.T}`, 'end'], [306, 16, 'share of signal, ᾱ', 'end']]) { const e = svg('text', { x, y, 'text-anchor': a }); e.textContent = t; s.append(e); }
-  S.dots = [0, 1].map(k => { const d = svg('circle', { r: 6, class: k ? 'b' : 'a', cx: -20, cy: -20 }); s.append(d); return d; });
+
+function format(value) {
+  if (value === null) return '∞';
+  const size = Math.abs(value);
+  if (size >= 100) return value.toFixed(0);
+  if (size >= 10) return value.toFixed(1);
+  return value.toFixed(size < 0.1 ? 3 : 2);
 }
-function tiles(m) {
-  const box = $('.tiles'); box.textContent = '';
-  m.forEach((c, k) => {
-    for (const [name, value] of c.tiles || [['t', num(c.t)], ['σ', num(c.sigma)], ['log-SNR', num(c.log_snr)], ['evaluations', `${c.nfe} / ${c.of}`]]) {
-      const d = el('div', undefined, 'tile'); d.append(el('b', value), el('small', m.length > 1 ? `${name} · ${'AB'[k]}` : name)); box.append(d);
-    }
-    if (!S.place) return;
-    const [x, y] = S.place(c.t); S.dots[k].setAttribute('cx', x); S.dots[k].setAttribute('cy', y);
+
+function buildPanels({ titles, w, h }) {
+  const box = $('.panels');
+  box.textContent = '';
+  box.style.setProperty('--columns', Math.min(titles.length, 2));
+  state.canvases = titles.map(title => {
+    const canvas = el('canvas');
+    canvas.width = w;
+    canvas.height = h;
+    canvas.setAttribute('role', 'img');
+    canvas.setAttribute('aria-label', title);
+    const figure = el('figure');
+    figure.append(el('figcaption', title), canvas);
+    box.append(figure);
+    return canvas;
   });
 }
+
+function buildCurve(alphaBar) {
+  const curve = $('.curve');
+  curve.textContent = '';
+  curve.style.display = alphaBar ? '' : 'none';
+  state.placeOnCurve = null;
+  if (!alphaBar) return;
+  const T = alphaBar.length - 1;
+  const place = t => [14 + (t / T) * 292, 112 - alphaBar[t] * 92];
+  state.placeOnCurve = t => {
+    const [, y] = place(clamp(Math.round(t), 0, T));
+    return [14 + (t / T) * 292, y];
+  };
+  curve.append(svg('line', { x1: 14, y1: 112, x2: 306, y2: 112 }));
+  curve.append(svg('path', { d: pathThrough(alphaBar.map((_, t) => place(t))) }));
+  curve.append(svg('text', { x: 14, y: 126, 'text-anchor': 'start' }, 't = 0'));
+  curve.append(svg('text', { x: 306, y: 126, 'text-anchor': 'end' }, `t = ${T}`));
+  curve.append(svg('text', { x: 306, y: 16, 'text-anchor': 'end' }, 'share of signal, ᾱ'));
+  state.dots = ['a', 'b'].map(run => svg('circle', { r: 6, class: run, cx: -20, cy: -20 }));
+  curve.append(...state.dots);
+}
+
+function build(value) {
+  Object.assign(state, { panels: value.panels, name: value.name });
+  buildPanels(value.panels);
+  buildCurve(value.curve);
+  $('.stage').classList.add('has');
+  $('.fp').classList.add('on');
+  $('.exports').hidden = true;
+  $('.exports .note').textContent = '';
+}
+
+function tilesOf(meta) {
+  return meta.tiles || [
+    ['t', format(meta.t)],
+    ['σ', format(meta.sigma)],
+    ['log-SNR', format(meta.log_snr)],
+    ['evaluations', `${meta.nfe} / ${meta.of}`]
+  ];
+}
+
+function showMeta(runs) {
+  const tiles = runs.flatMap((meta, k) => {
+    return tilesOf(meta).map(([name, text]) => [text, runs.length > 1 ? `${name} · ${'AB'[k]}` : name]);
+  });
+  fillTiles($('.tiles'), tiles);
+  if (!state.placeOnCurve) return;
+  runs.forEach((meta, k) => {
+    const [x, y] = state.placeOnCurve(meta.t);
+    state.dots[k].setAttribute('cx', x);
+    state.dots[k].setAttribute('cy', y);
+  });
+}
+
 function show(i) {
-  const b = S.f[i]; if (!b) return false;
-  S.canvas.forEach((c, k) => c.getContext('2d').drawImage(b, k * (S.panels.w + S.panels.gap), 0, S.panels.w, S.panels.h, 0, 0, S.panels.w, S.panels.h));
-  S.cur = i; S.drawn++; if (S.meta[i]) tiles(S.meta[i]);
-  const r = $('.scrub'), t = `${i} / ${Math.max(S.total - 1, 0)}`; r.value = i; $('.at').textContent = t; r.setAttribute('aria-valuetext', `step ${t}`); return true;
+  const frame = state.frames[i];
+  if (!frame) return;
+  const { w, h, gap } = state.panels;
+  state.canvases.forEach((canvas, k) => {
+    canvas.getContext('2d').drawImage(frame, k * (w + gap), 0, w, h, 0, 0, w, h);
+  });
+  state.shown = i;
+  state.drawn++;
+  if (state.meta[i]) showMeta(state.meta[i]);
+  const place = `${i} / ${Math.max(state.total - 1, 0)}`;
+  $('.scrub').value = i;
+  $('.scrub').setAttribute('aria-valuetext', `step ${place}`);
+  $('.at').textContent = place;
 }
-function ui() {
-  const r = $('.scrub'), p = $('.play'), has = end() >= 0; r.max = Math.max(0, S.total - 1); r.disabled = p.disabled = !has;
-  const playing = S.mode !== 'pause' && S.timer; p.innerHTML = playing ? '&#10073;&#10073;' : '&#9654;'; p.setAttribute('aria-label', playing ? 'Pause' : 'Play');
-  $('.exports').hidden = !S.done;
+
+function updateControls() {
+  $('.scrub').max = Math.max(0, state.total - 1);
+  $('.scrub').disabled = $('.play').disabled = lastFrame() < 0;
+  showPlaying(state.mode !== 'pause' && state.timer);
+  $('.exports').hidden = !state.done;
 }
-function tick() { // one frame a beat; live, catch up gently so that the picture never lags far behind
-  const e = end();
-  if (S.cur < e) { const lag = e - S.cur, step = S.mode === 'live' && lag > 24 ? Math.ceil(lag / 24) : 1; let k = Math.min(e, S.cur + step); while (k <= e && !S.f[k]) k++; show(k); }
-  else if (S.mode === 'play' || S.done || (S.total && S.cur >= S.total - 1)) halt(S.done ? 'done' : 'pause');
+
+// One frame a beat. A live view catches up gently, so that the picture is never far behind.
+function beat() {
+  const last = lastFrame();
+  if (state.shown < last) {
+    const lag = last - state.shown;
+    const step = state.mode === 'live' && lag > MOST_LAG ? Math.ceil(lag / MOST_LAG) : 1;
+    let next = Math.min(last, state.shown + step);
+    while (next <= last && !state.frames[next]) next++;
+    show(next);
+  } else if (state.mode === 'play' || state.done || (state.total && state.shown >= state.total - 1)) {
+    halt(state.done ? 'done' : 'pause');
+  }
 }
-function run(m) { S.mode = m; if (!S.timer) S.timer = setInterval(tick, PACE); ui(); }
-function halt(m) { clearInterval(S.timer); S.timer = null; S.mode = m; ui(); }
-async function put(list, tag) { const got = await Promise.all(list.map(async ([i, b]) => [i, await decode(b).catch(() => null)])); if (tag !== S.run || tag === S.stopped) return; for (const [i, m] of got) if (m) S.f[i] = m; ui(); }
-async function upd() {
-  const v = props.value; if (v && v.empty) v.empty.forEach((t, k) => { $('.empty').children[k].textContent = t; });
-  if (!v || !v.run || v.run === S.stopped) return; // a message may overtake the Stop
-  if (v.run !== S.run) { Object.assign(S, { run: v.run, f: [], meta: [], total: 0, cur: -1, asked: new Set(), done: false }); build(v); halt('live'); run('live'); }
-  const at = v.at || 0, tag = S.run; S.total = v.total || 0; (v.meta || []).forEach((m, k) => S.meta[at + k] = m);
-  if (v.stopped) S.total = at + (v.frames || []).length;
-  await put((v.frames || []).map((b, k) => [at + k, b]), tag);
-  const miss = []; for (let i = 0; i < at; i++) if (!S.f[i] && !S.asked.has(i)) { miss.push(i); S.asked.add(i); }
-  if (miss.length) { const r = await server.frames_missing({ run: tag, want: miss }); for (const [i, , m] of r || []) S.meta[i] = m; await put((r || []).map(x => [x[0], x[1]]), tag); }
-  if (v.done) { S.done = true; ui(); }
-  if (S.mode === 'live' && !S.timer) run('live');
+
+function play(mode) {
+  state.mode = mode;
+  if (!state.timer) state.timer = setInterval(beat, BEAT);
+  updateControls();
 }
-element.addEventListener('input', e => { if (e.target.matches('.scrub')) { halt('pause'); let i = +e.target.value; while (i > 0 && !S.f[i]) i--; show(i); } });
-element.addEventListener('click', async e => {
-  if (e.target.closest('.play')) { if (S.timer) halt('pause'); else { if (S.cur >= end()) S.cur = -1; run('play'); } }
-  const b = e.target.closest('[data-kind]'); if (!b) return;
-  const note = $('.exports .note'), kind = b.dataset.kind; note.textContent = 'Encoding…'; b.disabled = true;
-  try {
-    const r = await server.export_animation({ run: S.run, kind });
-    if (r && r.data) { const a = el('a'); a.href = URL.createObjectURL(new Blob([bytes(r.data)], { type: r.type })); a.download = `${S.name || 'ddpm-denoising'}.${kind}`; a.click(); setTimeout(() => URL.revokeObjectURL(a.href), 10000); note.textContent = r.note; }
-    else note.textContent = (r && r.error) || 'This run is no longer kept; denoise again.';
-  } catch { note.textContent = 'The server could not be reached.'; } finally { b.disabled = false; }
+
+function halt(mode) {
+  clearInterval(state.timer);
+  state.timer = null;
+  state.mode = mode;
+  updateControls();
+}
+
+// entries: [[index, base64], ...]
+async function keepFrames(entries, run) {
+  const decoded = await Promise.all(entries.map(([, base64]) => decodeImage(base64).catch(() => null)));
+  if (run !== state.run || run === state.stopped) return;
+  decoded.forEach((frame, k) => {
+    if (frame) state.frames[entries[k][0]] = frame;
+  });
+  updateControls();
+}
+
+async function fetchMissing(before, run) {
+  const missing = [];
+  for (let i = 0; i < before; i++) if (!state.frames[i] && !state.asked.has(i)) missing.push(i);
+  if (!missing.length) return;
+  for (const i of missing) state.asked.add(i);
+  const fetched = (await server.frames_missing({ run, want: missing })) || [];
+  for (const [i, , meta] of fetched) state.meta[i] = meta;
+  await keepFrames(fetched, run);
+}
+
+async function update() {
+  const value = props.value;
+  if (value && value.empty) value.empty.forEach((text, k) => { $('.empty').children[k].textContent = text; });
+  if (!value || !value.run || value.run === state.stopped) return; // a message may arrive after the Stop
+  if (value.run !== state.run) {
+    const asked = new Set();
+    Object.assign(state, { run: value.run, frames: [], meta: [], total: 0, shown: -1, asked, done: false });
+    build(value);
+    halt('live');
+    play('live');
+  }
+  const run = state.run;
+  const first = value.at || 0;
+  const frames = value.frames || [];
+  state.total = value.stopped ? first + frames.length : value.total || 0;
+  (value.meta || []).forEach((meta, k) => { state.meta[first + k] = meta; });
+  await keepFrames(frames.map((base64, k) => [first + k, base64]), run);
+  await fetchMissing(first, run);
+  if (value.done) {
+    state.done = true;
+    updateControls();
+  }
+  if (state.mode === 'live' && !state.timer) play('live');
+}
+
+element.addEventListener('input', event => {
+  if (!event.target.matches('.scrub')) return;
+  halt('pause');
+  let i = +event.target.value;
+  while (i > 0 && !state.frames[i]) i--;
+  show(i);
 });
-document.addEventListener('ddpm-stop', e => { // Stop was pressed: what has arrived is all there will be
-  if (S.done || !S.run || !element.closest('#' + e.detail)) return;
-  S.stopped = S.run; S.total = end() + 1; S.done = true; $('.exports .note').textContent = 'Stopped here.'; ui();
+
+element.addEventListener('click', event => {
+  if (event.target.closest('.play')) {
+    if (state.timer) return halt('pause');
+    if (state.shown >= lastFrame()) state.shown = -1;
+    play('play');
+  }
+  const button = event.target.closest('[data-kind]');
+  const gone = 'This run is no longer kept; denoise again.';
+  if (button) exportAnimation(button, state.run, state.name || 'ddpm-denoising', gone);
 });
-watch('value', upd); upd();
+
+// After a Stop, the frames that have arrived are the whole run.
+onStop(() => {
+  if (state.done || !state.run) return;
+  state.stopped = state.run;
+  state.total = lastFrame() + 1;
+  state.done = true;
+  $('.exports .note').textContent = 'Stopped here.';
+  updateControls();
+});
+
+watch('value', update);
+update();

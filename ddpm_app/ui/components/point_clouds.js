@@ -1,25 +1,61 @@
-// value = {data: [x, y, ...], clouds: [{method, scale, points: [x, y, ...]}, ...]}, positions in thousandths of the square's half side; null: nothing to show.
-// Each canvas shows one method's points over the data of the class, in grey. The slider chooses the guidance scale.
-const $ = s => element.querySelector(s), S = element.__ways = { scales: [], at: 0 };
-const css = name => getComputedStyle(element).getPropertyValue(name).trim() || '#888';
-function dots(g, xy, colour, r, side, alpha) {
-  g.globalAlpha = alpha; g.fillStyle = colour; g.beginPath();
-  for (let k = 0; k + 1 < xy.length; k += 2) g.rect((xy[k] / 1000 + 1) / 2 * side - r / 2, (1 - xy[k + 1] / 1000) / 2 * side - r / 2, r, r);
-  g.fill(); g.globalAlpha = 1;
+// value = {data: [x, y, ...], clouds: [{method, scale, points: [x, y, ...]}, ...]}, or null: nothing to show.
+// Positions are thousandths of the square's half side. Each canvas shows one method's points over the data of the class,
+// in grey. The slider chooses the guidance scale.
+const COLOURS = ['#6366f1', '#d97706', '#0d9488'];
+let scales = [];
+let chosen = 0; // index into scales
+
+function drawPoints(context, positions, colour, size, side, opacity) {
+  context.globalAlpha = opacity;
+  context.fillStyle = colour;
+  context.beginPath();
+  for (let k = 0; k + 1 < positions.length; k += 2) {
+    const x = ((positions[k] / 1000 + 1) / 2) * side;
+    const y = ((1 - positions[k + 1] / 1000) / 2) * side;
+    context.rect(x - size / 2, y - size / 2, size, size);
+  }
+  context.fill();
+  context.globalAlpha = 1;
 }
+
+// The points of a method at a scale. Conditional sampling without guidance has one set for all scales.
+function pointsOf(clouds, method, scale) {
+  const ofMethod = clouds.filter(cloud => cloud.method === method);
+  const atScale = ofMethod.find(cloud => cloud.scale === scale);
+  return atScale || (ofMethod.length === 1 && method === 'conditional' ? ofMethod[0] : null);
+}
+
 function draw() {
-  const v = props.value || {}, ways = v.clouds || [], colours = ['#6366f1', '#d97706', '#0d9488'];
-  $('.ways').hidden = !ways.length; if (!ways.length) return;
-  S.scales = [...new Set(ways.map(w => w.scale))].sort((a, b) => a - b);
-  const range = $('.scale'); range.max = S.scales.length - 1; range.disabled = S.scales.length < 2;
-  S.at = Math.min(S.at, S.scales.length - 1); range.value = S.at;
-  const s = S.scales[S.at]; $('.at').textContent = String(s); range.setAttribute('aria-valuetext', String(s));
+  const value = props.value || {};
+  const clouds = value.clouds || [];
+  $('.ways').hidden = !clouds.length;
+  if (!clouds.length) return;
+  scales = [...new Set(clouds.map(cloud => cloud.scale))].sort((a, b) => a - b);
+  chosen = Math.min(chosen, scales.length - 1);
+  const scale = scales[chosen];
+
+  const range = $('.scale');
+  range.max = scales.length - 1;
+  range.disabled = scales.length < 2;
+  range.value = chosen;
+  range.setAttribute('aria-valuetext', String(scale));
+  $('.at').textContent = String(scale);
+
   element.querySelectorAll('canvas').forEach((canvas, k) => {
-    const g = canvas.getContext('2d'), side = canvas.width, mine = ways.filter(w => w.method === canvas.dataset.way), found = mine.find(w => w.scale === s) || (mine.length === 1 && canvas.dataset.way === 'conditional' ? mine[0] : null);
-    g.clearRect(0, 0, side, side); dots(g, v.data || [], css('--body-text-color-subdued'), 3, side, .4);
-    if (found) dots(g, found.points, colours[k], 4, side, .85);
+    const context = canvas.getContext('2d');
+    const side = canvas.width;
+    const cloud = pointsOf(clouds, canvas.dataset.way, scale);
+    context.clearRect(0, 0, side, side);
+    drawPoints(context, value.data || [], css('--body-text-color-subdued'), 3, side, 0.4);
+    if (cloud) drawPoints(context, cloud.points, COLOURS[k], 4, side, 0.85);
   });
 }
-element.addEventListener('input', e => { if (e.target.matches('.scale')) { S.at = +e.target.value; draw(); } });
-const themed = () => element.isConnected ? draw() : document.removeEventListener('ddpm-theme', themed); document.addEventListener('ddpm-theme', themed);
-watch('value', draw); draw();
+
+element.addEventListener('input', event => {
+  if (!event.target.matches('.scale')) return;
+  chosen = +event.target.value;
+  draw();
+});
+onThemeChange(draw);
+watch('value', draw);
+draw();

@@ -1,135 +1,532 @@
-// value = {run, model, ...} of a run: begin ("measure" or "curve", with axis), what/done/total/left (progress), rows (all of this run so
-// far; a refusal is {refused, says}), point + index (of the curve), over (a closing sentence). Without a run: {model, stored, trouble}.
-const $ = s => element.querySelector(s);
-const S = element.__evaluate = { run: null, stored: [], fresh: [], rows: [], points: [], axis: '', sort: null, up: true, open: new Set(), stopped: null, over: false, chosen: -1, known: {}, model: '', picked: '', of: '' }; // known: each model's kept numbers; picked: the model chosen above, of: the run's
-const el = (tag, content, cls) => { const e = document.createElement(tag); if (content !== undefined && content !== null) e.textContent = content; if (cls) e.className = cls; return e; };
-const svg = (tag, at, content) => { const e = document.createElementNS('http://www.w3.org/2000/svg', tag); for (const k in at) e.setAttribute(k, at[k]); if (content !== undefined) e.textContent = content; return e; };
-const num = v => typeof v !== 'number' || !isFinite(v) ? '–' : Math.abs(v) >= 100 ? v.toFixed(1) : v.toPrecision(4);
-const pct = v => v == null ? '–' : (100 * v).toFixed(1) + ' %';
-const span = s => s < 90 ? `${Math.max(1, Math.round(s))} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`;
-const P = r => (r.protocol && typeof r.protocol === 'object' && !Array.isArray(r.protocol)) ? r.protocol : {};
-const real = r => r.detail && typeof r.detail['real test images'] === 'number' ? r.detail['real test images'] : null;
-const network = r => { const f = P(r).features; return f && f.network ? String(f.network) : ''; };
-const COLUMNS = [['Metric', r => String(r.name)], ['Value', r => r.value, 1], ['± s.e.', r => r.error, 1], ['Real images', real, 1], ['n', r => P(r).n, 2], ['Sampler', r => P(r).sampler || ''],
-  ['Evals', r => P(r).evaluations, 2], ['s', r => P(r).guidance, 2], ['Network', network]]; // 1: a measured number, 2: a setting
+// value = {run, model, ...} of a run: begin ("measure" or "curve", with axis); what, done, total, left (progress);
+// rows (all of this run so far; a refusal is {refused, says}); point and index (of the curve);
+// over (a closing sentence). failed: the run failed.
+// Without a run: {model, stored: [row], trouble}.
+const state = (element.__evaluate = {
+  run: null, stopped: null, over: false, axis: '',
+  model: '', // whose numbers are shown
+  pickedModel: '', // chosen at the top of the page
+  runModel: '', // of the run
+  known: {}, // each model's stored numbers
+  stored: [], fresh: [], refused: [], points: [], // fresh: of the run shown
+  rows: [], open: new Set(), sort: null, ascending: true, // of the table
+  chosen: -1 // a point of the curve
+});
 
-function ordered() {
-  const same = r => JSON.stringify([r.name, r.value, P(r)]), now = new Set(S.fresh.map(same)); // a kept number may have come from the run on show
-  const all = [...S.stored.filter(r => !now.has(same(r))).map(r => ({ r, fresh: false })), ...S.fresh.map(r => ({ r, fresh: true }))];
-  if (S.sort === null) return all.reverse();
-  const f = COLUMNS[S.sort][1], sign = S.up ? 1 : -1;
-  return all.sort((a, b) => { const x = f(a.r), y = f(b.r), none = v => v === null || v === undefined || v === '';
-    if (none(x) || none(y)) return none(x) - none(y); return sign * (typeof x === 'number' && typeof y === 'number' ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true })); });
+// column: [title, row -> value, kind]
+const MEASURED = 1;
+const SETTING = 2;
+const COLUMNS = [
+  ['Metric', row => String(row.name)],
+  ['Value', row => row.value, MEASURED],
+  ['± s.e.', row => row.error, MEASURED],
+  ['Real images', ofRealImages, MEASURED],
+  ['n', row => protocol(row).n, SETTING],
+  ['Sampler', row => protocol(row).sampler || ''],
+  ['Evals', row => protocol(row).evaluations, SETTING],
+  ['s', row => protocol(row).guidance, SETTING],
+  ['Network', networkOf]
+];
+
+function format(value) {
+  if (typeof value !== 'number' || !isFinite(value)) return '–';
+  return Math.abs(value) >= 100 ? value.toFixed(1) : value.toPrecision(4);
 }
-function table() {
-  const head = $('.results thead tr'), body = $('.results tbody'); head.textContent = ''; body.textContent = '';
-  COLUMNS.forEach(([name,, n], k) => { const th = el('th', undefined, n ? 'num' : ''), b = el('button', name + (S.sort === k ? (S.up ? ' ▲' : ' ▼') : '')); b.type = 'button'; b.dataset.sort = k;
-    th.setAttribute('scope', 'col'); th.setAttribute('aria-sort', S.sort !== k ? 'none' : S.up ? 'ascending' : 'descending'); th.append(b); head.append(th); });
+
+function percent(share) {
+  return share == null ? '–' : (100 * share).toFixed(1) + ' %';
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function protocol(row) {
+  return row.protocol && typeof row.protocol === 'object' && !Array.isArray(row.protocol) ? row.protocol : {};
+}
+
+function ofRealImages(row) {
+  const value = row.detail && row.detail['real test images'];
+  return typeof value === 'number' ? value : null;
+}
+
+function networkOf(row) {
+  const { features } = protocol(row);
+  return features && features.network ? String(features.network) : '';
+}
+
+function heading(text) {
+  const th = el('th', text);
+  th.setAttribute('scope', 'row');
+  return th;
+}
+
+function emptyTable(selector, titles) {
+  const table = $(selector);
+  const row = el('tr');
+  for (const title of titles) {
+    const th = el('th', title);
+    th.setAttribute('scope', 'col');
+    row.append(th);
+  }
+  const [head, body] = [el('thead'), el('tbody')];
+  head.append(row);
+  table.textContent = '';
+  table.append(head, body);
+  return body;
+}
+
+function addRow(body, ...cells) {
+  const row = el('tr');
+  row.append(...cells);
+  body.append(row);
+}
+
+// A cell with a bar for each [share, class].
+function meter(bars) {
+  const cell = el('td', undefined, 'meter');
+  for (const [share, className] of bars) {
+    if (share == null) continue;
+    const bar = el('i', undefined, className);
+    bar.style.width = `${clamp(share, 0, 1) * 100}%`;
+    cell.append(bar);
+  }
+  return cell;
+}
+
+function compare(a, b) {
+  const value = COLUMNS[state.sort][1];
+  const [x, y] = [value(a.row), value(b.row)];
+  const isEmpty = v => v === null || v === undefined || v === '';
+  if (isEmpty(x) || isEmpty(y)) return isEmpty(x) - isEmpty(y);
+  const numbers = typeof x === 'number' && typeof y === 'number';
+  const order = numbers ? x - y : String(x).localeCompare(String(y), undefined, { numeric: true });
+  return state.ascending ? order : -order;
+}
+
+// Stored and fresh rows, without stored copies of fresh ones.
+function orderedRows() {
+  const identity = row => JSON.stringify([row.name, row.value, protocol(row)]);
+  const fresh = new Set(state.fresh.map(identity));
+  const rows = [
+    ...state.stored.filter(row => !fresh.has(identity(row))).map(row => ({ row, fresh: false })),
+    ...state.fresh.map(row => ({ row, fresh: true }))
+  ];
+  return state.sort === null ? rows.reverse() : rows.sort(compare);
+}
+
+function drawTableHead() {
+  const head = $('.results thead tr');
+  head.textContent = '';
+  COLUMNS.forEach(([title, , kind], k) => {
+    const sorted = state.sort === k;
+    const th = el('th', undefined, kind ? 'num' : '');
+    const button = el('button', title + (sorted ? (state.ascending ? ' ▲' : ' ▼') : ''));
+    button.type = 'button';
+    button.dataset.sort = k;
+    th.setAttribute('scope', 'col');
+    th.setAttribute('aria-sort', !sorted ? 'none' : state.ascending ? 'ascending' : 'descending');
+    th.append(button);
+    head.append(th);
+  });
   head.append(el('th', 'Protocol', 'last'));
-  S.rows = ordered();
-  S.rows.forEach(({ r, fresh }, i) => {
-    const tr = el('tr', undefined, fresh ? 'new' : ''); COLUMNS.forEach(([, f, n]) => { const v = f(r); tr.append(el('td', n === 1 ? num(v) : n && typeof v === 'number' ? v.toLocaleString('en') : v ?? '', n ? 'num' : '')); });
-    const more = el('td', undefined, 'more'), b = el('button', S.open.has(r) ? 'hide' : 'show'); b.type = 'button'; b.dataset.row = i; b.setAttribute('aria-expanded', String(S.open.has(r))); b.setAttribute('aria-label', `Protocol of ${r.name}`); more.append(b); tr.append(more); body.append(tr);
-    if (S.open.has(r)) { const line = el('tr', undefined, 'protocol'), td = el('td'); td.colSpan = COLUMNS.length + 1; const dl = el('dl');
-      const d = r.detail || {}, notes = {};
-      if (typeof d.note === 'string') notes.note = d.note; if (typeof d['change from half the steps'] === 'number') notes['change from half the steps'] = `${num(d['change from half the steps'])} bits/dim`;
-      for (const [k, v] of [...Object.entries(notes), ...Object.entries(P(r))]) dl.append(el('dt', k), el('dd', v !== null && typeof v === 'object' ? Object.entries(v).map(([a, b]) => `${a} ${b}`).join(', ') : String(v)));
-      td.append(dl); line.append(td); body.append(line); }
+}
+
+function cellOf(row, [, value, kind]) {
+  const v = value(row);
+  if (kind === MEASURED) return el('td', format(v), 'num');
+  return el('td', kind && typeof v === 'number' ? v.toLocaleString('en') : v ?? '', kind ? 'num' : '');
+}
+
+function protocolRow(row) {
+  const detail = row.detail || {};
+  const change = detail['change from half the steps'];
+  const list = el('dl');
+  if (typeof detail.note === 'string') list.append(el('dt', 'note'), el('dd', detail.note));
+  if (typeof change === 'number') {
+    list.append(el('dt', 'change from half the steps'), el('dd', `${format(change)} bits/dim`));
+  }
+  for (const [name, value] of Object.entries(protocol(row))) {
+    const nested = value !== null && typeof value === 'object';
+    const text = nested ? Object.entries(value).map(([k, v]) => `${k} ${v}`).join(', ') : String(value);
+    list.append(el('dt', name), el('dd', text));
+  }
+  const cell = el('td');
+  cell.colSpan = COLUMNS.length + 1;
+  cell.append(list);
+  const line = el('tr', undefined, 'protocol');
+  line.append(cell);
+  return line;
+}
+
+function drawTable() {
+  const body = $('.results tbody');
+  body.textContent = '';
+  drawTableHead();
+  state.rows = orderedRows();
+  state.rows.forEach(({ row, fresh }, i) => {
+    const isOpen = state.open.has(row);
+    const button = el('button', isOpen ? 'hide' : 'show');
+    button.type = 'button';
+    button.dataset.row = i;
+    button.setAttribute('aria-expanded', String(isOpen));
+    button.setAttribute('aria-label', `Protocol of ${row.name}`);
+    const more = el('td', undefined, 'more');
+    more.append(button);
+    const line = el('tr', undefined, fresh ? 'new' : '');
+    line.append(...COLUMNS.map(column => cellOf(row, column)), more);
+    body.append(line);
+    if (isOpen) body.append(protocolRow(row));
   });
 }
-function csv() {
-  const keys = [...new Set(S.rows.flatMap(({ r }) => Object.keys(P(r))))], cell = v => { const t = v === null || v === undefined ? '' : typeof v === 'object' ? JSON.stringify(v) : String(v);
-    const safe = typeof v === 'string' && /^[=+\-@\t\r]/.test(t) ? "'" + t : t; return /[",\n\r]/.test(safe) ? '"' + safe.replace(/"/g, '""') + '"' : safe; };
-  const lines = [['metric', 'value', 'error', 'real test images', ...keys], ...S.rows.map(({ r }) => [r.name, r.value, r.error, real(r), ...keys.map(k => P(r)[k])])];
-  const a = el('a'); a.href = URL.createObjectURL(new Blob([lines.map(l => l.map(cell).join(',')).join('\n') + '\n'], { type: 'text/csv' }));
-  a.download = `${(S.model || 'model').replace(/[^\w.-]+/g, '-')}-metrics.csv`; a.click(); setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+
+function csvCell(value) {
+  let text = value === null || value === undefined ? '' : String(value);
+  if (value !== null && typeof value === 'object') text = JSON.stringify(value);
+  if (typeof value === 'string' && /^[=+\-@\t\r]/.test(text)) text = "'" + text; // a spreadsheet would run it
+  return /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
 }
-function meter(pairs) { const td = el('td', undefined, 'meter'); for (const [share, cls] of pairs) if (share != null) { const i = el('i', undefined, cls); i.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`; td.append(i); } return td; }
-function header(t, names) { const tr = el('tr'); for (const n of names) { const th = el('th', n); th.setAttribute('scope', 'col'); tr.append(th); } const h = el('thead'); h.append(tr); t.append(h); }
-function reading() {
-  const found = [...S.fresh, ...[...S.stored].reverse()].find(r => r.name === 'confidence' && r.detail && r.detail.generated && r.detail.generated.counts);
-  $('.reading').hidden = !found; if (!found) return;
-  const g = found.detail.generated, q = found.detail.real, names = found.detail.classes && found.detail.classes.length === g.counts.length ? found.detail.classes : g.counts.map((_, k) => String(k));
-  const share = (x, k) => x ? x.counts[k] / x.n : null, top = Math.max(...names.map((_, k) => Math.max(share(g, k), share(q, k) || 0)), 1e-9);
-  const c = $('.classes'); c.textContent = ''; header(c, ['', '', 'samples', 'real']); const cb = el('tbody'); c.append(cb);
-  names.forEach((n, k) => { const tr = el('tr'), th = el('th', n); th.setAttribute('scope', 'row'); tr.append(th, meter([[share(g, k) / top, ''], [q ? share(q, k) / top : null, 'real']]), el('td', pct(share(g, k))), el('td', pct(share(q, k)))); cb.append(tr); });
-  $('.uniform').textContent = `Distance from uniform ${num(g.distance)}; equal draws give ${num(g.expected_distance)} by chance.` + (q ? ` Real test images: ${num(q.distance)}.` : '');
-  const t = $('.calibration'); t.textContent = ''; header(t, ['confidence', 'read rightly', 'samples', 'real']); const tb = el('tbody'); t.append(tb);
-  const bins = g.bins && g.bins.length ? g.bins : (q && q.bins) || [];
-  bins.forEach((b, k) => { const own = g.bins && g.bins.length ? g.bins[k] : null, other = q && q.bins.length ? q.bins[k] : null; if (!(own && own[2]) && !(other && other[2])) return;
-    const tr = el('tr'), th = el('th', `${Math.round(100 * b[0])}–${Math.round(100 * b[1])} %`); th.setAttribute('scope', 'row');
-    tr.append(th, meter([[own && own[4], ''], [other && other[4], 'real']]), el('td', own ? pct(own[4]) : '–'), el('td', other ? pct(other[4]) : '–')); tb.append(tr); });
-  $('.ece').textContent = `Expected calibration error: ${g.ece == null ? 'no classes asked for' : 'samples ' + num(g.ece)}${q && q.ece != null ? ', real test images ' + num(q.ece) : ''}.`;
-  const m = $('.confusion'); m.textContent = ''; header(m, ['', ...names]); const mb = el('tbody'); m.append(mb); $('.confusion').closest('.scroll').hidden = !(g.confusion && g.confusion.length);
-  (g.confusion || []).forEach((row, k) => { const total = row.reduce((a, b) => a + b, 0) || 1, tr = el('tr'), th = el('th', names[k]); th.setAttribute('scope', 'row'); tr.append(th);
-    row.forEach((v, j) => { const td = el('td', v || '·'); td.style.background = `color-mix(in srgb, var(--color-accent) ${Math.round(48 * v / total)}%, transparent)`; td.title = `${names[k]} read as ${names[j]}: ${v}`; tr.append(td); }); mb.append(tr); });
+
+function downloadCsv() {
+  const rows = state.rows.map(({ row }) => row);
+  const keys = [...new Set(rows.flatMap(row => Object.keys(protocol(row))))];
+  const lines = [
+    ['metric', 'value', 'error', 'real test images', ...keys],
+    ...rows.map(row => [row.name, row.value, row.error, ofRealImages(row), ...keys.map(key => protocol(row)[key])])
+  ];
+  const text = lines.map(line => line.map(csvCell).join(',')).join('\n') + '\n';
+  const name = `${(state.model || 'model').replace(/[^\w.-]+/g, '-')}-metrics.csv`;
+  download(new Blob([text], { type: 'text/csv' }), name);
 }
-function bits() {
-  const found = [...S.fresh, ...[...S.stored].reverse()].find(r => r.name === 'bpd-bound' && r.detail && Array.isArray(r.detail.levels));
-  $('.bits').hidden = !found; if (!found) return;
-  const d = found.detail, rows = [['L_0 (t = 1)', d.L_0], ...d.levels.map(([a, b, v]) => [a === b ? `t = ${a}` : `t = ${a} to ${b}`, v]), ['L_T', d.L_T]], top = Math.max(...rows.map(r => r[1]), 1e-9);
-  const t = $('.levels'); t.textContent = ''; header(t, ['', '', 'bits/dim']); const tb = el('tbody'); t.append(tb);
-  for (const [name, v] of rows) { const tr = el('tr'), th = el('th', name); th.setAttribute('scope', 'row'); tr.append(th, meter([[v / top, '']]), el('td', v.toFixed(4))); tb.append(tr); }
+
+// The newest row that fits: of this run, else of the stored ones.
+function newestRow(fits) {
+  return [...state.fresh, ...[...state.stored].reverse()].find(fits);
 }
-function copies() {
-  const found = S.fresh.filter(r => r.strip); $('.copies').hidden = !found.length; const box = $('.strips'); box.textContent = '';
-  for (const r of found) { const f = el('figure'), i = el('img'), d = r.detail || {}, pixels = r.name.endsWith('-pixels'); i.src = 'data:image/png;base64,' + r.strip.png; i.alt = `Samples above their nearest training images, in ${pixels ? 'pixels' : 'features'}`;
-    f.append(i, el('figcaption', `In ${pixels ? 'pixels' : 'features'}, closest first; above the samples, below the training images. Distances ${r.strip.distances.map(v => num(v)).join(', ')}. Closer than the closest 1 % of real test images: ${pct(r.value)} (new images give 1 %); exact copies: ${d.copies}.`)); box.append(f); }
+
+function drawReading() {
+  const row = newestRow(({ name, detail }) => {
+    return name === 'confidence' && detail && detail.generated && detail.generated.counts;
+  });
+  $('.reading').hidden = !row;
+  if (!row) return;
+  const { generated, real, classes } = row.detail;
+  const named = classes && classes.length === generated.counts.length;
+  const names = named ? classes : generated.counts.map((_, k) => String(k));
+  drawClassShares(names, generated, real);
+  drawCalibration(generated, real);
+  drawConfusion(names, generated.confusion || []);
 }
-function curve() {
-  $('.curve').hidden = !S.points.length; if (!S.points.length) return;
-  const by = $('.by select').value, s = $('.plot'), W = 420, H = 300, L = 52, R = 16, T = 14, B = 40; s.textContent = ''; $('.curve h3').textContent = `Trade-off over ${S.axis}: ${S.model}`;
-  const shown = S.points.map((p, k) => ({ p, k })).filter(({ p }) => p && p.distance != null && p[by] != null), missing = S.points.find(p => p && p.says);
-  if (!shown.length) { s.append(svg('text', { x: W / 2, y: H / 2, 'text-anchor': 'middle' }, 'no point yet')); }
-  else {
-    const range = v => { let a = Math.min(...v), b = Math.max(...v); const e = (b - a || Math.abs(b) || 1) * .12; return [a - e, b + e]; }, [x0, x1] = range(shown.map(q => q.p[by])), [y0, y1] = range(shown.map(q => q.p.distance));
-    const X = v => L + (v - x0) / (x1 - x0) * (W - L - R), Y = v => H - B - (v - y0) / (y1 - y0) * (H - T - B);
-    for (let k = 0; k <= 4; k++) { const v = y0 + (y1 - y0) * k / 4, u = x0 + (x1 - x0) * k / 4; s.append(svg('line', { class: 'axis', x1: L, x2: W - R, y1: Y(v), y2: Y(v) }), svg('text', { x: L - 6, y: Y(v) + 4, 'text-anchor': 'end' }, +v.toPrecision(3)), svg('text', { x: X(u), y: H - B + 16, 'text-anchor': 'middle' }, +u.toPrecision(3))); }
-    s.append(svg('text', { x: (L + W - R) / 2, y: H - 6, 'text-anchor': 'middle' }, by), svg('text', { x: L, y: 10 }, shown[0].p.name + ' (lower is nearer)'));
-    if (S.axis !== 'sampler') s.append(svg('path', { d: shown.map(({ p }, k) => `${k ? 'L' : 'M'}${X(p[by])} ${Y(p.distance)}`).join('') }));
-    const named = []; // labels that would overprint an earlier one are left to the point's own title
-    for (const { p, k } of shown) { const x = X(p[by]), y = Y(p.distance), free = !named.some(([a, b]) => Math.abs(a - x) < 34 && Math.abs(b - y) < 13); if (free) named.push([x, y]); const c = svg('circle', { class: 'point' + (k === S.chosen ? ' on' : ''), cx: X(p[by]), cy: Y(p.distance), r: 6, tabindex: 0, role: 'button', 'data-point': k, 'aria-label': `${S.axis} ${p.value}: ${p.name} ${num(p.distance)}, ${by} ${num(p[by])}; show its samples` });
-      c.append(svg('title', {}, `${S.axis} ${p.value}`)); s.append(c); if (free) s.append(svg('text', { x: X(p[by]) + (X(p[by]) > W - 60 ? -9 : 9), y: Y(p.distance) - 8, 'text-anchor': X(p[by]) > W - 60 ? 'end' : 'start' }, String(p.value))); }
+
+function drawClassShares(names, generated, real) {
+  const share = (reading, k) => (reading ? reading.counts[k] / reading.n : null);
+  const shares = names.flatMap((_, k) => [share(generated, k), share(real, k) || 0]);
+  const top = Math.max(...shares, 1e-9);
+  const body = emptyTable('.classes', ['', '', 'samples', 'real']);
+  names.forEach((name, k) => {
+    const [ours, reals] = [share(generated, k), share(real, k)];
+    const bars = meter([[ours / top, ''], [real ? reals / top : null, 'real']]);
+    addRow(body, heading(name), bars, el('td', percent(ours)), el('td', percent(reals)));
+  });
+  const [distance, expected] = [format(generated.distance), format(generated.expected_distance)];
+  $('.uniform').textContent =
+    `Distance from uniform ${distance}; equal draws give ${expected} by chance.` +
+    (real ? ` Real test images: ${format(real.distance)}.` : '');
+}
+
+// bin: [low, high, n, mean confidence, share read rightly]
+function drawCalibration(generated, real) {
+  const binsOf = reading => (reading && reading.bins && reading.bins.length ? reading.bins : null);
+  const [ours, reals] = [binsOf(generated), binsOf(real)];
+  const body = emptyTable('.calibration', ['confidence', 'read rightly', 'samples', 'real']);
+  (ours || reals || []).forEach(([low, high], k) => {
+    const [bin, realBin] = [ours && ours[k], reals && reals[k]];
+    if (!(bin && bin[2]) && !(realBin && realBin[2])) return;
+    const range = `${Math.round(100 * low)}–${Math.round(100 * high)} %`;
+    const bars = meter([[bin && bin[4], ''], [realBin && realBin[4], 'real']]);
+    const texts = [bin, realBin].map(b => el('td', b ? percent(b[4]) : '–'));
+    addRow(body, heading(range), bars, ...texts);
+  });
+  const samples = generated.ece == null ? 'no classes asked for' : 'samples ' + format(generated.ece);
+  const reference = real && real.ece != null ? ', real test images ' + format(real.ece) : '';
+  $('.ece').textContent = `Expected calibration error: ${samples}${reference}.`;
+}
+
+function drawConfusion(names, confusion) {
+  const body = emptyTable('.confusion', ['', ...names]);
+  $('.confusion').closest('.scroll').hidden = !confusion.length;
+  confusion.forEach((counts, k) => {
+    const total = counts.reduce((sum, count) => sum + count, 0) || 1;
+    const cells = counts.map((count, j) => {
+      const cell = el('td', count || '·');
+      const strength = Math.round((48 * count) / total);
+      cell.style.background = `color-mix(in srgb, var(--color-accent) ${strength}%, transparent)`;
+      cell.title = `${names[k]} read as ${names[j]}: ${count}`;
+      return cell;
+    });
+    addRow(body, heading(names[k]), ...cells);
+  });
+}
+
+function drawBits() {
+  const row = newestRow(({ name, detail }) => name === 'bpd-bound' && detail && Array.isArray(detail.levels));
+  $('.bits').hidden = !row;
+  if (!row) return;
+  const { L_0, L_T, levels } = row.detail;
+  const parts = [
+    ['L_0 (t = 1)', L_0],
+    ...levels.map(([first, last, bits]) => [first === last ? `t = ${first}` : `t = ${first} to ${last}`, bits]),
+    ['L_T', L_T]
+  ];
+  const top = Math.max(...parts.map(part => part[1]), 1e-9);
+  const body = emptyTable('.levels', ['', '', 'bits/dim']);
+  for (const [name, bits] of parts) addRow(body, heading(name), meter([[bits / top, '']]), el('td', bits.toFixed(4)));
+}
+
+function drawNeighbours() {
+  const rows = state.fresh.filter(row => row.strip);
+  const box = $('.strips');
+  box.textContent = '';
+  $('.copies').hidden = !rows.length;
+  for (const row of rows) {
+    const space = row.name.endsWith('-pixels') ? 'pixels' : 'features';
+    const image = el('img');
+    image.src = 'data:image/png;base64,' + row.strip.png;
+    image.alt = `Samples above their nearest training images, in ${space}`;
+    const distances = row.strip.distances.map(format).join(', ');
+    const caption =
+      `In ${space}, closest first; above the samples, below the training images. Distances ${distances}. ` +
+      `Closer than the closest 1 % of real test images: ${percent(row.value)} (new images give 1 %); ` +
+      `exact copies: ${(row.detail || {}).copies}.`;
+    const figure = el('figure');
+    figure.append(image, el('figcaption', caption));
+    box.append(figure);
   }
-  if (missing) trouble(missing.says);
-  const p = S.points[S.chosen], f = $('.samples'); f.hidden = !p; if (!p) return;
-  f.querySelector('img').src = 'data:image/png;base64,' + p.grid; f.querySelector('img').alt = `The first ${p.shown} samples at ${S.axis} ${p.value}`;
-  f.querySelector('figcaption').textContent = `${S.axis} ${p.value}: ${p.name} ${num(p.distance)}, agreement ${pct(p.agreement)}, confidence ${num(p.confidence)}. ` + Object.entries(p.settings).map(([k, v]) => `${k} ${v}`).join(', ') + '.';
 }
-function trouble(text) { const e = $('.trouble'); e.hidden = !text; e.textContent = text || ''; }
+
+// [low, high] of the values with 12 % of room on both sides.
+function paddedRange(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = (high - low || Math.abs(high) || 1) * 0.12;
+  return [low - room, high + room];
+}
+
+function drawCurve() {
+  $('.curve').hidden = !state.points.length;
+  if (!state.points.length) return;
+  $('.curve h3').textContent = `Trade-off over ${state.axis}: ${state.model}`;
+  const against = $('.by select').value;
+  const shown = [];
+  state.points.forEach((point, k) => {
+    if (point && point.distance != null && point[against] != null) shown.push({ point, k });
+  });
+  const plot = $('.plot');
+  plot.textContent = '';
+  if (shown.length) drawPoints(plot, shown, against);
+  else plot.append(svg('text', { x: 210, y: 150, 'text-anchor': 'middle' }, 'no point yet'));
+  const missing = state.points.find(point => point && point.says);
+  if (missing) showTrouble(missing.says);
+  drawPointSamples();
+}
+
+function drawPoints(plot, shown, against) {
+  const [width, height, left, right, top, bottom] = [420, 300, 52, 16, 14, 40];
+  const [x0, x1] = paddedRange(shown.map(({ point }) => point[against]));
+  const [y0, y1] = paddedRange(shown.map(({ point }) => point.distance));
+  const placeX = value => left + ((value - x0) / (x1 - x0)) * (width - left - right);
+  const placeY = value => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
+  for (let k = 0; k <= 4; k++) {
+    const [x, y] = [x0 + ((x1 - x0) * k) / 4, y0 + ((y1 - y0) * k) / 4];
+    plot.append(
+      svg('line', { class: 'axis', x1: left, x2: width - right, y1: placeY(y), y2: placeY(y) }),
+      svg('text', { x: left - 6, y: placeY(y) + 4, 'text-anchor': 'end' }, +y.toPrecision(3)),
+      svg('text', { x: placeX(x), y: height - bottom + 16, 'text-anchor': 'middle' }, +x.toPrecision(3))
+    );
+  }
+  const title = shown[0].point.name + ' (lower is nearer)';
+  plot.append(svg('text', { x: (left + width - right) / 2, y: height - 6, 'text-anchor': 'middle' }, against));
+  plot.append(svg('text', { x: left, y: 10 }, title));
+  const places = shown.map(({ point }) => [placeX(point[against]), placeY(point.distance)]);
+  if (state.axis !== 'sampler') plot.append(svg('path', { d: pathThrough(places) }));
+
+  const labels = []; // a label that would cover an earlier one is left to the point's own title
+  shown.forEach(({ point, k }, i) => {
+    const [x, y] = places[i];
+    const free = !labels.some(([a, b]) => Math.abs(a - x) < 34 && Math.abs(b - y) < 13);
+    const setting = `${state.axis} ${point.value}`;
+    const numbers = `${point.name} ${format(point.distance)}, ${against} ${format(point[against])}`;
+    const circle = svg('circle', {
+      class: 'point' + (k === state.chosen ? ' on' : ''),
+      cx: x, cy: y, r: 6, tabindex: 0, role: 'button', 'data-point': k,
+      'aria-label': `${setting}: ${numbers}; show its samples`
+    });
+    circle.append(svg('title', {}, setting));
+    plot.append(circle);
+    if (!free) return;
+    labels.push([x, y]);
+    const atEdge = x > width - 60;
+    const anchor = atEdge ? 'end' : 'start';
+    plot.append(svg('text', { x: x + (atEdge ? -9 : 9), y: y - 8, 'text-anchor': anchor }, String(point.value)));
+  });
+}
+
+function drawPointSamples() {
+  const point = state.points[state.chosen];
+  const figure = $('.samples');
+  figure.hidden = !point;
+  if (!point) return;
+  const setting = `${state.axis} ${point.value}`;
+  const image = figure.querySelector('img');
+  image.src = 'data:image/png;base64,' + point.grid;
+  image.alt = `The first ${point.shown} samples at ${setting}`;
+  const numbers = `${point.name} ${format(point.distance)}, agreement ${percent(point.agreement)}`;
+  const settings = Object.entries(point.settings).map(([name, value]) => `${name} ${value}`).join(', ');
+  figure.querySelector('figcaption').textContent =
+    `${setting}: ${numbers}, confidence ${format(point.confidence)}. ${settings}.`;
+}
+
+function showTrouble(text) {
+  $('.trouble').hidden = !text;
+  $('.trouble').textContent = text || '';
+}
+
 function draw() {
-  const refused = S.fresh.filter(r => r.refused), some = S.stored.length || S.fresh.some(r => r.name) || S.points.length;
-  S.fresh = S.fresh.filter(r => r.name); $('.empty').hidden = !!(some || S.refused.length || refused.length); $('.body').hidden = !$('.empty').hidden; if (refused.length) S.refused = refused;
-  const any = S.stored.length + S.fresh.length > 0; $('.title h3').textContent = S.model ? `Results: ${S.model}` : 'Results'; $('.title').hidden = $('.results').parentElement.hidden = !any; table();
-  const list = $('.refused'); list.hidden = !S.refused.length; list.textContent = ''; for (const r of S.refused) list.append(el('li', `${r.refused}: not measured: ${r.says}`));
-  reading(); bits(); copies(); curve();
+  const refused = state.fresh.filter(row => row.refused);
+  if (refused.length) state.refused = refused;
+  state.fresh = state.fresh.filter(row => row.name);
+  const numbers = state.stored.length + state.fresh.length;
+  const anything = numbers || state.points.length || state.refused.length;
+  $('.empty').hidden = !!anything;
+  $('.body').hidden = !anything;
+  $('.title h3').textContent = state.model ? `Results: ${state.model}` : 'Results';
+  $('.title').hidden = $('.results').parentElement.hidden = !numbers;
+  const list = $('.refused');
+  list.hidden = !state.refused.length;
+  list.textContent = '';
+  for (const { refused: metric, says } of state.refused) list.append(el('li', `${metric}: not measured: ${says}`));
+  drawTable();
+  drawReading();
+  drawBits();
+  drawNeighbours();
+  drawCurve();
 }
-S.refused = [];
-function upd() {
-  const v = props.value; if (!v || (v.run && v.run === S.stopped)) return; // a message may overtake the Stop
-  if (v.failed) { $('.bar').hidden = true; return; } // its toast has said why
-  if (!v.run) { S.model = S.picked = v.model; S.stored = S.known[v.model] = v.stored || []; S.fresh = []; S.points = []; S.refused = []; S.open.clear(); S.before = null; trouble(v.trouble); if (!S.run) $('.bar').hidden = true; return draw(); }
-  if (v.run !== S.run) { S.run = v.run; S.over = false; S.before = null; trouble(''); S.refused = []; if (v.begin === 'curve') { S.points = []; S.chosen = -1; S.axis = v.axis; } if (v.begin === 'measure') { S.stored = [...S.stored, ...S.fresh.map(({ strip, ...r }) => r)]; S.fresh = []; } draw(); }
-  S.of = v.model; if (v.model !== S.model) { S.model = v.model; S.stored = S.known[v.model] || []; draw(); } // another model was chosen meanwhile: this run's numbers are not its own
-  const bar = $('.bar'); bar.hidden = false;
-  if (v.total) { const p = $('progress'); p.hidden = false; p.value = v.done / v.total; $('.what').textContent = `${v.what}: ${v.done.toLocaleString('en')} of ${v.total.toLocaleString('en')}` + (v.left != null ? `, about ${span(v.left)} left` : ''); }
-  if (v.rows) { S.fresh = v.rows; draw(); }
-  if (v.point) { S.points[v.index] = v.point; if (S.chosen < 0) S.chosen = 0; draw(); }
-  if (v.over) { S.over = true; $('progress').hidden = true; $('.what').textContent = v.over; }
+
+function showModel({ model, stored, trouble }) {
+  state.model = state.pickedModel = model;
+  state.stored = state.known[model] = stored || [];
+  Object.assign(state, { fresh: [], points: [], refused: [] });
+  state.open.clear();
+  showTrouble(trouble);
+  if (!state.run) $('.bar').hidden = true;
+  draw();
 }
-element.addEventListener('click', e => {
-  const sort = e.target.closest('[data-sort]'), row = e.target.closest('[data-row]'), point = e.target.closest('[data-point]');
-  if (sort) { const k = +sort.dataset.sort; S.up = S.sort === k ? !S.up : true; S.sort = k; table(); $(`[data-sort="${k}"]`).focus({ preventScroll: true }); }
-  if (row) { const r = S.rows[+row.dataset.row].r; S.open.has(r) ? S.open.delete(r) : S.open.add(r); table(); $(`[data-row="${row.dataset.row}"]`).focus({ preventScroll: true }); }
-  if (point) { S.chosen = +point.dataset.point; curve(); }
-  if (e.target.closest('.csv')) csv();
+
+function beginRun({ run, begin, axis }) {
+  Object.assign(state, { run, over: false, refused: [] });
+  showTrouble('');
+  if (begin === 'curve') Object.assign(state, { points: [], chosen: -1, axis });
+  if (begin === 'measure') {
+    state.stored = [...state.stored, ...state.fresh.map(({ strip, ...row }) => row)];
+    state.fresh = [];
+  }
+  draw();
+}
+
+function showProgress({ what, done, total, left }) {
+  $('progress').hidden = false;
+  $('progress').value = done / total;
+  const counts = `${done.toLocaleString('en')} of ${total.toLocaleString('en')}`;
+  $('.what').textContent = `${what}: ${counts}` + (left != null ? `, about ${duration(left)} left` : '');
+}
+
+function update() {
+  const value = props.value;
+  if (!value || (value.run && value.run === state.stopped)) return; // a message may arrive after the Stop
+  if (value.failed) {
+    $('.bar').hidden = true; // the error message has said why
+    return;
+  }
+  if (!value.run) return showModel(value);
+  if (value.run !== state.run) beginRun(value);
+  state.runModel = value.model;
+  if (value.model !== state.model) { // another model was chosen meanwhile: these numbers are not its own
+    state.model = value.model;
+    state.stored = state.known[value.model] || [];
+    draw();
+  }
+  $('.bar').hidden = false;
+  if (value.total) showProgress(value);
+  if (value.rows) {
+    state.fresh = value.rows;
+    draw();
+  }
+  if (value.point) {
+    state.points[value.index] = value.point;
+    if (state.chosen < 0) state.chosen = 0;
+    draw();
+  }
+  if (value.over) {
+    state.over = true;
+    $('progress').hidden = true;
+    $('.what').textContent = value.over;
+  }
+}
+
+function sortBy(column) {
+  state.ascending = state.sort === column ? !state.ascending : true;
+  state.sort = column;
+  drawTable();
+  $(`[data-sort="${column}"]`).focus({ preventScroll: true });
+}
+
+function toggleProtocol(i) {
+  const { row } = state.rows[i];
+  if (state.open.has(row)) state.open.delete(row);
+  else state.open.add(row);
+  drawTable();
+  $(`[data-row="${i}"]`).focus({ preventScroll: true });
+}
+
+element.addEventListener('click', event => {
+  const sort = event.target.closest('[data-sort]');
+  const row = event.target.closest('[data-row]');
+  const point = event.target.closest('[data-point]');
+  if (sort) sortBy(+sort.dataset.sort);
+  if (row) toggleProtocol(+row.dataset.row);
+  if (point) {
+    state.chosen = +point.dataset.point;
+    drawCurve();
+  }
+  if (event.target.closest('.csv')) downloadCsv();
 });
-element.addEventListener('keydown', e => { const p = e.target.closest('[data-point]'); if (p && (e.key === 'Enter' || e.key === ' ')) { e.preventDefault(); S.chosen = +p.dataset.point; curve(); $(`[data-point="${S.chosen}"]`).focus(); } });
-element.addEventListener('change', e => { if (e.target.matches('.by select')) curve(); });
-document.addEventListener('ddpm-stop', e => {
-  if (e.detail !== 'evaluate-view' || !S.run || S.over || S.run === S.stopped) return;
-  const whose = S.picked !== S.of ? ` of ${S.of}` : ''; S.stopped = S.run; $('progress').hidden = true;
-  $('.what').textContent = `Stopped. The samples${whose} so far are kept: the same settings go on from there.`;
-  if (whose && !S.fresh.length && !S.points.length) { S.model = S.picked; S.stored = S.known[S.model] || []; S.refused = []; draw(); } // nothing came of it: the chosen model's numbers
+
+element.addEventListener('keydown', event => {
+  const point = event.target.closest('[data-point]');
+  if (!point || (event.key !== 'Enter' && event.key !== ' ')) return;
+  event.preventDefault();
+  state.chosen = +point.dataset.point;
+  drawCurve();
+  $(`[data-point="${state.chosen}"]`).focus();
 });
-watch('value', upd); upd();
+
+element.addEventListener('change', event => {
+  if (event.target.matches('.by select')) drawCurve();
+});
+
+onStop(() => {
+  if (!state.run || state.over || state.run === state.stopped) return;
+  const ofModel = state.pickedModel !== state.runModel ? ` of ${state.runModel}` : '';
+  state.stopped = state.run;
+  $('progress').hidden = true;
+  $('.what').textContent = `Stopped. The samples${ofModel} so far are kept: the same settings go on from there.`;
+  if (ofModel && !state.fresh.length && !state.points.length) { // nothing came of it: show the chosen model's numbers
+    state.model = state.pickedModel;
+    state.stored = state.known[state.model] || [];
+    state.refused = [];
+    draw();
+  }
+});
+
+watch('value', update);
+update();

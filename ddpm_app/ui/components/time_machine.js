@@ -1,111 +1,435 @@
-// Listens for `ddpm-run` {run, snapshots, rows} from the runs' view above; asks server.time_look, faster while work goes on.
-const $ = s => element.querySelector(s), setText = (e, t) => { if (e.textContent !== t) e.textContent = t; };
-const T = element.__time = { run: null, sig: '', data: null, pics: {}, at: null, busy: false, timer: null, playing: null };
-const el = (tag, content, cls) => { const e = document.createElement(tag); if (content !== undefined) e.textContent = content; if (cls) e.className = cls; return e; };
-const num = (v, d = 3) => v == null ? '–' : v.toFixed(d), pct = v => v == null ? '–' : `${(100 * v).toFixed(v < .1 ? 1 : 0)} %`;
-const count = v => String(v).replace(/\B(?=(\d{3})+$)/g, ' ');
-const length = () => +(0.01 * Math.pow(28, +$('.length').value / 100)).toFixed(3);
-const weights = () => $('.weights').value === 'any' ? length() : $('.weights').value;
-const setName = w => typeof w === 'number' ? `ema-${w}` : w;
-const label = n => n === 'own' ? "the run's own EMA" : n === 'raw' ? 'raw weights' : `EMA ${n.slice(4)} of the run`;
-const say = (t, ok) => { const e = $('.say'); e.hidden = !t; setText(e, t || ''); clearTimeout(T.saying); if (t && ok) T.saying = setTimeout(() => say(''), 9000); };
-const times = () => Object.keys(T.data ? T.data.moments : {}).map(Number).sort((a, b) => a - b);
-const nearest = (list, x) => list.length ? list.reduce((m, v) => Math.abs(v - x) < Math.abs(m - x) ? v : m) : null;
+// Shows the run that the view above tells of by `ddpm-run` {run, sig}; sig changes with what there is to see of it.
+// Asks server.time_look for pictures and numbers, more often while work goes on.
+const HINT = 'The same noise, denoised by the network as it was then.';
+const EMPTY_TABLE =
+  'Empty: 200 samples at each share are judged by the classifier that ships for the data. ' +
+  'Half a minute a row on two cores.';
+const NEARBY = 0.03; // of the run: how far a picture may be from the moment shown
+const BEAT = 250; // ms a moment when played
+const LOOK_AGAIN = 700; // ms, while work goes on
+const state = {
+  run: null, sig: '', answer: null,
+  pictures: {}, // {set: {images: address}}
+  at: null, // images seen, chosen by the visitor; null: the newest
+  busy: false, missed: false, timer: null, playing: null,
+  wish: false // the chosen weights are to be sampled when the work going on is done
+};
 
-async function look() { // asked for while an answer is on its way: that one may be older than what was done meanwhile, so another follows
-  if (T.busy) { T.missed = true; return; }
-  if (!T.run) return; T.busy = true; T.missed = false; let again = false;
+function format(value, digits = 3) {
+  return value == null ? '–' : value.toFixed(digits);
+}
+
+function percent(share) {
+  return share == null ? '–' : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+}
+
+function thousands(value) {
+  return String(value).replace(/\B(?=(\d{3})+$)/g, ' ');
+}
+
+function distance(value) {
+  return value == null ? '–' : value.toPrecision(3);
+}
+
+// The slider runs over EMA lengths from 0.01 to 0.28, by equal factors.
+function emaLength() {
+  return +(0.01 * Math.pow(28, +$('.length').value / 100)).toFixed(3);
+}
+
+// "own", "raw", or an EMA length.
+function chosenWeights() {
+  return $('.weights').value === 'any' ? emaLength() : $('.weights').value;
+}
+
+function chosenSet() {
+  const weights = chosenWeights();
+  return typeof weights === 'number' ? `ema-${weights}` : weights;
+}
+
+function labelOf(set) {
+  if (set === 'own') return "the run's own EMA";
+  return set === 'raw' ? 'raw weights' : `EMA ${set.slice(4)} of the run`;
+}
+
+function isWorking() {
+  return !!(state.answer && state.answer.task && state.answer.task.live);
+}
+
+function say(text, fades) {
+  $('.say').hidden = !text;
+  setText($('.say'), text || '');
+  clearTimeout(state.saying);
+  if (text && fades) state.saying = setTimeout(() => say(''), 9000);
+}
+
+// Images seen at every moment that there is something to show of.
+function moments() {
+  return Object.keys(state.answer ? state.answer.moments : {}).map(Number).sort((a, b) => a - b);
+}
+
+function nearest(numbers, wanted) {
+  if (!numbers.length) return null;
+  return numbers.reduce((best, n) => (Math.abs(n - wanted) < Math.abs(best - wanted) ? n : best));
+}
+
+function snapshotHere() {
+  const { snapshots } = state.answer;
+  const images = snapshots.map(Number);
+  return snapshots[images.indexOf(nearest(images, moments()[+$('.when').value]))];
+}
+
+function keepPictures(pictures) {
+  for (const set in pictures) {
+    state.pictures[set] = state.pictures[set] || {};
+    for (const images in pictures[set]) {
+      state.pictures[set][images] = 'data:image/png;base64,' + pictures[set][images];
+    }
+  }
+}
+
+// Returns whether to look again soon.
+async function askServer() {
+  const { run } = state;
+  const want = [...new Set([chosenSet(), $('.beside').value].filter(Boolean))];
+  const have = {};
+  for (const set of want) have[set] = Object.keys(state.pictures[set] || {}).map(Number);
+  const answer = await server.time_look({ run, want, have });
+  if (run !== state.run) return true;
+  if (answer.error) {
+    $('.tm').hidden = true;
+    state.answer = null;
+    return false;
+  }
+  const taskBefore = state.answer && state.answer.task;
+  const { task } = answer;
+  state.answer = answer;
+  keepPictures(answer.pictures);
+  if (task && task.error && (!taskBefore || taskBefore.error !== task.error)) say(task.error);
+  const again = answer.more || isWorking();
+  state.more = answer.more;
+  draw();
+  if (state.wish && !isWorking()) sampleChosen();
+  return again;
+}
+
+// A call during another one is remembered: the answer on its way may be older than what the caller has done.
+async function look() {
+  if (state.busy) {
+    state.missed = true;
+    return;
+  }
+  if (!state.run) return;
+  state.busy = true;
+  state.missed = false;
+  let again;
   try {
-    const run = T.run, want = [...new Set([setName(weights()), $('.beside').value].filter(Boolean))], have = {};
-    for (const n of want) have[n] = Object.keys(T.pics[n] || {}).map(Number);
-    const r = await server.time_look({ run, want, have });
-    if (run === T.run) {
-      if (r.error) { $('.tm').hidden = true; T.data = null; }
-      else {
-        const before = T.data && T.data.task; T.data = r;
-        for (const n in r.pictures) { T.pics[n] = T.pics[n] || {}; for (const k in r.pictures[n]) T.pics[n][k] = 'data:image/png;base64,' + r.pictures[n][k]; }
-        if (r.task && r.task.error && (!before || before.error !== r.task.error)) say(r.task.error);
-        again = r.more || !!(r.task && r.task.live); T.more = r.more; draw(); if (T.wish && !(r.task && r.task.live)) wanted();
-      }
-    } else again = true;
-  } catch (e) { again = element.isConnected && !!(T.data && T.data.task && T.data.task.live); /* the runs' view says so */ }
-  T.busy = false;
-  if (again || T.missed) { clearTimeout(T.timer); T.timer = setTimeout(look, T.more || T.missed ? 30 : 700); }
+    again = await askServer();
+  } catch (error) {
+    again = element.isConnected && isWorking(); // the runs' view says that the studio does not answer
+  }
+  state.busy = false;
+  if (!again && !state.missed) return;
+  clearTimeout(state.timer);
+  state.timer = setTimeout(look, state.more || state.missed ? 30 : LOOK_AGAIN);
 }
+
 function draw() {
-  const d = T.data, list = times(); $('.tm').hidden = !list.length; if (!list.length) return;
-  const w = $('.when'), last = list.length - 1, drawn = d.sets[setName(weights())] || [], at = T.at === null ? Math.max(list.indexOf(drawn[drawn.length - 1]), 0) || last : list.indexOf(nearest(list, T.at));
-  if (+w.max !== last) w.max = last; if (+w.value !== at) w.value = at;
-  const images = list[at], m = d.moments[images], live = d.task && d.task.live;
-  setText($('.at'), m.share == null ? '' : pct(m.share));
-  const b = $('.beside'), names = Object.keys(d.sets); if (b.dataset.of !== names.join()) { const keep = b.value; b.dataset.of = names.join(); b.textContent = ''; b.append(el('option', 'nothing')); b.firstChild.value = ''; for (const n of names) { const o = el('option', label(n)); o.value = n; b.append(o); } b.value = names.includes(keep) ? keep : ''; }
-  figure($('.a'), setName(weights()), images); $('.b').hidden = !b.value; if (b.value) figure($('.b'), b.value, images);
-  const row = d.table.find(r => r.images === images), f = [['images seen', count(images)], ['of the budget', pct(m.share)], ['loss', num(m.loss, 4)], ['validation', num(m.validation, 4)]];
-  if (row) f.push(['read as asked', num(row.agreement)], ['confidence', num(row.confidence)], [row.distance_name || 'distance', row.distance == null ? '–' : row.distance.toPrecision(3)]);
-  const box = $('.facts'); box.textContent = ''; for (const [n, v] of f) box.append(el('span', n), el('b', v));
-  const stored = d.lengths.length > 0; $('.len').hidden = $('.weights').value !== 'any';
-  setText($('.len output'), length().toFixed(3));
-  element.querySelectorAll('.weights option').forEach(o => { o.disabled = o.value !== 'own' && !stored; });
-  $('[data-t=one]').disabled = $('[data-t=all]').disabled = live || !d.snapshots.length; $('[data-t=stop]').disabled = !live; $('[data-t=table]').disabled = live || !d.snapshots.length;
-  $('[data-t=keep]').disabled = live || d.live || !d.snapshots.length; $('[data-t=keep]').title = d.live ? 'When the run has ended' : 'They become the checkpoint that Generate and ship.py use';
-  const p = $('.tm > progress'); p.hidden = !live; if (live) p.value = d.task.share; setText($('.hint'), live ? d.task.what + '…' : 'The same noise, denoised by the network as it was then.');
-  const shown = (d.sets[setName(weights())] || []).length; element.querySelectorAll('[data-x]').forEach(x => { x.disabled = shown < 2; });
-  setText($('.ema'), d.kept ? `The run's checkpoint holds: ${d.kept}` : ''); table(d.table);
+  const list = moments();
+  $('.tm').hidden = !list.length;
+  if (!list.length) return;
+  const { answer } = state;
+  const images = list[placeInTime(list)];
+  setText($('.at'), answer.moments[images].share == null ? '' : percent(answer.moments[images].share));
+  drawMenus();
+  drawPicture($('.a'), chosenSet(), images);
+  const beside = $('.beside').value;
+  $('.b').hidden = !beside;
+  if (beside) drawPicture($('.b'), beside, images);
+  drawFacts(images);
+  drawButtons();
+  $('.tm > progress').hidden = !isWorking();
+  if (isWorking()) $('.tm > progress').value = answer.task.share;
+  setText($('.hint'), isWorking() ? answer.task.what + '…' : HINT);
+  setText($('.ema'), answer.kept ? `The run's checkpoint holds: ${answer.kept}` : '');
+  drawTable(answer.table);
 }
-function figure(box, name, images) {
-  const have = Object.keys(T.pics[name] || {}).map(Number), near = nearest(have, images), share = times().length ? (times()[times().length - 1] || 1) * .03 : 0;
-  const ok = near !== null && Math.abs(near - images) <= share, img = box.querySelector('img'); img.hidden = !ok; box.querySelector('.none').hidden = ok;
-  if (ok && img.dataset.of !== T.run + name + near) { img.src = T.pics[name][near]; img.dataset.of = T.run + name + near; img.alt = `Samples after ${near} images, ${label(name)}, one row a class`; }
-  setText(box.querySelector('figcaption'), ok && near !== images ? `${label(name)}, after ${count(near)} images` : label(name));
+
+// Sets the slider; returns the index of the moment shown: the visitor's, else the newest with a picture.
+function placeInTime(list) {
+  const last = list.length - 1;
+  const drawn = state.answer.sets[chosenSet()] || [];
+  const newest = Math.max(list.indexOf(drawn[drawn.length - 1]), 0) || last;
+  const place = state.at === null ? newest : list.indexOf(nearest(list, state.at));
+  const slider = $('.when');
+  if (+slider.max !== last) slider.max = last;
+  if (+slider.value !== place) slider.value = place;
+  return place;
 }
-function table(rows) {
-  const key = JSON.stringify(rows), t = $('table'); if (t.dataset.of === key) return; t.dataset.of = key;
-  const head = $('thead'), body = $('tbody'); head.textContent = body.textContent = '';
-  const line = (cells, tag) => { const tr = el('tr'); for (const c of cells) { const e = el(tag); if (c instanceof Node) e.append(c); else e.textContent = c; tr.append(e); } return tr; };
-  const named = rows.find(r => r.distance_name), clip = rows.some(r => r.clip != null);
-  head.append(line(['budget', 'images', 'samples', 'loss', 'validation', 'read as asked', 'confidence', 'classes read', (named || {}).distance_name || 'distance', ...(clip ? ['CLIP'] : [])], 'th'));
-  const bars = r => { if (!r.counts) return '–'; const s = el('span', undefined, 'counts'), top = Math.max(...r.counts, 1); r.counts.forEach((c, k) => { const i = el('i'); i.style.height = `${Math.max(1, 26 * c / top)}px`; i.title = `${(r.classes || [])[k] ?? k}: ${c}`; s.append(i); }); s.setAttribute('role', 'img'); s.setAttribute('aria-label', 'Classes read: ' + r.counts.join(', ')); return s; };
-  for (const r of rows) body.append(line([pct(r.share), count(r.images), r.n == null ? '–' : count(r.n), num(r.loss, 4), num(r.validation, 4), num(r.agreement), num(r.confidence), bars(r), r.distance == null ? '–' : r.distance.toPrecision(3), ...(clip ? [num(r.clip)] : [])], 'td'));
-  const real = rows.find(r => r.real_distance != null) || rows.find(r => r.real_agreement != null);
-  if (real) body.append(line(['real test images', '', '', '', '', num(real.real_agreement), num(real.real_confidence), '', real.real_distance == null ? '–' : real.real_distance.toPrecision(3), ...(clip ? [''] : [])], 'td'));
+
+function drawMenus() {
+  const sets = Object.keys(state.answer.sets);
+  const beside = $('.beside');
+  if (beside.dataset.of !== sets.join()) {
+    const chosen = beside.value;
+    beside.dataset.of = sets.join();
+    beside.textContent = '';
+    for (const set of ['', ...sets]) {
+      const option = el('option', set ? labelOf(set) : 'nothing');
+      option.value = set;
+      beside.append(option);
+    }
+    beside.value = sets.includes(chosen) ? chosen : '';
+  }
+  $('.len').hidden = $('.weights').value !== 'any';
+  setText($('.len output'), emaLength().toFixed(3));
+  for (const option of element.querySelectorAll('.weights option')) {
+    option.disabled = option.value !== 'own' && !state.answer.lengths.length; // no stored averages to make them from
+  }
+}
+
+function drawFacts(images) {
+  const moment = state.answer.moments[images];
+  const row = state.answer.table.find(r => r.images === images);
+  const facts = [
+    ['images seen', thousands(images)],
+    ['of the budget', percent(moment.share)],
+    ['loss', format(moment.loss, 4)],
+    ['validation', format(moment.validation, 4)]
+  ];
+  if (row) {
+    facts.push(['read as asked', format(row.agreement)], ['confidence', format(row.confidence)]);
+    facts.push([row.distance_name || 'distance', distance(row.distance)]);
+  }
+  $('.facts').textContent = '';
+  for (const [name, value] of facts) $('.facts').append(el('span', name), el('b', value));
+}
+
+function drawButtons() {
+  const { answer } = state;
+  const working = isWorking();
+  const blocked = working || !answer.snapshots.length;
+  for (const action of ['one', 'all', 'table']) $(`[data-t=${action}]`).disabled = blocked;
+  $('[data-t=stop]').disabled = !working;
+  const keep = $('[data-t=keep]');
+  keep.disabled = blocked || answer.live;
+  keep.title = answer.live ? 'When the run has ended' : 'They become the checkpoint that Generate and ship.py use';
+  const drawn = (answer.sets[chosenSet()] || []).length;
+  for (const button of element.querySelectorAll('[data-x]')) button.disabled = drawn < 2;
+}
+
+// The set's picture nearest to the moment, if it is near enough.
+function drawPicture(figure, set, images) {
+  const list = moments();
+  const near = nearest(Object.keys(state.pictures[set] || {}).map(Number), images);
+  const shown = near !== null && Math.abs(near - images) <= (list[list.length - 1] || 1) * NEARBY;
+  const image = figure.querySelector('img');
+  image.hidden = !shown;
+  figure.querySelector('.none').hidden = shown;
+  if (shown && image.dataset.of !== state.run + set + near) {
+    image.src = state.pictures[set][near];
+    image.dataset.of = state.run + set + near;
+    image.alt = `Samples after ${near} images, ${labelOf(set)}, one row a class`;
+  }
+  const elsewhere = shown && near !== images ? `, after ${thousands(near)} images` : '';
+  setText(figure.querySelector('figcaption'), labelOf(set) + elsewhere);
+}
+
+function tableRow(cells, tag) {
+  const row = el('tr');
+  for (const cell of cells) {
+    const node = el(tag);
+    node.append(cell); // a text or a node
+    row.append(node);
+  }
+  return row;
+}
+
+// Small bars: how often each class was read.
+function countBars({ counts, classes }) {
+  if (!counts) return '–';
+  const box = el('span', undefined, 'counts');
+  const top = Math.max(...counts, 1);
+  counts.forEach((count, k) => {
+    const bar = el('i');
+    bar.style.height = `${Math.max(1, (26 * count) / top)}px`;
+    bar.title = `${(classes || [])[k] ?? k}: ${count}`;
+    box.append(bar);
+  });
+  box.setAttribute('role', 'img');
+  box.setAttribute('aria-label', 'Classes read: ' + counts.join(', '));
+  return box;
+}
+
+function drawTable(rows) {
+  const table = $('table');
+  const identity = JSON.stringify(rows);
+  if (table.dataset.of === identity) return;
+  table.dataset.of = identity;
+  const [head, body] = [$('thead'), $('tbody')];
+  head.textContent = body.textContent = '';
+  const hasClip = rows.some(row => row.clip != null);
+  const named = rows.find(row => row.distance_name);
+  const titles = ['budget', 'images', 'samples', 'loss', 'validation', 'read as asked', 'confidence', 'classes read'];
+  titles.push(named ? named.distance_name : 'distance');
+  head.append(tableRow(hasClip ? [...titles, 'CLIP'] : titles, 'th'));
+  for (const row of rows) {
+    const cells = [
+      percent(row.share),
+      thousands(row.images),
+      row.n == null ? '–' : thousands(row.n),
+      format(row.loss, 4),
+      format(row.validation, 4),
+      format(row.agreement),
+      format(row.confidence),
+      countBars(row),
+      distance(row.distance)
+    ];
+    body.append(tableRow(hasClip ? [...cells, format(row.clip)] : cells, 'td'));
+  }
+  const real = rows.find(row => row.real_distance != null) || rows.find(row => row.real_agreement != null);
+  if (real) {
+    const numbers = [format(real.real_agreement), format(real.real_confidence), '', distance(real.real_distance)];
+    const cells = ['real test images', '', '', '', '', ...numbers];
+    body.append(tableRow(hasClip ? [...cells, ''] : cells, 'td'));
+  }
   $('.scroll').hidden = !rows.length;
-  setText($('.refused'), rows.length ? [...new Set(rows.flatMap(r => r.refused || []))].join(' · ') : 'Empty: 200 samples at each share are judged by the classifier that ships for the data. Half a minute a row on two cores.');
+  const refused = [...new Set(rows.flatMap(row => row.refused || []))].join(' · ');
+  setText($('.refused'), rows.length ? refused : EMPTY_TABLE);
 }
+
 async function act(query) {
-  say(''); let r; try { r = await server.time_act({ run: T.run, weights: weights(), ...query }); } catch { /* as nothing */ } r = r || { error: 'The studio does not answer.' };
-  if (r.error || r.ok) say(r.error || r.ok, !r.error); look(); return r;
+  let answer;
+  say('');
+  try {
+    answer = await server.time_act({ run: state.run, weights: chosenWeights(), ...query });
+  } catch {
+    // answered below, as a server that says nothing
+  }
+  answer = answer || { error: 'The studio does not answer.' };
+  if (answer.error || answer.ok) say(answer.error || answer.ok, !answer.error);
+  look();
+  return answer;
 }
-function wanted() { // chosen weights without a picture here are sampled at once, or when the work going on is done
-  const w = weights(); T.wish = false;
-  if (w === 'own' || !T.data || !T.data.lengths.length || (T.data.sets[setName(w)] || []).includes(+here())) return;
-  if (T.data.task && T.data.task.live) T.wish = true;
-  else act({ do: 'draw', snapshot: here() }).then(r => { if (r.busy) { T.wish = true; say(''); } }); // what is known here may be older than the work
+
+// Chosen weights without a picture here are sampled at once, or when the work going on is done.
+async function sampleChosen() {
+  const { answer } = state;
+  state.wish = false;
+  if (chosenWeights() === 'own' || !answer || !answer.lengths.length) return;
+  if ((answer.sets[chosenSet()] || []).includes(+snapshotHere())) return;
+  if (isWorking()) {
+    state.wish = true;
+    return;
+  }
+  const { busy } = await act({ do: 'draw', snapshot: snapshotHere() });
+  if (busy) { // what is known here was older than the work
+    state.wish = true;
+    say('');
+  }
 }
-function sure(b) { // the run's checkpoint is replaced: asked once
-  if (b.classList.contains('sure')) { calm(); return true; }
-  b.classList.add('sure'); b.textContent = "Really? Replaces the run's checkpoint"; clearTimeout(T.sure); T.sure = setTimeout(calm, 5000); return false;
+
+// The run's checkpoint is replaced: asked once. Returns whether the visitor is sure.
+function isSure(button) {
+  if (button.classList.contains('sure')) {
+    calm();
+    return true;
+  }
+  button.classList.add('sure');
+  button.textContent = "Really? Replaces the run's checkpoint";
+  clearTimeout(state.asked);
+  state.asked = setTimeout(calm, 5000);
+  return false;
 }
-function calm() { const b = $('[data-t=keep]'); b.classList.remove('sure'); b.textContent = 'Keep these weights'; }
-const here = () => { const list = times(), x = list[+$('.when').value], s = T.data.snapshots; return s[s.map(Number).indexOf(nearest(s.map(Number), x))]; };
-element.addEventListener('click', async e => {
-  const b = e.target.closest('[data-t]'), x = e.target.closest('[data-x]');
-  if (b && !b.disabled) { const t = b.dataset.t; if (t === 'keep' && !sure(b)) return; act(t === 'one' ? { do: 'draw', snapshot: here() } : t === 'all' ? { do: 'draw' } : t === 'keep' ? { do: 'keep', snapshot: here() } : { do: t }); }
-  if (x && !x.disabled) { x.disabled = true; const r = await act({ do: 'export', kind: x.dataset.x }); x.disabled = false; if (r.data) { const a = el('a'); a.href = `data:${r.type};base64,${r.data}`; a.download = `${T.run}-${setName(weights())}.${x.dataset.x}`; a.click(); } }
-  if (e.target.closest('.play')) play();
-});
+
+function calm() {
+  const button = $('[data-t=keep]');
+  button.classList.remove('sure');
+  button.textContent = 'Keep these weights';
+}
+
+function press(button) {
+  const action = button.dataset.t;
+  if (action === 'keep' && !isSure(button)) return;
+  if (action === 'one') act({ do: 'draw', snapshot: snapshotHere() });
+  else if (action === 'all') act({ do: 'draw' });
+  else if (action === 'keep') act({ do: 'keep', snapshot: snapshotHere() });
+  else act({ do: action });
+}
+
+async function saveAs(button) {
+  const kind = button.dataset.x;
+  const name = `${state.run}-${chosenSet()}.${kind}`;
+  button.disabled = true;
+  const answer = await act({ do: 'export', kind });
+  button.disabled = false;
+  if (answer.data) download(new Blob([bytes(answer.data)], { type: answer.type }), name);
+}
+
+function halt() {
+  clearInterval(state.playing);
+  state.playing = null;
+  showPlaying(false);
+}
+
 function play() {
-  if (T.playing) { clearInterval(T.playing); T.playing = null; setText($('.play'), '▶'); $('.play').setAttribute('aria-label', 'Play'); return; }
-  const list = times(); if (T.at === null || T.at >= list[list.length - 1]) T.at = list[0]; setText($('.play'), '❚❚'); $('.play').setAttribute('aria-label', 'Pause');
-  T.playing = setInterval(() => { const k = list.indexOf(nearest(list, T.at)); if (k >= list.length - 1 || !element.isConnected) return play(); T.at = list[k + 1]; draw(); }, 250);
+  const list = moments();
+  if (state.at === null || state.at >= list[list.length - 1]) state.at = list[0];
+  showPlaying(true);
+  state.playing = setInterval(() => {
+    const k = list.indexOf(nearest(list, state.at));
+    if (k >= list.length - 1 || !element.isConnected) return halt();
+    state.at = list[k + 1];
+    draw();
+  }, BEAT);
 }
-element.addEventListener('input', e => { if (e.target.matches('.when')) { T.at = times()[+e.target.value]; draw(); } if (e.target.matches('.length')) setText($('.len output'), length().toFixed(3)); });
-element.addEventListener('change', e => {
-  calm(); if (e.target.matches('.beside')) look();
-  if (e.target.matches('.weights, .length')) { draw(); look(); wanted(); }
+
+element.addEventListener('click', event => {
+  const action = event.target.closest('[data-t]');
+  const save = event.target.closest('[data-x]');
+  if (action && !action.disabled) press(action);
+  if (save && !save.disabled) saveAs(save);
+  if (event.target.closest('.play')) {
+    if (state.playing) halt();
+    else play();
+  }
 });
-function chosen(e) {
-  if (!element.isConnected) return document.removeEventListener('ddpm-run', chosen);
-  const { run, sig } = e.detail; if (run !== T.run) { calm(); T.run = run; T.pics = {}; T.at = null; T.data = null; $('.tm').hidden = true; $('.weights').value = 'own'; $('.beside').value = ''; if (T.playing) play(); say(''); }
-  if (sig !== T.sig) { T.sig = sig; look(); }
+
+element.addEventListener('input', event => {
+  if (event.target.matches('.when')) {
+    state.at = moments()[+event.target.value];
+    draw();
+  }
+  if (event.target.matches('.length')) setText($('.len output'), emaLength().toFixed(3));
+});
+
+element.addEventListener('change', event => {
+  calm();
+  if (event.target.matches('.beside')) look();
+  if (event.target.matches('.weights, .length')) {
+    draw();
+    look();
+    sampleChosen();
+  }
+});
+
+function showRun(run) {
+  calm();
+  Object.assign(state, { run, pictures: {}, at: null, answer: null });
+  $('.tm').hidden = true;
+  $('.weights').value = 'own';
+  $('.beside').value = '';
+  if (state.playing) halt();
+  say('');
 }
-document.addEventListener('ddpm-run', chosen);
+
+function runChosen(event) {
+  if (!element.isConnected) return document.removeEventListener('ddpm-run', runChosen);
+  const { run, sig } = event.detail;
+  if (run !== state.run) showRun(run);
+  if (sig !== state.sig) {
+    state.sig = sig;
+    look();
+  }
+}
+
+document.addEventListener('ddpm-run', runChosen);
