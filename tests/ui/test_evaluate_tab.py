@@ -97,7 +97,7 @@ def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
     wait_for(page, "sampling")
     page.get_by_label("mnist-random").check()
     state = "[...document.querySelectorAll('#evaluate-view, #evaluate-view *')].find(e => e.__evaluate).__evaluate"
-    page.wait_for_function(f"() => {state}.picked === 'mnist-random'")  # its answer is here before the run goes on
+    page.wait_for_function(f"() => {state}.pickedModel === 'mnist-random'")  # its answer is here before the run goes on
     page.wait_for_function("() => (document.querySelector('#evaluate-view')?.innerText ?? '').includes('of ')")
     slow.hold_after = None
     wait_for(page, "numbers measured")
@@ -116,12 +116,12 @@ def test_another_model_chosen_before_a_stop(opened, app, model):  # noqa: F811
     page, (slow, _) = opened, app
     state = "[...document.querySelectorAll('#evaluate-view, #evaluate-view *')].find(e => e.__evaluate).__evaluate"
     page.get_by_label("mnist-random").check()
-    page.wait_for_function(f"() => {state}.picked === 'mnist-random'")
+    page.wait_for_function(f"() => {state}.pickedModel === 'mnist-random'")
     slow.hold_after = 1
     page.click("#evaluate-start")
     wait_for(page, "sampling")
     page.get_by_label(model).check()
-    page.wait_for_function(f"m => {state}.picked === m && {state}.model === 'mnist-random'", arg=model)  # the run's next message
+    page.wait_for_function(f"m => {state}.pickedModel === m && {state}.model === 'mnist-random'", arg=model)  # the run's next message
     page.click("#evaluate-stop")
     wait_for(page, "Stopped. The samples of mnist-random so far are kept")
     page.wait_for_selector("#evaluate-start:not([disabled])")
