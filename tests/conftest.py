@@ -1,10 +1,9 @@
-"""Small real checkpoints for tests: our file format, our network, random weights, so that nothing needs training."""
+"""Small real checkpoints: our file format, our network, random weights, so that nothing needs training. Fixtures of all rooms."""
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
-import time
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -54,13 +53,6 @@ def make_judges(root):
             save_classifier(root / "classifiers" / (name + suffix), config, network)
 
 
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 60_000  # ms; waits end as soon as what they wait for is there
-# noise of the libraries, and of a stream that a closing page lets go of
-HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
-
-
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory):
     """A directory with two models: cifar10-random (16x16 RGB, 10 classes) and mnist-random (14x14 grey, linear eps)."""
@@ -80,65 +72,23 @@ def studio(roots):
     return Studio(roots, device="cpu", precision="fp32")
 
 
-class Slow(Studio):
-    """A studio whose steps can be held at a gate, instead of tests that rely on speed."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.hold_after = None  # steps
-        self.steps = 0
-
-    def sample(self, request, *args, **kwargs):
-        for frame in super().sample(request, *args, **kwargs):
-            self.steps = frame.i
-            yield frame
-            deadline = time.monotonic() + 60
-            while self.hold_after is not None and frame.i >= self.hold_after and time.monotonic() < deadline:
-                time.sleep(0.01)
-                yield frame
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium found, and this is CI")
-        pytest.skip("no Chromium found (chromium, chromium-browser or google-chrome on the PATH)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def app(roots):
-    from ddpm_app.ui import build, launch_options
-
-    studio = Slow(roots, device="cpu", precision="fp32")
-    page = build(studio)
-    _, url, _ = page.launch(prevent_thread_lock=True, server_port=None, **launch_options())
-    yield studio, url
-    page.close()
-
-
 @pytest.fixture
-def page(browser, app):
-    studio, url = app
-    studio.hold_after = None
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-    page = context.new_page()
-    trouble = []
-    page.on("request", lambda r: trouble.append(f"left the machine: {r.url}") if not r.url.startswith((url, "data:", "blob:")) else None)
-    page.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("pageerror", lambda e: trouble.append(f"error: {e}"))
-    page.on(
-        "console", lambda m: trouble.append(f"{m.type}: {m.text}") if m.type == "error" and not any(h in m.text for h in HARMLESS) else None
-    )
-    page.set_default_timeout(PATIENCE)
-    page.goto(url)
-    page.wait_for_selector("#generate-start")
-    yield page
-    context.close()
-    assert trouble == []
+def run_with_snapshots(tmp_path, roots, monkeypatch):
+    """Run "past": three snapshots of a random network that drifts; its own EMA, 0.05, 0.1 and raw weights differ."""
+    from ddpm_app.training import posthoc_ema, runs
+
+    monkeypatch.setenv("DDPM_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "runs" / "past"
+    source = checkpoint.open_checkpoint(roots[0] / "mnist-random")
+    weights = checkpoint.read_weights(source.path)
+    for k, images in enumerate((1000, 3000, 10_000), 1):
+        moved = {a: {n: v * (1 + 0.02 * k * a) for n, v in weights.items()} for a in (0.05, 0.1, 0.9)}
+        place = folder / "snapshots" / f"{images:010d}"
+        posthoc_ema.save_averages(place, images // 10, moved[0.05], moved[0.9], {0.05: moved[0.05], 0.1: moved[0.1]})
+        checkpoint.save(place, source.config, moved[0.05])
+    checkpoint.save(folder, source.config, moved[0.05])
+    rows = [{"step": 10 * k, "images": 100 * k, "progress": k / 100, "loss": 1 / k, "seconds": k} for k in range(1, 101)]
+    rows.insert(30, {"step": 300, "images": 3000, "validation_loss": 0.25})
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return runs.Run(folder)

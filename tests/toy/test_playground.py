@@ -87,18 +87,6 @@ def test_training_in_the_lab_and_many_dimensions():
         use_cases.trajectories(setup, PlaneRequest())
 
 
-def test_betas_of_the_page():
-    from ddpm_app.ui.tabs.lab import _betas
-
-    assert _betas("") == _betas(None) == {} and _betas("1e-4, 0.02") == {"beta_start": 1e-4, "beta_end": 0.02}
-    for text in ("0.1", "a, b", "1,2,3"):
-        with pytest.raises(ValueError, match="two numbers between 0 and 1"):
-            _betas(text)
-    assert _betas("", "cosine") == {} and _betas("1e-4, 0.02", "quadratic")["beta_end"] == 0.02
-    with pytest.raises(ValueError, match="the cosine schedule has no betas to set"):
-        _betas("1e-4, 0.02", "cosine")
-
-
 def test_a_configuration_that_cannot_be_trained_is_refused_before_the_first_event():
     setup = Setup(make_data("moons", n=100))
     for config, sentence in ((ToyTrainConfig(T=1), "T is 1"), (ToyTrainConfig(params={"beta_start": 0.1}), "no parameter 'beta_start'")):

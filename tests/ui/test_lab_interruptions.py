@@ -12,8 +12,8 @@ def test_data_chosen_while_the_tab_opens_stay_chosen(browser, url, monkeypatch):
     """The first particles may be ready only after somebody wants others."""
     from ddpm_app.ui.tabs import lab as tab
 
-    gate, move = threading.Event(), tab._move
-    monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
+    gate, move_value = threading.Event(), tab.move_value
+    monkeypatch.setattr(tab, "move_value", lambda *args, **more: gate.wait(30) and move_value(*args, **more))
     tab_page = browser.new_page()
     tab_page.set_default_timeout(60_000)
     tab_page.goto(url)

@@ -108,8 +108,8 @@ def test_a_field_chosen_while_a_run_goes_on_stays(page, monkeypatch):
     from ddpm_app.ui.tabs import lab as tab
 
     page.wait_for_function("() => lab().value.move")
-    gate, move = threading.Event(), tab._move
-    monkeypatch.setattr(tab, "_move", lambda *args, **more: gate.wait(30) and move(*args, **more))
+    gate, move = threading.Event(), tab.move_value
+    monkeypatch.setattr(tab, "move_value", lambda *args, **more: gate.wait(30) and move(*args, **more))
     page.click("#lab-start")
     page.wait_for_selector("#lab-stop:not([disabled])")
     page.locator("#lab-field input").click()

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from ddpm_app.ui.events import AT_ONCE
-from tests.conftest import PATIENCE
+from tests.ui.conftest import PATIENCE
 from tests.ui.test_page import generated, number
 
 pytestmark = pytest.mark.browser

@@ -15,9 +15,9 @@ from ddpm_app.images.datasets import load_data
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training import runs
 from ddpm_app.ui.components import run_view
+from tests.ui.conftest import watch
 
 pytestmark = pytest.mark.browser
-HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,8 @@ def url(roots, runs_root):
 @pytest.fixture
 def page(browser, url):
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page, trouble = context.new_page(), []
-    page.on("request", lambda r: trouble.append(f"left the machine: {r.url}") if not r.url.startswith((url, "data:", "blob:")) else None)
-    page.on("response", lambda r: trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    page.on("pageerror", lambda e: trouble.append(f"error: {e}"))
-    page.on("console", lambda m: trouble.append(m.text) if m.type == "error" and not any(h in m.text for h in HARMLESS) else None)
+    page = context.new_page()
+    trouble = watch(page, url)
     page.set_default_timeout(60_000)
     open_tab(page, url)
     yield page

@@ -27,15 +27,15 @@ FIELDS += [("difference of learned and exact", "difference")]
 LOCK, UNLOCK = {"run": None, "locked": True}, {"run": None}  # what is shown stays; locked: no drawing while something runs
 
 
-def _choices(classes: tuple[str, ...]) -> list[tuple[str, int]]:
+def class_choices(classes: tuple[str, ...]) -> list[tuple[str, int]]:
     return [("any", -1), *((name, k) for k, name in enumerate(classes))]
 
 
-def _value(setup: use_cases.Setup, hint: str, **parts) -> dict:
+def plane_value(setup: use_cases.Setup, hint: str, **parts) -> dict:
     return {"run": secrets.token_urlsafe(6), "data": use_cases.points_value(setup), "hint": hint, **parts}
 
 
-def _move(setup: use_cases.Setup, request: use_cases.PlaneRequest, only_last: bool = False) -> dict:
+def move_value(setup: use_cases.Setup, request: use_cases.PlaneRequest, only_last: bool = False) -> dict:
     move = use_cases.trajectories(setup, request)
     if only_last:
         move |= {"sigma": move["sigma"][-1:], "frames": move["frames"][-4 * request.n :]}
@@ -61,7 +61,7 @@ def build(tab: gr.Tab) -> None:
                 upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload")
             with gr.Group(elem_classes="tight"):
                 which = gr.Dropdown(DENOISERS, value="learned", label="Denoiser", elem_id="lab-which")
-                label = gr.Dropdown(_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
+                label = gr.Dropdown(class_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
                 about = "1 is off. s = 1 + w in (1 + w) cond - w uncond."
                 scale = gr.Slider(0, 10, value=1, step=0.5, label="Guidance scale s", info=about)
                 sampler = gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler")
@@ -129,11 +129,11 @@ def build(tab: gr.Tab) -> None:
         use = "points" if use == "exact" and setup.data.truth is None else use
         request = request_of(values, which=use)
         hint = f"{setup.data.name}: {dict((v, k) for k, v in DENOISERS)[request.which]}, {request.sampler}"
-        move = _move(setup, request)
+        move = move_value(setup, request)
         text = f"{request.n} particles, {move['evaluations']} evaluations each."
         if values[which] == "learned" != use:
             text = "No network is trained on this data yet: these follow the exact denoiser. " + text
-        return {view: _value(setup, hint, move=move, **parts_of(values, setup, request)), note: text}
+        return {view: plane_value(setup, hint, move=move, **parts_of(values, setup, request)), note: text}
 
     def go(values: dict):
         yield {note: "Sampling", **at_work()}
@@ -154,7 +154,7 @@ def build(tab: gr.Tab) -> None:
         config = ToyTrainConfig(
             schedule=str(values[schedule]),
             T=int(values[T] or 0),
-            params=_betas(values[betas], str(values[schedule])),
+            params=parse_betas(values[betas], str(values[schedule])),
             steps=int(values[steps]),
             width=int(values[width]),
             depth=int(values[depth]),
@@ -170,10 +170,10 @@ def build(tab: gr.Tab) -> None:
             text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {time.monotonic() - began:.1f} s"
             if pace.due() and event.step < event.steps:
                 quick = {"which": "learned", "evaluations": 12, "n": 1000, "sampler": "dpmpp-2m", **shown_class}
-                live = _move(trained, request_of(values, **quick), only_last=True)
-                yield {view: _value(trained, "learning", move=live, locked=True), note: text}
+                live = move_value(trained, request_of(values, **quick), only_last=True)
+                yield {view: plane_value(trained, "learning", move=live, locked=True), note: text}
         request = request_of(values, which="learned", **shown_class)
-        shown = _value(trained, f"{setup.data.name}: the network just trained", move=_move(trained, request))
+        shown = plane_value(trained, f"{setup.data.name}: the network just trained", move=move_value(trained, request))
         yield {own: LAB.keep(trained), view: shown, note: text, **at_rest()}
 
     def show_field(values: dict):
@@ -184,7 +184,7 @@ def build(tab: gr.Tab) -> None:
             text = "That field needs a trained network and points of 2 numbers."
         elif shown and shown["field"]["kind"] == "heat":
             text += f"; the two differ by at most {shown['field']['top']:.3g} in the data's units"
-        return {view: _value(setup, setup.data.name, keep=True, locked=bool(values[busy]), **shown), note: text}
+        return {view: plane_value(setup, setup.data.name, keep=True, locked=bool(values[busy]), **shown), note: text}
 
     def redrawn(values: dict):
         """A field chosen while a run went on: the run's last picture was drawn without it."""
@@ -195,7 +195,7 @@ def build(tab: gr.Tab) -> None:
         request = request_of(values)
         found = use_cases.density(setup, request.which, request.label)
         more = parts_of(values, setup, request)
-        shown = _value(setup, setup.data.name, keep=True, locked=bool(values[busy]), density=found, **more)
+        shown = plane_value(setup, setup.data.name, keep=True, locked=bool(values[busy]), density=found, **more)
         return {view: shown, note: "Contours 0.5, 1.5, 3, 5 and 8 nats below the peak of the density."}
 
     def fresh(values: dict, visitor: gr.Request):
@@ -203,7 +203,7 @@ def build(tab: gr.Tab) -> None:
         newest.end(visitor)
         setup = named(values)
         known = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
-        shown = _value(setup, setup.data.name)
+        shown = plane_value(setup, setup.data.name)
         sliders = {k: k.__class__(visible=values[data] == "mixture") for k in mixture.values()}
         return {own: None, view: shown, note: f"{len(setup.data)} points.{known}", label: classes_of(setup), **sliders}
 
@@ -212,12 +212,12 @@ def build(tab: gr.Tab) -> None:
             raise ValueError("something runs on these data: press Stop, then choose others")
 
     def classes_of(setup: use_cases.Setup) -> gr.Dropdown:
-        return gr.Dropdown(_choices(setup.data.classes), value=-1)
+        return gr.Dropdown(class_choices(setup.data.classes), value=-1)
 
     def take(setup: use_cases.Setup):
         notes = " ".join(n[0].upper() + n[1:] + "." for n in setup.data.notes)
         text = f"{len(setup.data)} points of {setup.data.dim} number{'s' * (setup.data.dim > 1)}. {notes} Press Train to fit a network."
-        return LAB.keep(setup), _value(setup, setup.data.name), html.escape(text), classes_of(setup)
+        return LAB.keep(setup), plane_value(setup, setup.data.name), html.escape(text), classes_of(setup)
 
     def uploaded(path: str, is_busy: bool, visitor: gr.Request):
         free(is_busy)
@@ -251,7 +251,7 @@ def build(tab: gr.Tab) -> None:
     lab_experiments.build(c, setup_of)
 
 
-def _betas(text: object, schedule: str = "linear") -> dict:
+def parse_betas(text: object, schedule: str = "linear") -> dict:
     """{"beta_start", "beta_end"} of "0.0001, 0.02"; nothing of an empty text. Raises ValueError for a schedule without betas."""
     parts = [p for p in str(text or "").replace(";", ",").split(",") if p.strip()]
     if not parts:
