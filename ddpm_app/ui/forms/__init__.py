@@ -4,5 +4,4 @@ sampling.py         the sampling controls of Generate, Denoise, Forward and CLIP
 steering.py         CLIP guidance, classifier guidance, re-ranking
 image_source.py     where an image to encode comes from
 training.py         the settings of a training run
-numbers.py          whole numbers out of untrusted fields
 """

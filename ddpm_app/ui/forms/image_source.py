@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.flags import whole
 from ddpm_app.images.datasets import local_data, local_place
 from ddpm_app.images.decode import PictureError, centre_crop, open_picture, to_array
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.ui.components.upload import UploadedPicture, offer_examples
 from ddpm_app.ui.events import INSTANT
-from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.forms.sampling import UI_SEED
 
 TEST, FILE, SAMPLE = "Test image", "Your picture", "A sample of the model"

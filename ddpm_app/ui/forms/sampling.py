@@ -10,11 +10,11 @@ import gradio as gr
 from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
+from ddpm_app.flags import whole
 from ddpm_app.studio.exports import request_from_settings
 from ddpm_app.studio.steering import Steering
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.ui.events import INSTANT
-from ddpm_app.ui.forms.numbers import whole
 
 UI_SEED = 2**31 - 1  # what a browser's number field holds without rounding, with room to add the image's index
 ANY, ALL, NONE = "any class", "all, one row each", "none (unconditional)"

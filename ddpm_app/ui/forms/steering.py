@@ -8,12 +8,12 @@ import gradio as gr
 import numpy as np
 
 from ddpm_app.diffusion.schedules import SIGMA_CAP
+from ddpm_app.flags import whole
 from ddpm_app.studio.exports import request_from_settings
 from ddpm_app.studio.request import MAX_TEXT, Request
 from ddpm_app.studio.steering import best_of, clip_refusal
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 from ddpm_app.ui.events import INSTANT
-from ddpm_app.ui.forms.numbers import whole
 
 GRADIENTS = [("x, through the denoiser", "denoiser"), ("x0 alone", "x0")]
 RANKINGS = [("the classifier: probability of the class", "classifier"), ("CLIP: similarity to the text, or to the class", "clip")]

@@ -9,13 +9,12 @@ import gradio as gr
 
 from ddpm_app.diffusion.denoiser import ROWS, WEIGHTS
 from ddpm_app.diffusion.schedules import SCHEDULES
-from ddpm_app.flags import parse_flags, settings_to_flags
+from ddpm_app.flags import parse_flags, settings_to_flags, whole
 from ddpm_app.networks.device import pick_device
 from ddpm_app.networks.unet import PRESETS
 from ddpm_app.training import runs
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.probe import VALIDATIONS
-from ddpm_app.ui.forms.numbers import whole
 
 OWN = "own"
 DATA = [

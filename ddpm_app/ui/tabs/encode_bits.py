@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_app.diffusion.coding import State, curve
+from ddpm_app.flags import whole
 from ddpm_app.images import render
 from ddpm_app.studio import compression, exports
 from ddpm_app.studio.studio import Studio
@@ -16,7 +17,6 @@ from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.rate_curve import RateCurve
 from ddpm_app.ui.events import Pace, idle, running, wire_run
 from ddpm_app.ui.forms.image_source import GIVEN, TEST, build_source
-from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.replay import RECORDINGS
 
 GAP = 2

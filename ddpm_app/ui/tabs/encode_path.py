@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.flags import whole
 from ddpm_app.images import render
 from ddpm_app.studio import exports, interpolate
 from ddpm_app.studio.studio import Studio
@@ -15,7 +16,6 @@ from ddpm_app.ui.components.player import Player
 from ddpm_app.ui.components.strip import Strip
 from ddpm_app.ui.events import INSTANT, Pace, idle, running, wire_run
 from ddpm_app.ui.forms.image_source import TEST, build_source
-from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.forms.sampling import UI_SEED, sampler_choices
 from ddpm_app.ui.replay import RECORDINGS
 

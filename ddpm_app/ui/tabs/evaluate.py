@@ -19,6 +19,7 @@ from ddpm_app.evaluation.plan import METRICS, Plan
 from ddpm_app.evaluation.protocol import Refusal
 from ddpm_app.evaluation.tradeoff import Point, Sweep, sweep
 from ddpm_app.files import plain
+from ddpm_app.flags import whole
 from ddpm_app.images import render
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio import exports
@@ -27,7 +28,6 @@ from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.results import Results
 from ddpm_app.ui.events import INSTANT, Pace, idle, wire_runs
-from ddpm_app.ui.forms.numbers import whole
 from ddpm_app.ui.forms.sampling import sampler_choices
 
 CHOICES = [
