@@ -14,31 +14,35 @@ from ddpm_app.bench.toy import bench_toy
 from ddpm_app.cli import toy_sample
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.samplers import SAMPLERS
-from ddpm_app.diffusion.schedules import GRIDS, SCHEDULES
+from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.files import write_atomically
+from ddpm_app.flags import Setting, add_flags, check_value, flag, read_flags, settings_of
 from ddpm_app.toy import checkpoint, experiments, plots, training
 from ddpm_app.toy.points import load
 from ddpm_app.toy.shapes import SHAPES, ToyData
 from ddpm_app.toy.sweeps import DEFAULT_T, SWEEP, ExperimentEvent, Scale
 from ddpm_app.toy.tables import parse_numbers, parse_pairs, summarise, to_csv, to_table
 
-# The accepted values of every count, by the name of its argument. An argument that is a list holds one or more of them.
-LIMITS = {"n": (2, 1_000_000), "seed": (0, 2**31 - 1), "threads": (1, 1024), "steps": (1, 1_000_000), "batch": (1, 65_536)}
-LIMITS |= {"width": (8, 2048), "depth": (1, 8), "points": (10, 20_000), "nll_points": (10, 20_000), "bound_points": (10, 100_000)}
-LIMITS |= {"seeds": (1, 1000), "evaluations": (1, 10_000), "draws": (1, 100_000), "T": (2, 100_000)}
-LIMITS |= {"t": (0, 99_999), "label": (0, 999)}
+NETWORK = ("steps", "batch", "width", "depth", "lr", "row")  # the fields of ToyTrainConfig that every training command has as flags
+SIZES = ("points", "nll_points", "bound_points")  # the fields of Scale that are flags
+# What each argument accepts. An argument that is a list holds one or more of these values.
+ACCEPTED = settings_of(Scale) | settings_of(training.ToyTrainConfig)
+ACCEPTED |= {"n": Setting("", low=2, high=1_000_000), "T": Setting("", low=2, high=100_000), "t": Setting("", low=0, high=99_999)}
+ACCEPTED |= {"threads": Setting("", low=1, high=1024), "seeds": Setting("", low=1, high=1000), "label": Setting("", low=0, high=999)}
+ACCEPTED |= {"evaluations": Setting("", low=1, high=10_000), "draws": Setting("", low=1, high=100_000)}
+SAMPLES = Setting("", low=1, high=1_000_000)  # --n of the command sample
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ValueError for the first argument out of its limits."""
+    """Raise ValueError for the first argument that is not accepted."""
+    accepted = ACCEPTED | ({"n": SAMPLES} if args.verb == "sample" else {})
     for name, value in vars(args).items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, list) and not value:
-            raise ValueError(f"{flag} is empty; at least one is needed")
-        low, high = (1, LIMITS["n"][1]) if (args.verb, name) == ("sample", "n") else LIMITS.get(name, (0, 0))
-        for v in value if isinstance(value, list) else [value]:
-            if name in LIMITS and v is not None and not low <= v <= high:
-                raise ValueError(f"{flag} is {v}; accepted is {low} to {high}")
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise ValueError(f"{flag(name)} is empty; at least one is needed")
+        for v in values:
+            if name in accepted and v is not None:
+                check_value(flag(name), v, type(v).__name__, accepted[name])
 
 
 def as_type(parse: Callable[[str], list]) -> Callable[[str], list]:
@@ -66,17 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     common.add_argument("--csv", help="write the rows here")
     common.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
-    network = argparse.ArgumentParser(add_help=False)
-    network.add_argument("--steps", type=int, help="training steps")
-    network.add_argument("--batch", type=int, help="points a step")
-    network.add_argument("--width", type=int, help="of the hidden layers")
-    network.add_argument("--depth", type=int, help="number of hidden layers")
-    network.add_argument("--lr", type=float, help="peak learning rate")
-    network.add_argument("--row", help="what the network predicts: eps, v, x0, edm")
     sizes = argparse.ArgumentParser(add_help=False)
-    sizes.add_argument("--points", type=int, default=2000, help="points in each set of an EMD (default 2000)")
-    sizes.add_argument("--nll-points", type=int, default=500, help="test points of an ODE likelihood (default 500)")
-    sizes.add_argument("--bound-points", type=int, default=1000, help="test points of a bound (default 1000)")
+    add_flags(sizes, Scale, SIZES)
     seeds = argparse.ArgumentParser(add_help=False)
     seeds.add_argument("--seeds", type=int, default=3, help="networks trained for each setting (default 3)")
     model = argparse.ArgumentParser(add_help=False)
@@ -85,8 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument("--plot", help="write the plot here, as .svg")
     for name, (_, text) in experiments.EXPERIMENTS.items():
         sweep = name in ("steps", "schedules")
-        parents = [common, network, picture] + ([sizes, seeds] if sweep else [model]) + ([sizes] if name == "likelihood" else [])
+        parents = [common, picture] + ([sizes, seeds] if sweep else [model]) + ([sizes] if name == "likelihood" else [])
         p = verbs.add_parser(name, help=text, description=text, parents=parents)
+        defaults = SWEEP if sweep else experiments.CLASSIFIER if name == "classifier" else {}
+        add_flags(p, training.ToyTrainConfig, NETWORK, **{k: v for k, v in defaults.items() if k in NETWORK})
         if name == "steps":
             p.add_argument("--T", type=lists[int], default=list(DEFAULT_T), help="chain lengths, separated by commas")
             p.add_argument("--scaled", action="store_true", help="betas times 1000 / T, so that every chain ends in noise")
@@ -98,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             p.add_argument("--samplers", type=lists[str], default=list(SAMPLERS), help="separated by commas")
             p.add_argument("--grid", default="karras", choices=tuple(GRIDS), help="one for all (default karras)")
             p.add_argument("--exact", action="store_true", help="the exact denoiser instead of a network")
-            p.add_argument("--points", type=int, default=2000, help="points in each set of an EMD (default 2000)")
+            add_flags(p, Scale, ["points"], points=Scale.points)
         elif name == "classes":
             p.add_argument("--scales", type=lists[float], default=[float(s) for s in range(1, 11)], help="separated by commas")
             p.add_argument("--label", type=int, default=0, help="number of the class (default 0)")
@@ -107,10 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif name == "classifier":
             p.add_argument("--draws", type=int, default=128, help="(t, eps) pairs a point and class (default 128)")
             p.add_argument("--t", type=int, help="one time for all draws instead of the whole schedule")
-    p = verbs.add_parser("train", help="train a toy and save it", parents=[common, network])
+    p = verbs.add_parser("train", help="train a toy and save it", parents=[common])
     p.add_argument("--out", required=True, help="directory of the checkpoint")
-    p.add_argument("--schedule", default="cosine", choices=tuple(SCHEDULES))
-    p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
+    add_flags(p, training.ToyTrainConfig, ("schedule", "T", *NETWORK))
     p.add_argument("--beta-start", type=float, help="of the linear and quadratic schedules")
     p.add_argument("--beta-end", type=float, help="of the linear and quadratic schedules")
     p.add_argument("--unconditional", action="store_true", help="leave the classes out")
@@ -123,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--seeds", type=int, default=3, help="networks for each T (default 3)")
     p.add_argument("--steps", type=int, default=SWEEP["steps"], help=f"training steps of each (default {SWEEP['steps']})")
-    p.add_argument("--points", type=int, default=Scale.points, help=f"points in each set of an EMD (default {Scale.points})")
+    add_flags(p, Scale, ["points"], points=Scale.points)
     p.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
     p.add_argument("--no-loop", action="store_true", help="leave out the loop, which takes minutes")
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -152,7 +148,11 @@ def _data(args) -> tuple[ToyData, dict]:
 
 def _settings(args) -> dict:
     """The fields of ToyTrainConfig that were given as flags."""
-    return {k: v for k in ("steps", "batch", "width", "depth", "lr", "row") if (v := getattr(args, k, None)) is not None}
+    return read_flags(training.ToyTrainConfig, args, NETWORK)
+
+
+def _scale(args) -> Scale:
+    return Scale(**read_flags(Scale, args, SIZES), seed=args.seed)
 
 
 def _model(args, data: ToyData) -> Denoiser | None:
@@ -173,8 +173,7 @@ def _events(args, data: ToyData) -> Iterator[ExperimentEvent]:
     """The events of the experiment that was asked for."""
     settings = _settings(args)
     if args.verb in ("steps", "schedules"):
-        scale = Scale(args.points, args.nll_points, args.bound_points, seed=args.seed)
-        seeds = [args.seed + k for k in range(args.seeds)]
+        scale, seeds = _scale(args), [args.seed + k for k in range(args.seeds)]
         if args.verb == "steps":
             return experiments.steps(data, args.T, seeds, scale, args.scaled, **settings)
         pairs = {"pairs": args.pairs} if args.pairs else {}
@@ -190,8 +189,7 @@ def _events(args, data: ToyData) -> Iterator[ExperimentEvent]:
         return experiments.classes(data, model, args.scales, args.label, args.points, args.evaluations, args.seed, **settings)
     if args.verb == "classifier":
         return experiments.classifier(data, model, args.draws, args.t, seed=args.seed, **settings)
-    scale = Scale(args.points, args.nll_points, args.bound_points, seed=args.seed)
-    return experiments.likelihood(data, model, None, scale, args.seed, **settings)
+    return experiments.likelihood(data, model, None, _scale(args), args.seed, **settings)
 
 
 def _experiment(args) -> None:
@@ -218,7 +216,8 @@ def _train(args) -> None:
     data, recipe = _data(args)
     params = {k: v for k in ("beta_start", "beta_end") if (v := getattr(args, k)) is not None}
     dropout = {"label_dropout": 1.0} if args.unconditional or not data.classes else {}
-    config = training.ToyTrainConfig(schedule=args.schedule, T=args.T, params=params, seed=args.seed, **dropout, **_settings(args))
+    settings = read_flags(training.ToyTrainConfig, args, ("schedule", "T", *NETWORK, "seed"))
+    config = training.ToyTrainConfig(params=params, **dropout, **settings)
     trainer = training.ToyTrainer([config], data)
     for event in training.train_toys(trainer, every=max(config.steps // 10, 1)):
         print(f"step {event.step} of {event.steps}  loss {event.loss[0]:.4f}  {event.seconds:.1f} s", file=sys.stderr)

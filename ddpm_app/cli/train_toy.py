@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ddpm_app.diffusion.schedules import SCHEDULES
+from ddpm_app.flags import add_flags, read_flags
 from ddpm_app.paths import SHIPPED as SHIPPED_FOLDER
 from ddpm_app.toy.release import SHIPPED, release, release_shipped
 from ddpm_app.toy.training import ToyTrainConfig
@@ -26,12 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--n", type=int, default=10_000, help="points of a named set")
     one.add_argument("--noise", type=float, help="width of a named set")
     one.add_argument("--out", required=True)
-    for f in fields(ToyTrainConfig):
-        if f.name != "params":
-            choices = tuple(SCHEDULES) if f.name == "schedule" else None
-            one.add_argument("--" + f.name.replace("_", "-"), type=type(f.default), choices=choices, help=f"default {f.default}")
-    one.add_argument("--beta-start", type=float)
-    one.add_argument("--beta-end", type=float)
+    add_flags(one, ToyTrainConfig)
+    one.add_argument("--beta-start", type=float, help="of the linear and quadratic schedules")
+    one.add_argument("--beta-end", type=float, help="of the linear and quadratic schedules")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,8 +36,7 @@ def run(args: argparse.Namespace) -> None:
     report, out = partial(print, flush=True), Path(args.out)
     if args.verb == "shipped":
         return release_shipped(args.names, out, report)
-    settings = {f.name: v for f in fields(ToyTrainConfig) if (v := getattr(args, f.name, None)) is not None}
     params = {k: v for k in ("beta_start", "beta_end") if (v := getattr(args, k)) is not None}
     recipe = {"name": args.data, "n": args.n, "seed": 0} | ({"noise": args.noise} if args.noise is not None else {})
     command = f"python train/train_toy.py one --data {Path(args.data).name} --out {out.name}"
-    release(out, recipe, ToyTrainConfig(**settings, params=params), command, report)
+    release(out, recipe, ToyTrainConfig(**read_flags(ToyTrainConfig, args), params=params), command, report)

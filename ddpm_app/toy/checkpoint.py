@@ -19,7 +19,16 @@ from ddpm_app.toy.training import ToyTrainConfig
 
 @dataclass(frozen=True)
 class ToyModel:
-    """A trained toy read back: the denoiser works in the network's coordinates, (x - center) / scale of the data's."""
+    """A trained toy.
+
+    path: its directory
+    name: of the directory
+    denoiser: in the network's coordinates, (x - center) / scale of points x in the data's units
+    classes: their names, empty for an unconditional network
+    center, scale: of the data
+    data: the arguments of toy.points.load that gave the data
+    training: the fields of ToyTrainConfig
+    metrics: measured numbers, as toy.card.measure returns them"""
 
     path: Path
     name: str
@@ -36,7 +45,7 @@ class ToyModel:
 
 
 def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTrainConfig, recipe: dict, metrics: list = ()) -> None:
-    """config.json and weights.safetensors (float32). recipe: the arguments of toy_files.load that gave the data."""
+    """Write config.json and weights.safetensors (float32). recipe: the arguments of toy.points.load that gave the data."""
     network = denoiser.network
     description = {
         "format": FORMAT,
@@ -55,7 +64,7 @@ def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTra
 
 
 def load_toy(path: Path | str, dtype: torch.dtype = torch.float32) -> ToyModel:
-    """Rebuild a toy. Raises CheckpointError naming what is wrong; never opens a pickle."""
+    """Read a toy from its directory. Raises CheckpointError that names what is wrong. Never opens a pickle."""
     path = Path(path)
 
     def build(raw: dict) -> tuple[ToyModel, ToyMLP]:

@@ -27,6 +27,7 @@ from ddpm_app.toy.training import ToyTrainConfig, train_one
 EVALUATIONS = (2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200)  # of a sampler
 SHOWN = 400  # points of a picture
 SIDE = 48  # of a grid of decisions
+CLASSIFIER = dict(steps=4000)  # settings of the network in the experiment "classifier"
 
 
 def fitted_order(evaluations: Sequence[float], errors: Sequence[float], least: float = 1e-9) -> float | None:
@@ -182,7 +183,7 @@ def classifier(
     All are measured on the same test points. The picture, for points of two numbers: {"name", "grid": classes (SIDE, SIDE) with the
     lowest y first, "box": (x0, y0, x1, y1), "points": up to SHOWN test points, "label": their classes}."""
     _need_classes(data, denoiser)
-    config = ToyTrainConfig(seed=seed, **{"steps": 4000, **training})
+    config = ToyTrainConfig(seed=seed, **{**CLASSIFIER, **training})
     T = (denoiser.schedule if denoiser is not None else config.make_schedule()).T
     if t is not None and not 0 <= t < T:  # checked before the other classifiers are trained
         raise ToyDataError(f"t is {t}; accepted is 0 to {T - 1}")

@@ -1,6 +1,6 @@
-"""The 2-D lab's use cases: what a page shows of a toy, as plain numbers. Knows nothing of a page.
+"""The 2-D lab's use cases: what a page shows of a toy, as plain numbers.
 
-The plane people see is x / sqrt(1 + sigma^2) in the data's units: every level has the spread of the data.
+The plane shows x / sqrt(1 + sigma^2) in the data's units, in which every noise level has the spread of the data.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, cfg, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, from_vp, sigma_grid
+from ddpm_app.flags import check, setting
 from ddpm_app.paths import SHIPPED
 from ddpm_app.toy import metrics
 from ddpm_app.toy.checkpoint import load_toy
@@ -34,38 +35,37 @@ ROOT = SHIPPED / "toy"
 FRAMES = 90  # of an animation, at most
 KEPT = 16  # trained models and drawn or uploaded data kept for pages
 ARROWS, HEAT, CONTOUR = 20, 48, 44  # side of each grid
-OWN_POINTS = 1000  # of the data in the exact denoiser of its own points
+EXACT_POINTS = 1000  # of the data that the exact denoiser of the data's points uses
 WHICH = ("learned", "exact", "points")
 
 
 @dataclass(frozen=True)
 class PlaneRequest:
-    """which: learned, exact (the true density) or points (the data's own). label: None for all. scale: guidance, 1 is off."""
+    """What to sample; each field says its own meaning and bounds. Raises ValueError for a field out of bounds."""
 
-    which: str = "learned"
-    sampler: str = "ddim"
-    evaluations: int = 60
-    n: int = 2000
-    label: int | None = None
-    scale: float = 1.0
-    seed: int = 0
+    which: str = setting("learned", "denoiser: of the network, of the true density (exact) or of the data's points", choices=WHICH)
+    sampler: str = setting("ddim", "sampler", choices=SAMPLERS)
+    evaluations: int = setting(60, "of the denoiser", low=1, high=1000)
+    n: int = setting(2000, "particles", low=1, high=5000)
+    label: int | None = setting(None, "number of the class; None for any")
+    scale: float = setting(1.0, "guidance scale, 1 is off", low=0, high=20)
+    seed: int = setting(0, "of the noise", low=0)
 
     def __post_init__(self):
-        if self.which not in WHICH:
-            raise ToyDataError(f"unknown denoiser {self.which!r}; known: {', '.join(WHICH)}")
-        if self.sampler not in SAMPLERS:
-            raise ToyDataError(f"unknown sampler {self.sampler!r}; known: {', '.join(SAMPLERS)}")
-        if not 1 <= self.evaluations <= 1000 or not 1 <= self.n <= 5000 or not 0 <= self.scale <= 20:
-            raise ToyDataError("out of range: evaluations 1..1000, points 1..5000, guidance 0..20")
+        check(self)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Data and the network trained on it, if any; plain: a network without classes, better where no class is asked for."""
+    """Data and the networks trained on it.
+
+    data: the points
+    denoiser: of the network, None if none is trained
+    unconditional: of a network without classes, used where no class is requested"""
 
     data: ToyData
     denoiser: Denoiser | None = None
-    plain: Denoiser | None = None
+    unconditional: Denoiser | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -75,14 +75,14 @@ class Setup:
         if which == "learned":
             if self.denoiser is None:
                 raise ToyDataError(f"no network is trained on {self.data.name} yet: press Train, or look at the exact denoiser")
-            return self.plain if label is None and self.plain is not None else self.denoiser
-        if which == "points" or self.data.truth is None:  # its cost is particles x points at every level
-            return self.data.some(OWN_POINTS).exact(own_points=True)
+            return self.unconditional if label is None and self.unconditional is not None else self.denoiser
+        if which == "points" or self.data.truth is None:  # the cost is particles times points at every level
+            return self.data.some(EXACT_POINTS).exact(own_points=True)
         return self.data.exact()
 
 
 class Lab:
-    """Shipped models, and the last few that pages have trained, drawn or uploaded, under unguessable names."""
+    """The shipped models, and the last KEPT setups that visitors trained, drew or uploaded, under names that cannot be guessed."""
 
     def __init__(self, root: Path = ROOT):
         self.root, self._kept, self._lock = root, OrderedDict(), threading.Lock()
@@ -100,17 +100,17 @@ class Lab:
             return self._kept.get(name) if isinstance(name, str) else None
 
     def setup(self, data: str, noise: float | None = None, **options) -> Setup:
-        """A named set, with the shipped network where one was trained on just this set; options: the mixture's sliders."""
-        made = load(data, **({} if noise is None else {"noise": noise}), **options)
-        found = []
+        """A named set, with the shipped networks that were trained on the same set. options: of the set "mixture"."""
+        points = load(data, **({} if noise is None else {"noise": noise}), **options)
+        denoisers = []
         for name in (f"{data}-classes", data):
             try:
                 model = load_toy(self.root / name)
             except CheckpointError:
                 continue
-            if abs(model.scale / made.scale - 1) < 1e-6:
-                found.append(model.denoiser)
-        return Setup(made, *found)
+            if abs(model.scale / points.scale - 1) < 1e-6:
+                denoisers.append(model.denoiser)
+        return Setup(points, *denoisers)
 
     def upload(self, path: str) -> Setup:
         return Setup(load(path))
@@ -119,9 +119,9 @@ class Lab:
         return Setup(drawn(strokes, width))
 
     def train(self, setup: Setup, config: ToyTrainConfig) -> Iterator[tuple[ToyEvent, Setup]]:
-        """Train a network on the data, yielding its state as it goes: the setup of the moment is ready to be looked at.
+        """Train a network on the data, yielding each event with a setup that holds the network so far.
 
-        Raises ValueError at once, before anything is yielded, for a configuration that cannot be trained."""
+        Raises ValueError before the first event for a configuration that cannot be trained."""
         trainer = ToyTrainer([config], setup.data)
         events = train_toys(trainer, every=max(config.steps // 40, 1))
         return ((event, Setup(setup.data, trainer.denoisers()[0])) for event in events)
@@ -131,7 +131,7 @@ class Lab:
 
 
 class Plane:
-    """The two directions looked along and the square shown, in the data's units; points outside it are clipped by the page."""
+    """The projection onto two axes and the square that is shown, in the data's units. The page clips points outside it."""
 
     def __init__(self, data: ToyData):
         self.data, self.axes = data, principal_axes(data.x).double()
@@ -144,7 +144,7 @@ class Plane:
         return (self.data.scale * x.double()) @ self.axes / self.half
 
     def grid(self, side: int) -> Tensor:
-        """(side^2, d) in the network's coordinates, rows from the lowest up; only where the plane is all there is."""
+        """(side^2, d) in the network's coordinates, the lowest y first. For points of 2 numbers."""
         u = torch.linspace(-1, 1, side, dtype=torch.float64) * self.half / self.data.scale
         y, x = torch.meshgrid(u, u, indexing="ij")
         return torch.stack([x.flatten(), y.flatten()], 1)
@@ -191,7 +191,7 @@ def _denoise(setup: Setup, request: PlaneRequest) -> tuple[Denoise, Tensor | Non
 def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
     classes = denoiser.network.config.num_classes
     if classes < 2:
-        raise ToyDataError("this network knows no classes: train one with classes, or choose any class")
+        raise ToyDataError("this network has no classes: train one with classes, or choose any class")
     if not 0 <= label < classes:
         raise ToyDataError(f"there is no class number {label}: there are {classes}, counted from 0")
     if isinstance(denoiser, ExactDenoiser) and not bool((denoiser.mixture.labels == label).any()):
@@ -199,7 +199,7 @@ def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
 
 
 def trajectories(setup: Setup, request: PlaneRequest) -> dict:
-    """The particles' way from x_T to x_0: frames of int16 positions (thousandths of the square), with sigma for each."""
+    """The particles from x_T to x_0: frames of int16 positions in thousandths of the square's half side, and the sigma of each."""
     plane, data, method = Plane(setup.data), setup.data, SAMPLERS[request.sampler]
     denoise, _ = _denoise(setup, request)
     sigmas = sigma_grid(setup.schedule, method.steps_for(request.evaluations), "karras" if request.sampler == "ipndm" else "log-snr")
@@ -231,7 +231,7 @@ def _frame(plane: Plane, x: Tensor, sigma: float) -> np.ndarray:
 
 
 def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> dict:
-    """The pull (D - x), drawn in the square, of a denoiser of WHICH, or how far the learned and the exact lie apart ("difference")."""
+    """Arrows D - x of a denoiser of WHICH, or for "difference" a heat map of the distance between the learned and the exact D."""
     data = setup.data
     if data.dim != 2:
         raise ToyDataError(f"a field is drawn for points of 2 numbers; {data.name} has {data.dim}")
@@ -251,14 +251,14 @@ def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> d
     if which != "difference":
         y, x0 = predict(which, ARROWS)
         return {"kind": "arrows", "side": ARROWS, "arrows": _rounded(plane.flat(x0 - y)), "sigma": sigma}
-    apart = (predict("learned", HEAT)[1] - predict("exact", HEAT)[1]).norm(dim=1) * data.scale
-    top = float(apart.max())
-    heat = (255 * apart / max(top, 1e-9)).round().int().tolist()
+    distance = (predict("learned", HEAT)[1] - predict("exact", HEAT)[1]).norm(dim=1) * data.scale
+    top = float(distance.max())
+    heat = (255 * distance / max(top, 1e-9)).round().int().tolist()
     return {"kind": "heat", "side": HEAT, "heat": heat, "top": top, "sigma": sigma}
 
 
 def density(setup: Setup, which: str, label: int | None = None) -> dict:
-    """ln p on a grid of the square: exact likelihood of the learned sampler, or the truth; rows from the lowest y up."""
+    """ln p on a grid of the square: of the learned sampler's exact likelihood, or of an exact density; the lowest y first."""
     data = setup.data
     if data.dim != 2:
         raise ToyDataError(f"a density is drawn for points of 2 numbers; {data.name} has {data.dim}")

@@ -218,23 +218,6 @@ def drawn(strokes: Sequence[Sequence[Sequence[float]]], width: float = 0.05, n: 
     return _from_truth("drawn", Mixture.of(torch.from_numpy(means[: 4 * budget]), width), (), n, seed)
 
 
-def drawn_raster(picture: np.ndarray, n: int = 10_000, seed: int = 0) -> ToyData:
-    """A density from a picture, (H, W), ink where it is large: every inked cell becomes a Gaussian half a cell wide on [-1, 1]^2."""
-    ink = np.asarray(picture, dtype=np.float64)
-    if ink.ndim != 2 or min(ink.shape) < 2 or not np.isfinite(ink).all():
-        raise ToyDataError("a drawn density is a picture with one channel, at least 2 x 2, of finite numbers")
-    factor = max(1, -(-max(ink.shape) // 64))  # at most 64 cells a side
-    h, w = (s - s % factor for s in ink.shape)
-    ink = ink[:h, :w].reshape(h // factor, factor, w // factor, factor).mean((1, 3)).clip(min=0)
-    rows, columns = np.nonzero(ink > 0)
-    if not len(rows):
-        raise ToyDataError("nothing is drawn yet: draw at least one stroke")
-    cell = 2 / max(ink.shape)
-    means = np.stack([(columns + 0.5) * cell - ink.shape[1] * cell / 2, ink.shape[0] * cell / 2 - (rows + 0.5) * cell], 1)
-    truth = Mixture.of(torch.from_numpy(means), cell / 2, None, torch.from_numpy(ink[rows, columns]))
-    return _from_truth("drawn", truth, (), n, seed)
-
-
 def principal_axes(x: Tensor) -> Tensor:
     """(d, 2) directions of largest variance to look along; the identity for d of 2. One column gets a second axis of zeros."""
     d = x.shape[1]

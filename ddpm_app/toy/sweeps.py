@@ -18,6 +18,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP
+from ddpm_app.flags import check, setting
 from ddpm_app.networks.mlp import ToyStack
 from ddpm_app.toy import metrics
 from ddpm_app.toy.shapes import ToyData, split
@@ -46,23 +47,16 @@ class ExperimentEvent:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured.
+    """How much is measured; each field says its own meaning and bounds. Raises ValueError for a field out of bounds."""
 
-    points: in each set of an EMD
-    nll_points: test points of an ODE likelihood
-    bound_points: test points of a bound
-    ode_steps: of the ODE likelihood
-    seed: of the test points and the noise"""
-
-    points: int = 2000
-    nll_points: int = 500
-    bound_points: int = 1000
-    ode_steps: int = 24
-    seed: int = 0
+    points: int = setting(2000, "points in each set of an EMD", low=10, high=20_000)
+    nll_points: int = setting(500, "test points of an ODE likelihood", low=10, high=20_000)
+    bound_points: int = setting(1000, "test points of a bound", low=10, high=100_000)
+    ode_steps: int = setting(24, "steps of an ODE likelihood", low=1)
+    seed: int = setting(0, "of the test points and the noise", low=0)
 
     def __post_init__(self):
-        if not 10 <= self.points <= 20_000 or not 10 <= self.nll_points <= 20_000 or not 10 <= self.bound_points <= 100_000:
-            raise ValueError("out of range: points and nll_points 10..20000, bound_points 10..100000")
+        check(self)
 
 
 STANDARD = Scale()

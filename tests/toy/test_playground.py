@@ -19,14 +19,13 @@ def frames_of(move):
 
 
 def test_the_shipped_models_open_the_tab():
-    found = {folder.name: load_toy(folder) for folder in ROOT.iterdir() if (folder / "config.json").is_file()}
-    assert set(found) >= {"moons", "moons-classes", "eight-gaussians"}
-    for model in found.values():
+    models = {name: load_toy(ROOT / name) for name in ("moons", "moons-classes", "eight-gaussians")}
+    for model in models.values():
         assert {m["name"] for m in model.metrics} >= {"EMD", "NLL, ODE", "NLL, bound"} and (model.path / "README.md").is_file()
     for name in ("moons", "eight-gaussians"):
         assert Lab().setup(name).denoiser is not None
     assert Lab().setup("moons", 0.3).denoiser is None  # other data than the shipped model's
-    assert found["moons"].denoiser.network.config.num_classes == 0 and found["moons-classes"].classes == ("upper", "lower")
+    assert models["moons"].denoiser.network.config.num_classes == 0 and models["moons-classes"].classes == ("upper", "lower")
 
 
 def test_trajectories_end_where_the_data_is():
@@ -48,7 +47,7 @@ def test_a_class_on_request():
     setup = Lab().setup("moons")
     move = use_cases.trajectories(setup, PlaneRequest(n=200, evaluations=30, label=1, scale=2.0))
     assert np.mean(np.array(move["particles"]) == 1) > 0.95
-    with pytest.raises(ToyDataError, match="knows no classes"):
+    with pytest.raises(ToyDataError, match="has no classes"):
         use_cases.trajectories(Setup(make_data("checkerboard", n=100)), PlaneRequest("exact", label=0))
 
 
@@ -109,7 +108,7 @@ def test_points_of_a_large_file_stay_affordable_and_mixed():
     setup = Setup(from_points(x, "large", ["a"] * 15_000 + ["b"] * 15_000))
     for which in ("exact", "points"):
         mixture = setup.choose(which).mixture
-        assert len(mixture.means) == use_cases.OWN_POINTS and 350 < int(mixture.labels.sum()) < 650
+        assert len(mixture.means) == use_cases.EXACT_POINTS and 350 < int(mixture.labels.sum()) < 650
     move = use_cases.trajectories(setup, PlaneRequest("exact", n=50, evaluations=3, label=1))
     assert move["finite"] and 400 < sum(use_cases.points_value(setup, 1500)["colour"]) < 1100
 
