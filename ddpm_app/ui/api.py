@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-
 import gradio as gr
 
+from ddpm_app.images import render
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.ui.events import guarded
@@ -68,7 +67,7 @@ def build(studio: Studio) -> None:
         found = studio.ranked(request)
         rows = zip(found.images, found.chosen, found.labels)
         pngs = [exports.image_png(image.transpose(2, 0, 1), request, int(i), int(label)) for image, i, label in rows]
-        return ["data:image/png;base64," + base64.b64encode(p).decode() for p in pngs]
+        return [render.data_url(p) for p in pngs]
 
     def models() -> list[dict]:
         """List the models found: name, data, classes, parameters, images seen, measured numbers.

@@ -148,6 +148,12 @@ def extractor_network(extractor):
 # -- Inception --------------------------------------------------------------------------------------------------------------
 
 
+def test_the_program_has_one_reachable():
+    from ddpm_app.checkpoints import hub
+
+    assert features.reachable is hub.reachable
+
+
 def test_inception_without_a_network_is_a_sentence_within_seconds(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     begun = time.monotonic()

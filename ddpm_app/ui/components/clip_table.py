@@ -9,7 +9,7 @@ from PIL import Image
 from ddpm_app.classifiers.clip_scores import PUBLISHED_TOP1, prompts_of_classes
 from ddpm_app.images import render
 from ddpm_app.studio.clip_report import Report
-from ddpm_app.ui.components.base import Component, b64
+from ddpm_app.ui.components.base import Component
 
 EMPTY = (
     "<div class='cv'><div class='empty'><strong>Nothing labelled yet</strong>"
@@ -27,7 +27,7 @@ def e(value: object) -> str:
 
 
 def png_url(picture: Image.Image) -> str:
-    return "data:image/png;base64," + b64(render.encode(picture, "png"))
+    return render.data_url(render.encode(picture, "png"))
 
 
 def waiting(text: str, share: float | None = None) -> str:

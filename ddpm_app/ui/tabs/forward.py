@@ -44,7 +44,7 @@ def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
         "T": own_schedule.T,
         "model": own,
         "bars": {k: alpha_bar_curve(s) for k, s in schedules.items()},
-        "crop": "data:image/png;base64," + b64(render.encode(crop_preview(open_picture(path)), "png")),
+        "crop": render.data_url(render.encode(crop_preview(open_picture(path)), "png")),
         "t": t,
     }
 
