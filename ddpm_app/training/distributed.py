@@ -1,8 +1,8 @@
 """Training on several GPUs or machines: one process each, started by `accelerate launch` (or torchrun).
 
 Every process holds the whole data set and the whole network, draws the random numbers of the whole batch and trains on its
-slice of it; gradients are added up before they are clipped, so that all take the same step. Rank 0 alone keeps the clock, the
-log and the run's folder. A process on its own is a World of size 1, in which nothing is exchanged.
+slice of it. Gradients are added up before they are clipped, so that all processes take the same step. Only rank 0 measures time
+and writes the log and the run's folder. A single process is a World of size 1, which exchanges nothing.
 """
 
 from __future__ import annotations
@@ -21,40 +21,41 @@ class World:
 
     def __init__(self, rank: int = 0, size: int = 1):
         self.rank, self.size = rank, size
-        self._control = None  # a group of the CPUs: what is agreed there makes no GPU wait
+        self._control = None  # a process group on the CPUs, so that no GPU waits for decisions
 
     @property
     def main(self) -> bool:
-        """Whether this process keeps the clock, the log and the folder."""
+        """Whether this process is rank 0, which measures time and writes files."""
         return self.rank == 0
 
     def slice(self, n: int) -> slice:
-        """This process's part of n things; the parts differ by one at most. Raises ValueError where one would be empty."""
+        """This process's part of n items. Parts differ by at most one. Raises ValueError if a part would be empty."""
         if n < self.size:
             raise ValueError(f"{n} images cannot be split over {self.size} processes; at least one each is needed")
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
     def highest(self, *values: float) -> tuple[float, ...]:
-        """The largest each of the processes says; NaN is taken for nothing said."""
+        """The largest of the values that the processes pass, one by one. NaN is ignored."""
         if self.size == 1:
             return values
-        told = torch.tensor(values, dtype=torch.float64).nan_to_num(nan=-torch.inf)
-        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._control)
-        return tuple(told.tolist())
+        largest = torch.tensor(values, dtype=torch.float64).nan_to_num(nan=-torch.inf)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=self._control)
+        return tuple(largest.tolist())
 
     def any(self, flag: bool) -> bool:
+        """Whether any process passes True."""
         return bool(self.highest(float(flag))[0])
 
     def says(self, *values: float) -> tuple[float, ...]:
-        """What rank 0 gives here; the others' values do not matter."""
+        """The values that rank 0 passes; those of the other processes are ignored."""
         return self.highest(*(values if self.main else [float("nan")] * len(values)))
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has called this."""
         self.any(False)
 
     def add(self, *tensors: Tensor) -> None:
-        """Replace tensors, all of one device, by their sums over the processes: one exchange for all of one type."""
+        """Replace tensors, all on one device, by their sums over the processes, in one exchange for each dtype."""
         if self.size > 1:
             for dtype in dict.fromkeys(t.dtype for t in tensors):
                 same = [t for t in tensors if t.dtype == dtype]
@@ -68,18 +69,18 @@ class World:
             torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MIN)
 
     def copy(self, *tensors: Tensor) -> None:
-        """Replace tensors by those of rank 0."""
+        """Replace tensors by the ones of rank 0."""
         if self.size > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, 0)
 
-    def same(self, thing):
-        """rank 0's, where it can be pickled."""
+    def same(self, value):
+        """The value of rank 0, any object that can be pickled."""
         if self.size == 1:
-            return thing
-        box = [thing]
-        torch.distributed.broadcast_object_list(box, 0, group=self._control)
-        return box[0]
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0, group=self._control)
+        return values[0]
 
     def gather(self, part: Tensor) -> Tensor:
         """The slices (n_r, ...) of all processes in order, on the CPU, (n, ...)."""
@@ -90,10 +91,10 @@ class World:
         return torch.cat(parts)
 
     def close(self) -> None:
-        """Leave together."""
+        """Wait for all processes, then end the process group."""
         if self.size > 1:
             self.wait()
-            self._control = None  # a group that is still held when Python ends takes its threads, and the process, down with it
+            self._control = None  # a group that still exists when Python exits can crash the process
             torch.distributed.destroy_process_group()
 
 
@@ -103,8 +104,10 @@ def launched() -> bool:
 
 
 def join(device: str = "auto") -> World:
-    """The processes that were launched together with this one, through Accelerate: NCCL between GPUs, gloo between CPUs. Alone
-    where none was. device: as in device.pick_device; afterwards "auto" and "cuda" are this process's own GPU. Raises ValueError."""
+    """The processes that a launcher started together with this one, through Accelerate: NCCL between GPUs, gloo between CPUs.
+
+    A World of size 1 if there are none. device: as for device.pick_device; afterwards "auto" and "cuda" mean this process's own GPU.
+    Raises ValueError if several processes cannot use the device."""
     if not launched():
         return World()
     if ":" in device or device == "mps":
@@ -120,7 +123,7 @@ def join(device: str = "auto") -> World:
 
 
 def share(trainer, world: World) -> None:
-    """Give every process rank 0's state of training: weights, averages, moments and counters. Only rank 0 needs to have read it."""
+    """Copy the training state of rank 0 to every process: weights, averages, moments and counters."""
     if world.size == 1:
         return
     step, images, seconds, moments = world.says(trainer.step, trainer.images, trainer.seconds, float(bool(trainer.optimiser.state)))

@@ -1,8 +1,8 @@
-"""EMA after the fact: any power-function average of a run's weights, from snapshots of a few of them.
+"""Post-hoc EMA: any power-function average of a run's weights, made afterwards from the averages stored in its snapshots.
 
 A power-function EMA of exponent gamma at time t averages the weights with the profile p(tau) = (gamma+1) tau^gamma / t^(gamma+1)
-on [0, t]. Snapshots hold such averages at several times for two or more gammas; the profile wanted is approximated by a
-combination of theirs, and the same combination of the stored weights is the average (Karras et al. 2024, section 3 and appendix C).
+on [0, t]. Snapshots hold such averages at several times for two or more gammas. A linear combination of their profiles approximates
+the wanted profile; the same combination of the stored weights is the wanted average (Karras et al. 2024, section 3, appendix C).
 Time is the optimiser's step; ema.Ema's recursion has exactly these profiles when the weights are constant within a step.
 """
 
@@ -29,8 +29,8 @@ from ddpm_app.training.runs import LIVE, Run
 RAW = "raw"
 OWN = "own"  # the EMA that the run itself tracks
 LENGTHS = (0.01, 0.28)  # shortest and longest relative width offered
-NOISE = 1e-4  # what a coefficient of 1 may cost, as a share of the profile: rounding makes large ones harmful
-EARLY = (0.01, 0.025)  # shares of the budget with a snapshot of their own: most of what is learned there is gone by a twentieth
+NOISE = 1e-4  # cost of a coefficient of 1, as a share of the profile: large coefficients multiply rounding errors
+EARLY = (0.01, 0.025)  # shares of the budget with an extra snapshot, because samples change fastest there
 
 
 def inner(t_a, gamma_a, t_b, gamma_b) -> np.ndarray:
@@ -42,10 +42,10 @@ def inner(t_a, gamma_a, t_b, gamma_b) -> np.ndarray:
 
 def combination(times, lengths, time: float, length: float) -> tuple[np.ndarray, float]:
     """Coefficients (n,) of the stored profiles (times (n,), lengths (n,)) nearest to that of (time, length) in the mean square, and
-    how far it stays away: |sum x_i p_i - p| / |p|.
+    the remaining distance |sum x_i p_i - p| / |p|. Raises ValueError.
 
-    Their sum is held at 1, so that weights that never moved stay as they are. NOISE |x|^2 |p|^2 is added to what is minimised:
-    without it nearly equal profiles get huge coefficients of either sign, which multiply the rounding of what is stored.
+    Their sum is 1, so that constant weights stay unchanged. NOISE^2 |x|^2 |p|^2 is added to what is minimised: without it, nearly
+    equal profiles get huge coefficients of both signs, which multiply the rounding errors of the stored weights.
     """
     times, gammas = np.asarray(times, np.float64), np.array([power_gamma(v) for v in lengths])
     if not len(times) or not time > 0 or not 0 < length < 1 / np.sqrt(12):
@@ -62,11 +62,18 @@ def combination(times, lengths, time: float, length: float) -> tuple[np.ndarray,
     return x, float(np.sqrt(max(1 - 2 * x @ right + x @ gram @ x, 0.0)))
 
 
-# -- what a run stores ----------------------------------------------------------------------------------------------------
+# -- stored averages ------------------------------------------------------------------------------------------------------
 
 
 class Stored(NamedTuple):
-    """A set of weights on disk. snapshot: its directory. step, images: when. length: of the power-function EMA, or RAW."""
+    """A set of weights on disk.
+
+    snapshot   directory of its snapshot
+    step       optimiser steps at the snapshot
+    images     training images at the snapshot
+    length     length of the power-function EMA, or RAW
+    file       its .safetensors file
+    """
 
     snapshot: Path
     step: int
@@ -76,18 +83,18 @@ class Stored(NamedTuple):
 
 
 def snapshot_points(n: int) -> list[float]:
-    """Shares of the budget at which n snapshots (and, from ten on, two early ones) are due."""
+    """Shares of the budget at which the n snapshots are due; from n = 10 on, two early ones are added."""
     return sorted({k / n for k in range(1, n + 1)} | (set(EARLY) if n >= 10 else set()))
 
 
 def save_averages(
     folder: Path, step: int, own: dict[str, Tensor], raw: dict[str, Tensor], averages: dict[float, dict[str, Tensor]]
 ) -> None:
-    """Beside a snapshot that is about to be saved with the weights `own`: the raw weights, every average, and profiles.json.
+    """Write the raw weights, each average and profiles.json into a snapshot's folder. own: the weights that the snapshot will hold.
 
-    Each file holds the fp16 difference to the snapshot's own fp16 weights: twice the digits of fp16 for the same bytes. (Averages
-    stored as fp16 themselves were no use for lengths below 0.05: their coefficients of either sign multiply the rounding.)
-    A snapshot's config.json is written after all of this, so that one cut short is none.
+    Each file holds the fp16 difference to the snapshot's fp16 weights, which gives twice the digits of fp16 for the same bytes.
+    (Averages stored directly as fp16 were useless for lengths below 0.05, because large coefficients multiply their rounding.)
+    The snapshot's config.json is written after these files, so that an incomplete snapshot has none and is ignored.
     """
     files: dict[str, str | float] = {}
     base = {k: v.detach().half().float() for k, v in own.items()}
@@ -99,7 +106,7 @@ def save_averages(
 
 
 def stored(run: Path) -> list[Stored]:
-    """All weights in a run's snapshots, oldest first. Snapshots from before averages were kept have none."""
+    """All weights stored in a run's snapshots, oldest first. Snapshots of older versions hold none."""
     found = []
     for config in sorted((run / "snapshots").glob("*/config.json")):
         folder = config.parent
@@ -114,29 +121,36 @@ def stored(run: Path) -> list[Stored]:
 
 
 def read(place: Stored, base: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Its tensors, float32; base: its snapshot's own weights, if they are at hand. Raises CheckpointError."""
+    """The stored weights, float32. base: the weights of the snapshot, if they are loaded already. Raises CheckpointError."""
     base = base or checkpoint.read_weights(place.snapshot)
     try:
         with safe_open(place.file, "pt") as f:
             return {k: v + f.get_tensor(k).float() for k, v in base.items()}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{place.file} is cut short, missing or of another network ({error})") from error
+        raise CheckpointError(f"{place.file} is incomplete, missing or of another network ({error})") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """What a reconstruction is: length (or RAW), at which step and images; error: how far its profile stays from the one wanted,
-    |sum x p - p| / |p|; used: how many stored sets of weights it is made of."""
+    """Which average a set of weights is.
+
+    length   length of the EMA as a share of the run, RAW or OWN
+    step     optimiser steps at its snapshot
+    images   training images at its snapshot
+    error    distance of its profile from the wanted one, |sum x p - p| / |p|
+    used     how many stored sets of weights it was made of
+    own      description of the run's own EMA; used with OWN
+    """
 
     length: float | str
     step: int
     images: int
     error: float
     used: int
-    own: str = ""  # what the run calls its own EMA
+    own: str = ""
 
     def describe(self) -> str:
-        """As a checkpoint's `ema` says it."""
+        """The text for a checkpoint's `ema`."""
         if self.length == OWN:
             return self.own
         if self.length == RAW:
@@ -146,7 +160,7 @@ class Average:
 
 
 def pick(places: list[Stored], snapshot: str = "") -> Stored:
-    """The raw weights of a snapshot (its directory's name), or of the last one."""
+    """The raw weights of a snapshot (the name of its directory), or of the last one. Raises ValueError."""
     raw = [p for p in places if p.length == RAW and snapshot in ("", p.snapshot.name)]
     if not raw:
         raise ValueError(f"no snapshot {snapshot[:40]!r} with raw weights" if snapshot else "no snapshot with averages yet")
@@ -154,10 +168,12 @@ def pick(places: list[Stored], snapshot: str = "") -> Stored:
 
 
 def reconstruct(run: Path, length: float | str, snapshot: str = "") -> tuple[dict[str, Tensor], Average]:
-    """The average of this length (or RAW) at a snapshot (default: the last), float32, from what the run has stored up to then."""
+    """The average of this length (or RAW) at a snapshot (default: the last), float32, made from what was stored up to it.
+
+    Raises ValueError for a length or snapshot that does not exist, CheckpointError for damaged files."""
     places = stored(run)
     if not places:
-        raise ValueError(f"{run.name} has no stored averages: its snapshots hold one EMA only, or there is none yet")
+        raise ValueError(f"{run.name} has no stored averages: it has no snapshot yet, or its snapshots hold one EMA only")
     at = pick(places, snapshot)
     if length == RAW:
         return read(at), Average(RAW, at.step, at.images, 0.0, 1)
@@ -180,7 +196,7 @@ def reconstruct(run: Path, length: float | str, snapshot: str = "") -> tuple[dic
 
 
 def write(run: Path, length: float | str, out: Path, snapshot: str = "", dtype: torch.dtype = torch.float16) -> Average:
-    """Reconstruct, and save as a checkpoint directory of its own. Measured numbers of other weights are left out."""
+    """Make the average and save it as a checkpoint directory, without the numbers measured on other weights."""
     weights, average = reconstruct(run, length, snapshot)
     at = pick(stored(run), snapshot)
     config = checkpoint.open_checkpoint(at.snapshot).config
@@ -190,12 +206,13 @@ def write(run: Path, length: float | str, out: Path, snapshot: str = "", dtype: 
 
 
 def keep(run: Run, length: float | str, snapshot: str = "") -> Average:
-    """Make these weights the run's checkpoint (OWN: what the run's own EMA was at the snapshot, by default the last); its config says
-    which they are. Its state, from which it resumes, is untouched. Measured numbers go with the weights they were measured on, unless
-    the new ones are the same."""
+    """Make an average the run's checkpoint. OWN: the run's own EMA at the snapshot (default: the last).
+
+    The state from which the run resumes is not changed. Measured numbers are removed unless the weights stay the same. Raises
+    ValueError while the run trains."""
     status, _ = run.status()
     if status in LIVE:
-        raise ValueError(f"{run.name} is {status} and saves its own weights; stop it, or wait for its end, before others are kept")
+        raise ValueError(f"{run.name} is {status} and will save its own weights; stop it or wait until it has ended")
     if length == OWN:
         return _keep_own(run, snapshot)
     with contextlib.suppress(CheckpointError):

@@ -1,4 +1,4 @@
-"""A few seconds of training on this machine, from which a budget in minutes becomes images, a batch and a learning rate."""
+"""Measures training on this machine for a few seconds and derives a batch, a learning rate and a predicted end from a budget in minutes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ddpm_app.training.trainer import Trainer
 CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
 STEPS = 2500  # a run should have at least about this many
 SECONDS_BETWEEN_VALIDATIONS, VALIDATIONS = 20, (4, 20)  # at least this many seconds apart; fewest and most in a run
-GOOD = 0.9  # of the best rate: the smallest batch that reaches it is taken
+GOOD = 0.9  # the smallest batch with at least this share of the best rate is taken
 
 
 def stand_in(config: TrainConfig) -> ImageData:
-    """Random pixels of the data's shape: the speed does not depend on what they show."""
+    """Random images of the data's shape. The speed does not depend on what they show."""
     if config.data in SHAPES:
         (c, h, w), classes = SHAPES[config.data], KNOWN[config.data]
     else:
@@ -32,7 +32,9 @@ def stand_in(config: TrainConfig) -> ImageData:
 
 
 def rates(config: TrainConfig, seconds: float = 15.0, batches: tuple[int, ...] = ()) -> dict[int, float]:
-    """Images a second of training steps at each batch, within about `seconds` in all. A batch that does not fit is left out."""
+    """Training images per second at each batch, measured in about `seconds` in all. Batches that do not fit into memory are left out.
+
+    Raises ValueError if none fits."""
     device = pick_device(config.device)
     batches = batches or CANDIDATES.get(device.type, CANDIDATES["cpu"])
     trainer, found, end = Trainer(config, stand_in(config)), {}, time.perf_counter() + seconds
@@ -54,7 +56,7 @@ def rates(config: TrainConfig, seconds: float = 15.0, batches: tuple[int, ...] =
         except torch.OutOfMemoryError:
             break
     if not found:
-        raise ValueError(f"not even a batch of {batches[0]} fits the memory of {describe(device)}; take a smaller preset")
+        raise ValueError(f"a batch of {batches[0]} does not fit into the memory of {describe(device)}; choose a smaller preset")
     return found
 
 
@@ -67,8 +69,8 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
     """batch, lr, warmup, ema, validations and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
 
     The smallest batch within GOOD of the best rate, smaller still where a run would have fewer than STEPS steps; the learning
-    rate grows with its root from train_config.LR, up to 2e-3; a tenth of the images warm up, at most 20,000.
-    The EMA is 0.05 of the run, 0.02 of one below STEPS: where the learning rate falls to zero a long one lags behind (938 steps on
+    rate grows with its root from config.LR, up to 2e-3; a tenth of the images warm up, at most 20,000.
+    The EMA is 0.05 of the run, 0.02 of one below STEPS: as the learning rate falls to zero, a long EMA lags behind (938 steps on
     digits: validation loss 0.2378 raw, 0.2379 at 0.02, 0.2380 at 0.05, 0.2386 at 0.1, 0.2396 at 0.15).
     """
     best = max(found.values())
@@ -91,7 +93,7 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
 
 
 def plan(config: TrainConfig, seconds: float = 15.0) -> dict:
-    """What train_unet.py --probe prints: derive()'s fields, every measured rate, and the device."""
+    """What train_unet.py --probe prints: the fields of derive(), every measured rate, and the device."""
     found = rates(config, seconds)
     minutes = config.minutes or config.images / max(found.values()) / 60
     return {**derive(found, minutes, config.preset), "rates": found, "minutes": minutes, "device": describe(pick_device(config.device))}

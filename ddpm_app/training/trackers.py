@@ -1,6 +1,6 @@
-"""What a run logs besides its log.jsonl, without code: TensorBoard always, Weights & Biases and trackio when asked for.
+"""What a run logs besides log.jsonl: TensorBoard always, Weights & Biases and trackio on request.
 
-A tracker that breaks is left out, with a sentence; the run goes on.
+A tracker that fails is dropped with a message; the run continues.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PROJECT = "ddpm-studio"
 
 
 def check(names: str) -> list[str]:
-    """ "wandb,trackio" -> the names. Raises ValueError, one sentence, for an unknown tracker or one that is not installed."""
+    """ "wandb,trackio" -> the names. Raises ValueError for a tracker that is unknown or not installed."""
     asked = [name.strip() for name in names.split(",") if name.strip()]
     for name in asked:
         if name not in KINDS:
@@ -34,13 +34,13 @@ def scalars(row: dict) -> dict[str, float]:
         "progress": "progress/budget",
         "memory_mb": "speed/memory_mb",
     }
-    found = {names[k]: row[k] for k in names if row.get(k) is not None}
-    found |= {f"loss_by_level/{k}": v for k, v in enumerate(row.get("loss_by_level", ())) if v is not None}
-    return {k: float(v) for k, v in found.items() if math.isfinite(v)}
+    values = {names[k]: row[k] for k in names if row.get(k) is not None}
+    values |= {f"loss_by_level/{k}": v for k, v in enumerate(row.get("loss_by_level", ())) if v is not None}
+    return {k: float(v) for k, v in values.items() if math.isfinite(v)}
 
 
 class TensorBoard:
-    """Event files in the run's folder; curves of steps that are run again after a resume are taken back."""
+    """Event files in the run's folder. A resumed run removes the points of steps that it trains again."""
 
     def __init__(self, folder: Path, config: dict, step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -65,7 +65,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of the same name and a fixed id, so that a resumed run goes on with its curves; WANDB_MODE=offline stays here."""
+    """A run of the same name and a fixed id, so that a resumed run continues its curves. WANDB_MODE=offline sends nothing."""
 
     def __init__(self, folder: Path, config: dict, step: int):
         import wandb
@@ -86,7 +86,7 @@ class Wandb:
 
 
 class Trackio:
-    """trackio keeps its data in a local database of its own (`trackio show`)."""
+    """trackio keeps its data in a local database (`trackio show`)."""
 
     def __init__(self, folder: Path, config: dict, step: int):
         import trackio
@@ -108,9 +108,15 @@ KINDS = {"tensorboard": TensorBoard, "wandb": Wandb, "trackio": Trackio}
 
 
 class Trackers:
-    """Those of one run. names: as for check(). folder: the run's. step: where it goes on. tell: for sentences. on: False, none.
+    """The trackers of one run. Raises ValueError if a requested one cannot start.
 
-    Raises ValueError when one that was asked for cannot begin."""
+    names    as for check()
+    folder   the run's folder
+    config   the run's settings
+    step     the step from which the run continues
+    tell     prints a message
+    on       False: track nothing
+    """
 
     def __init__(self, names: str, folder: Path, config: dict, step: int = 0, tell: Callable[[str], None] = print, on: bool = True):
         self.tell, self.kept = tell, {}
@@ -119,19 +125,19 @@ class Trackers:
             try:
                 self.kept[name] = KINDS[name](folder, config, step)
             except Exception as error:
-                says = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
                 if name in asked:
                     self.close()
-                    raise ValueError(f"--track: {name} could not begin ({says})") from error
-                tell(f"no TensorBoard files: {says}")
+                    raise ValueError(f"--track: {name} could not start ({reason})") from error
+                tell(f"no TensorBoard files: {reason}")
 
     def _each(self, what: str, *args) -> None:
         for name, tracker in list(self.kept.items()):
             try:
                 getattr(tracker, what)(*args)
-            except Exception as error:  # a full disk, a lost connection: no reason to lose hours of training
+            except Exception as error:  # a full disk or a lost connection must not end the run
                 del self.kept[name]
-                self.tell(f"{name} fell out ({' '.join(str(error).split())[:200]}); training goes on without it")
+                self.tell(f"{name} failed ({' '.join(str(error).split())[:200]}); training continues without it")
 
     def log(self, row: dict) -> None:
         """A row of log.jsonl."""

@@ -1,6 +1,7 @@
-"""Training: a generator of events over (seed, step)-seeded batches, so that a resumed run equals an unbroken one.
+"""The training step and the training loop.
 
-Data, augmentation and noise live on the training device; nothing is read back from it between two events.
+Each step draws its randomness from (seed, step) alone, so that a resumed run takes exactly the steps of an uninterrupted one.
+Data, augmentation and noise are on the training device. Nothing is copied back from it between two events.
 """
 
 from __future__ import annotations
@@ -33,8 +34,18 @@ BANDS = 10  # noise bands the loss is reported in: equal parts of t
 
 @dataclass(frozen=True)
 class TrainEvent:
-    """Means since the last event: loss; loss_by_level (10,) by noise band, NaN where none fell; lr now; images_per_s; grad_norm
-    before clipping. images: seen so far. seconds: trained so far. progress: share of the budget used."""
+    """What train() reports.
+
+    step            optimiser steps so far
+    images          training images seen so far
+    seconds         training time so far
+    progress        share of the budget used, 0 to 1
+    loss            mean since the last event
+    loss_by_level   (10,) the same for each noise band; NaN for a band without samples
+    lr              current learning rate
+    images_per_s    speed since the last event
+    grad_norm       mean gradient norm before clipping, since the last event
+    """
 
     step: int
     images: int
@@ -48,21 +59,21 @@ class TrainEvent:
 
 
 class Trainer:
-    """The state of a run: network, optimiser, EMA (and averages for posthoc), step, images, seconds. One file holds all of it."""
+    """The state of a run: network, optimiser, EMA, the averages for posthoc_ema.py, step, images, seconds. save_state stores all of it."""
 
     def __init__(self, config: TrainConfig, data: ImageData, world: World | None = None):
-        """world: the processes that train together (distributed.py); None: this one alone."""
+        """world: the processes that train together (distributed.py); None: only this one."""
         self.config, self.world = config, world or World()
-        self.part = self.world.slice(config.batch)  # of each batch: what this process trains on
+        self.part = self.world.slice(config.batch)  # this process's slice of each batch
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(self.device, config.precision)
         if self.device.type == "cpu":
             keep_freed_memory()
-        torch.backends.cudnn.benchmark = True  # every batch has the same shape: the fastest kernels are searched for once
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape, so that the search for the fastest kernels pays
         self.data = data.to(self.device)
         torch.manual_seed(config.seed)
         extra = {} if config.dropout < 0 else {"dropout": config.dropout}
-        classes = 0 if config.label_dropout == 1 else len(data.classes)  # always dropped: an unconditional network
+        classes = 0 if config.label_dropout == 1 else len(data.classes)  # labels are always dropped: an unconditional network
         network_config = preset_config(
             config.preset, image_size=data.images.shape[-1], in_channels=data.images.shape[1], num_classes=classes, **extra
         )
@@ -73,7 +84,7 @@ class Trainer:
         fused = {"fused": True} if self.device.type in ("cuda", "cpu") else {}
         self.optimiser = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, **fused)
         self.ema = Ema(self.parameters, config.ema)
-        # by length; the run's own is among them where it has one of these lengths
+        # by length; includes self.ema if the run's EMA has one of these lengths
         lengths = average_lengths(config.averages)
         self.averages = {a: self.ema if a == config.ema else Ema(self.parameters, a) for a in lengths}
         self.step, self.images, self.seconds = 0, 0, 0.0
@@ -82,7 +93,7 @@ class Trainer:
         self._order: tuple[int, Tensor] | None = None
 
     def compile(self) -> str:
-        """torch.compile the network where the configuration asks for it, and try it. Returns "", or a sentence where it cannot be."""
+        """torch.compile the network where the configuration asks for it, and try it. Returns "", or the reason why it failed."""
         c = self.config
         if c.compile == "no" or (c.compile == "auto" and (self.device.type != "cuda" or 0 < c.minutes < 5)):
             return ""
@@ -95,10 +106,10 @@ class Trainer:
             loss.backward()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no C++ compiler, no Triton, an old GPU: whatever it met
+        except Exception as error:  # no C++ compiler, no Triton, an old GPU, ...
             self.denoiser = plain
             why = (str(error).strip().splitlines() or [""])[0][:160]
-            return f"torch.compile cannot be had here ({type(error).__name__}: {why}); training without it"
+            return f"torch.compile does not work here ({type(error).__name__}: {why}); training without it"
         finally:
             self.optimiser.zero_grad(set_to_none=True)
         return ""
@@ -116,9 +127,9 @@ class Trainer:
         return c.lr * up * ((1 - self.progress()) if c.decay == "linear" else 1.0)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(x0, t, eps, label) of the current step, drawn from (seed, step) alone; of several processes, each has its slice of it."""
+        """(x0, t, eps, label) of the current step, drawn from (seed, step) alone. With several processes: this one's slice."""
         c, g, part = self.config, self.generator, self.part
-        # every step has its own stream: consecutive seeds are decorrelated by the generator's own seeding
+        # each step has its own stream; the generator decorrelates consecutive seeds
         g.manual_seed((c.seed * 0x9E3779B1 + self.step * 2 + 1) % 2**63)
         index = torch.cat([self._epoch(k)[a:b] for k, a, b in self._pieces()])
         x0, label = to_model(self.data.images[index[part]]), self.data.labels[index[part]]
@@ -131,7 +142,7 @@ class Trainer:
         return x0, t, eps, torch.where(dropped, len(self.data.classes), label)
 
     def _pieces(self) -> list[tuple[int, int, int]]:
-        """The batch as (epoch, from, to) runs: each image once an epoch, in an order seeded by the epoch."""
+        """The batch as pieces (epoch, start, end) of the epochs' orders. Each image comes once in an epoch."""
         n, position, left, pieces = len(self.data), self.images, self.config.batch, []
         while left:
             start = position % n
@@ -141,6 +152,7 @@ class Trainer:
         return pieces
 
     def _epoch(self, k: int) -> Tensor:
+        """The order of the images in epoch k, (N,) int64."""
         if self._order is None or self._order[0] != k:
             g = torch.Generator().manual_seed((self.config.seed << 20) + k)
             order = torch.randperm(len(self.data), generator=g)
@@ -149,12 +161,11 @@ class Trainer:
         return self._order[1]
 
     def train_step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns on the device: loss of each sample (B,), its noise band (B,), the gradient norm (). B: this process's slice.
-
-        Nothing here waits for the device: tests/bench/test_bench.py holds that."""
+        """Take one step. Returns on the device: the loss of each sample (B,), its noise band (B,), the gradient norm (). B: this
+        process's slice. Does not wait for the device (tests/bench/test_bench.py checks this)."""
         c, world = self.config, self.world
         x0, t, eps, label = self.batch()
-        torch.manual_seed(c.seed * 0x9E3779B1 + self.step + world.rank * 0x632BE59B)  # dropout: other masks in each process
+        torch.manual_seed(c.seed * 0x9E3779B1 + self.step + world.rank * 0x632BE59B)  # each process has its own dropout masks
         lr = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = lr
@@ -163,7 +174,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if world.size == 1:
             losses.mean().backward()
-        else:  # each slice by its share of the batch, whatever its size; added up before they are clipped
+        else:  # gradients are added up before they are clipped
             (losses.sum() / c.batch).backward()
             world.add(*(p.grad for p in self.parameters))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
@@ -174,7 +185,7 @@ class Trainer:
             ema.update(self.parameters, self.step)
         return losses.detach(), t * BANDS // c.T, norm
 
-    # -- what outlives the process ----------------------------------------------------------------------------------
+    # -- saved state ------------------------------------------------------------------------------------------------
 
     @property
     def emas(self) -> list[Ema]:
@@ -186,19 +197,19 @@ class Trainer:
         return dict(zip((name for name, _ in self.network.named_parameters()), values))
 
     def init_weights(self, weights: dict[str, Tensor]) -> None:
-        """Begin from these weights, with a fresh optimiser and EMA. Names and shapes must be the network's (checkpoint.check_weights)."""
+        """Start with these weights and a new optimiser and EMA. Names and shapes must be the network's (checkpoint.check_weights)."""
         with torch.no_grad():
             for k, (name, p) in enumerate(self.network.named_parameters()):
                 for value in (p, *(ema.values[k] for ema in self.emas)):
                     value.copy_(weights[name])
 
     def check_finite(self) -> None:
-        """Raise FloatingPointError if a weight is no number: such a state may not replace a good one."""
+        """Raise FloatingPointError if a weight is not finite, so that such a state never replaces a good one."""
         if not all(bool(torch.isfinite(v).all()) for v in (*self.parameters, *(v for ema in self.emas for v in ema.values))):
-            raise FloatingPointError(f"the weights are no numbers any more at step {self.step}; the last saved state is intact")
+            raise FloatingPointError(f"a weight is not finite at step {self.step}; the last saved state is intact")
 
     def state_bytes(self) -> int:
-        """What save_state writes, about: raw weights, averages and two moments in float32."""
+        """About how many bytes save_state writes: raw weights, averages and two moments in float32."""
         return (12 + 4 * len(self.emas)) * sum(p.numel() for p in self.parameters) + 2**20
 
     def save_state(self, file: Path) -> None:
@@ -213,18 +224,18 @@ class Trainer:
         save_tensors(file, tensors, {"ddpm-studio": json.dumps(meta)})
 
     def load_state(self, file: Path) -> None:
-        """Continue where save_state left off. The configuration may only differ in its budget and device. Raises ValueError."""
+        """Continue from a saved state. Only the settings in config.FREE may differ from its own. Raises ValueError."""
         try:
             self._load_state(file)
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{file}: the saved state is cut short or not one of this network ({error})") from error
+            raise ValueError(f"{file}: the saved state is incomplete or of another network ({error})") from error
 
     def _load_state(self, file: Path) -> None:
         with safe_open(file, "pt") as f:
             meta = json.loads(f.metadata()["ddpm-studio"])
-            mine = dataclasses.asdict(self.config)
-            theirs = {"averages": "none"} | meta["config"]  # a state from before there were any
-            differs = [k for k in mine if k not in FREE and theirs.get(k) != mine[k]]
+            settings = dataclasses.asdict(self.config)
+            stored = {"averages": "none"} | meta["config"]  # older states have no averages
+            differs = [k for k in settings if k not in FREE and stored.get(k) != settings[k]]
             if differs:
                 raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
             with torch.no_grad():
@@ -244,16 +255,18 @@ class Trainer:
 def train(
     trainer: Trainer, every: int = 50, should_stop: Callable[[], bool] = lambda: False, every_seconds: float = float("inf")
 ) -> Iterator[TrainEvent]:
-    """Train to the end of the budget (or until should_stop() between two steps; time spent in it is not training time), yielding
-    an event every `every` steps or `every_seconds` seconds, whichever is sooner, and at the end. Raises FloatingPointError,
-    naming the step, when the loss is no longer a number. Several processes get the same events and stop together: rank 0's clock
-    counts, and any of them may ask to stop."""
+    """Train to the end of the budget, or until should_stop() returns True between two steps.
+
+    Yields an event every `every` steps or `every_seconds` seconds, whichever is sooner, and at the end. The time spent in
+    should_stop() and in the caller is not training time. Several processes get the same events and stop together: the clock of
+    rank 0 counts, and any of them may ask to stop. Raises FloatingPointError with the step when the loss is not a number.
+    """
     device, world = trainer.device, trainer.world
     sums, counts = torch.zeros(BANDS, device=device), torch.zeros(BANDS, device=device)
     norms, since = torch.zeros((), device=device), 0
     first_bad = torch.full((), float("inf"), device=device)
     started, before = time.perf_counter(), trainer.seconds
-    mark_time, mark_images = started, trainer.images
+    event_time, event_images = started, trainer.images
 
     def event(now: float) -> TrainEvent:
         world.add(sums, counts)
@@ -261,7 +274,7 @@ def train(
         by_level, loss = (sums / counts).tolist(), float(sums.sum() / counts.sum())
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
-        rate = (trainer.images - mark_images) / max(now - mark_time, 1e-9)
+        rate = (trainer.images - event_images) / max(now - event_time, 1e-9)
         lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
         return TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
 
@@ -269,8 +282,8 @@ def train(
         asked = time.perf_counter()
         stop = world.any(should_stop())
         waited = time.perf_counter() - asked
-        started, mark_time = started + waited, mark_time + waited
-        if stop and since:  # the last steps are told of, too
+        started, event_time = started + waited, event_time + waited
+        if stop and since:  # report the last steps, too
             yield event(time.perf_counter())
         if stop:
             break
@@ -281,19 +294,19 @@ def train(
         norms += norm
         since += 1
         now = time.perf_counter()
-        trainer.seconds, due = world.says(before + now - started, float(now - mark_time >= every_seconds))
+        trainer.seconds, due = world.says(before + now - started, float(now - event_time >= every_seconds))
         if since == every or trainer.progress() >= 1 or due:
             yield event(now)
             sums.zero_(), counts.zero_(), norms.zero_()
-            since, mark_time, mark_images = 0, time.perf_counter(), trainer.images
-            before, started = trainer.seconds, time.perf_counter()  # what the watcher does is not training time
+            since, event_time, event_images = 0, time.perf_counter(), trainer.images
+            before, started = trainer.seconds, time.perf_counter()  # the caller's time is not training time
 
 
 @torch.no_grad()
 def validation_loss(trainer: Trainer, data: ImageData, count: int = 512) -> float:
     """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
     network, kept = trainer.network, [p.detach().clone() for p in trainer.parameters]
-    denoiser = dataclasses.replace(trainer.denoiser, network=network)  # not the compiled one, which knows one batch size
+    denoiser = dataclasses.replace(trainer.denoiser, network=network)  # not the compiled network, which accepts one batch size
     torch._foreach_copy_(trainer.parameters, trainer.ema.values)
     network.eval()
     g, total, n = torch.Generator().manual_seed(1), 0.0, min(count, len(data))

@@ -88,9 +88,9 @@ def test_a_tracker_that_breaks_ends_no_run(monkeypatch, tmp_path):
     with Trackers("wandb", tmp_path, {}, tell=told.append) as t:
         t.log(ROW)
         t.log(ROW)
-    assert told == ["wandb fell out (connection lost); training goes on without it"] and read(tmp_path).Scalars("train/loss")
+    assert told == ["wandb failed (connection lost); training continues without it"] and read(tmp_path).Scalars("train/loss")
     stand_in(monkeypatch, "wandb", init=lost)
-    with pytest.raises(ValueError, match=r"wandb could not begin \(connection lost\)"):
+    with pytest.raises(ValueError, match=r"wandb could not start \(connection lost\)"):
         Trackers("wandb", tmp_path, {})
     monkeypatch.setattr(trackers.TensorBoard, "__init__", lost)
     with Trackers("", tmp_path, {}, tell=told.append) as t:

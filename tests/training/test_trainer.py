@@ -79,7 +79,7 @@ def test_a_state_of_other_settings_is_refused(tmp_path):
         Trainer(config(lr=1e-3, seed=4), toy()).load_state(tmp_path / "s")
     Trainer(config(images=10_000), toy()).load_state(tmp_path / "s")  # a budget may grow
     (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:500])
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="incomplete"):
         Trainer(config(), toy()).load_state(tmp_path / "s")
 
 

@@ -89,7 +89,7 @@ def build(studio: Studio) -> None:
         except subprocess.TimeoutExpired:
             raise ValueError(f"no answer within {PROBE_SECONDS} s: this network is too large for this machine, or it is busy") from None
         if done.returncode:
-            raise ValueError((done.stderr.strip().splitlines() or ["the probe ended without a word"])[-1].removeprefix("train_unet: "))
+            raise ValueError((done.stderr.strip().splitlines() or ["the measurement failed"])[-1].removeprefix("train_unet: "))
         found = json.loads(done.stdout.splitlines()[-1])
         derived = {getattr(form, k): found[k] for k in DERIVED}
         yield {plan: note(predicted(found)), probe: gr.Button(interactive=True), fresh: True, **derived}
