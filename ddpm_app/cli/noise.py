@@ -1,35 +1,31 @@
-"""python -m ddpm_app noise: the forward process on a picture."""
+"""python -m ddpm_app noise: noise an image: a strip of x_t, one row a schedule."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+import torch
 
-def add_parser(commands) -> None:
-    p = commands.add_parser(
-        "noise", help="the forward process on a picture", description="Noise a picture: a strip of x_t, one row a schedule."
-    )
+from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
+from ddpm_app.files import check_target
+from ddpm_app.flags import check_choice
+from ddpm_app.images import render
+from ddpm_app.images.decode import centre_crop, open_picture, to_array
+from ddpm_app.studio.studio import noised
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--image", required=True, help="PNG, JPEG, WebP, GIF, BMP or TIFF; centre-cropped to a square")
-    p.add_argument("--schedule", default="linear", help="one or more of linear,cosine,sigmoid,scaled-linear,quadratic (default linear)")
+    p.add_argument("--schedule", default="linear", help=f"one or more, separated by commas: {', '.join(SCHEDULES)} (default linear)")
     p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
     p.add_argument("--t", default="", help="times, e.g. 0,250,500 (default: ten from 0 to T)")
     p.add_argument("--size", type=int, default=32, help="pixels a side (default 32)")
     p.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     p.add_argument("--out", required=True, help="FILE.png")
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
-    from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
-    from ddpm_app.files import check_target
-    from ddpm_app.flags import check_choice
-    from ddpm_app.images import render
-    from ddpm_app.images.decode import centre_crop, open_picture, to_array
-    from ddpm_app.studio.studio import noised
-
     if not 4 <= args.size <= 512:
         raise ValueError(f"--size is {args.size}; 4 to 512 pixels are accepted")
     if Path(args.out).suffix != ".png":

@@ -16,8 +16,7 @@ from ddpm_app.training.runs import facts
 VERBS = ("list", "watch", "pause", "stop", "resume", "delete", "ema", "history")
 
 
-def add_parser(commands) -> None:
-    p = commands.add_parser("runs", help="training runs: list, watch, pause, stop, resume, delete; ema, history", description=__doc__)
+def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("verb", nargs="?", default="list", choices=VERBS, help="what to do (default list)")
     p.add_argument("name", nargs="?", help="which run; watch without one takes the newest")
     p.add_argument("--json", action="store_true", help="as JSON; watch prints a line a change")
@@ -32,7 +31,6 @@ def add_parser(commands) -> None:
     g.add_argument("--table", action="store_true", help="judge the snapshots at 10 %%, 30 %% and 100 %% of the budget")
     g.add_argument("--n", type=int, default=200, help="samples a row of the table (default 200)")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    p.set_defaults(run=run)
 
 
 def line(f: dict) -> str:

@@ -14,7 +14,7 @@ from ddpm_app.diffusion.coding import State, fine_levels, progressive
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.likelihood import FlowLikelihood, flow_likelihood_steps
 from ddpm_app.diffusion.schedules import Schedule
-from ddpm_app.flags import check_choice
+from ddpm_app.flags import check, setting
 from ddpm_app.images import render
 from ddpm_app.studio.exports import picture
 from ddpm_app.studio.request import SEED_LIMIT, Request
@@ -24,28 +24,19 @@ VARIANCES = {"large": "beta_t", "small": "beta_tilde"}
 LEVELS = {"schedule": "the schedule's own", "log-snr": "equal steps of log-SNR"}
 
 
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; a whole number from {low} to {high} is accepted")
-
-
 @dataclass(frozen=True)
 class CodeRequest:
-    """label: a class (name or index), "given" (the data's own) or "none". states: noise levels visited, 2 to T; T - 1 visits all.
-    variance: of the reverse step, one of VARIANCES. levels: of the chain, one of LEVELS. seed: of times and noise."""
+    """How images are coded: each field with its help and what it accepts."""
 
-    checkpoint: str = ""
-    label: str = "none"
-    states: int = 60
-    variance: str = "large"
-    levels: str = "schedule"
-    seed: int = 0
+    checkpoint: str = setting("", "name in checkpoints/ or runs/ (default: the one the page opens with)", always=True)
+    label: str = setting("none", 'class: a name, an index, none, or given (the data\'s own; default "given", for --image none)')
+    states: int = setting(60, "noise levels visited; T - 1 or more takes all", low=2, high=100_000)
+    variance: str = setting("large", "of the reverse step: large is beta_t, small is beta_tilde", choices=VARIANCES)
+    levels: str = setting("schedule", "of the chain: the schedule's own, or equal steps of log-SNR", choices=LEVELS)
+    seed: int = setting(0, "seed of times and noise", low=0, high=SEED_LIMIT)
 
     def __post_init__(self):
-        check_choice("variance", self.variance, VARIANCES)
-        check_choice("levels", self.levels, LEVELS)
-        _whole("states", self.states, 2, 100_000)
-        _whole("seed", self.seed, 0, SEED_LIMIT)
+        check(self)
 
 
 def shape_of(config: CheckpointConfig) -> tuple[int, int, int]:
@@ -85,7 +76,8 @@ def _denoise(studio: Studio, request: CodeRequest, denoiser: Denoiser, n: int, g
     return denoise
 
 
-def _checked(studio: Studio, name: str, images: Tensor) -> Tensor:
+def check_images(studio: Studio, name: str, images: Tensor) -> Tensor:
+    """The images, if the model takes them: 1 to MAX_BATCH of its shape. Raises ValueError."""
     shape = shape_of(studio.checkpoint(name).config)
     if tuple(images.shape[1:]) != shape or not 1 <= len(images) <= MAX_BATCH:
         raise ValueError(f"the images are {tuple(images.shape)}; {name} takes 1 to {MAX_BATCH} of {shape}")
@@ -96,7 +88,7 @@ def code(
     studio: Studio, request: CodeRequest, images: Tensor, given: Tensor | None = None, times_seed: int | None = None
 ) -> Iterator[State]:
     """coding.progressive of images, uint8 (n, C, H, W), n <= MAX_BATCH; given: their classes (n,)."""
-    images = _checked(studio, request.checkpoint, images)
+    images = check_images(studio, request.checkpoint, images)
     denoiser, schedule = chain(studio, request)
     denoise = _denoise(studio, request, denoiser, len(images), given)
     return studio.turns(progressive(denoise, images, schedule, request.states, request.seed, request.variance, 16, times_seed))
@@ -107,7 +99,7 @@ def flow(
 ) -> Generator[float, None, FlowLikelihood]:
     """likelihood.flow_likelihood of the images, each `draws` times, so that a single one's error bar holds what is drawn: the
     noise of the lowest level and the probe. Yields the share done."""
-    images = _checked(studio, request.checkpoint, images)
+    images = check_images(studio, request.checkpoint, images)
     given = given.repeat_interleave(draws) if given is not None else None
     images = images.repeat_interleave(draws, 0)
     denoiser = studio.denoiser(studio.checkpoint(request.checkpoint))
@@ -131,6 +123,3 @@ def caption(state: State, image: int, dims: int) -> str:
     rmse = 127.5 * float(state.mse[image]) ** 0.5
     bits = float(state.bits[image])
     return f"t {state.t}  {bits:,.0f} bits  {bits / dims:.3f} bits/dim  rmse {rmse:.1f}"
-
-
-# -- interpolation --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from ddpm_app.diffusion.guidance import clipped
 from ddpm_app.diffusion.interpolation import blend, code_levels, encode, noised_between, slerp
 from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, from_vp, sigma_grid, to_vp
-from ddpm_app.flags import check_choice
+from ddpm_app.flags import check, setting, write_flags
 from ddpm_app.images.pixels import to_model, to_uint8
-from ddpm_app.studio.compression import _checked, _whole, class_index, shape_of
+from ddpm_app.studio.compression import check_images, class_index, shape_of
 from ddpm_app.studio.request import SEED_LIMIT
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
@@ -31,32 +30,22 @@ WAYS = {
 
 @dataclass(frozen=True)
 class PathRequest:
-    """way: one of WAYS. first, second: each end's class (name, index or "none"). guidance: s of the way back. frames: points from end to
-    end, both included. sampler, evaluations: of the way back; the way up takes as many. t: the textbook's, for "noise". seed, seed_b:
-    the two seeds; for "noise" the noise of both images where they are equal, else each one's own."""
+    """How to interpolate: each field with its help and what it accepts."""
 
-    checkpoint: str = ""
-    way: str = "seeds"
-    first: str = "none"
-    second: str = "none"
-    guidance: float = 1.0
-    frames: int = 17
-    sampler: str = "heun"
-    evaluations: int = 39
-    t: int = 500
-    seed: int = 0
-    seed_b: int = 1
+    checkpoint: str = setting("", "name in checkpoints/ or runs/ (default: the one the page opens with)", always=True)
+    way: str = setting("seeds", "; ".join(f"{name}: {text}" for name, text in WAYS.items()), choices=WAYS, always=True)
+    first: str = setting("none", "class of the first end: a name, an index or none (default: the test image's own, else none)", always=True)
+    second: str = setting("none", "class of the second end (default as for the first)", always=True)
+    guidance: float = setting(1.0, "guidance scale s of decoding, 1 is off", low=0, high=20)
+    frames: int = setting(17, "images from end to end, both ends included", low=2, high=MAX_BATCH)
+    sampler: str = setting("heun", "sampling method of decoding", choices=SAMPLERS)
+    evaluations: int = setting(39, "network evaluations of decoding; encoding takes as many", low=3, high=1000)
+    t: int = setting(500, "of the way noise: the time t to which both images are noised", low=1, high=100_000)
+    seed: int = setting(0, "seed of the first end", low=0, high=SEED_LIMIT)
+    seed_b: int = setting(1, "seed of the second end; of the way noise, equal seeds share the noise", low=0, high=SEED_LIMIT)
 
     def __post_init__(self):
-        check_choice("way", self.way, WAYS)
-        check_choice("sampler", self.sampler, SAMPLERS)
-        for name, low, high in (("frames", 2, MAX_BATCH), ("evaluations", 3, 1000), ("t", 1, 100_000)):
-            _whole(name, getattr(self, name), low, high)
-        for name in ("seed", "seed_b"):
-            _whole(name, getattr(self, name), 0, SEED_LIMIT)
-        g = self.guidance
-        if isinstance(g, bool) or not isinstance(g, (int, float)) or not 0 <= g <= 20:
-            raise ValueError(f"guidance is {g!r}; a number from 0 to 20 is accepted")
+        check(self)
         if self.way == "ode" and SAMPLERS[self.sampler].stochastic:
             raise ValueError(f"{self.sampler} draws noise on its way, so an encoded image would not come back; heun and dpmpp-2m draw none")
 
@@ -67,10 +56,7 @@ class PathRequest:
 
     def as_command(self, ends: str) -> str:
         """The command line that makes the same images; ends: its flags for the two pictures, empty for seeds."""
-        default = {f.name: f.default for f in dataclasses.fields(self)}
-        always = ("checkpoint", "way", "first", "second")  # a test image's own class is the command's default
-        changed = {k: v for k, v in vars(self).items() if v != default[k] or k in always}
-        flags = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in changed.items())
+        flags = shlex.join(write_flags(self))
         return " ".join(f"python -m ddpm_app interpolate {flags} {ends} --precision auto --out path.png path.webp".split())
 
 
@@ -98,7 +84,7 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
     config = studio.checkpoint(request.checkpoint).config
     if (pictures is None) != (request.way == "seeds"):
         raise ValueError("give two images" if pictures is None else "two seeds are the ends: give no images")
-    if pictures is not None and (len(pictures) != 2 or _checked(studio, request.checkpoint, pictures) is None):
+    if pictures is not None and (len(pictures) != 2 or check_images(studio, request.checkpoint, pictures) is None):
         raise ValueError(f"{len(pictures)} images were given; the ends are 2")
     labels = tuple(class_index(studio, config, name) for name in (request.first, request.second))
     denoiser, sampler = studio.denoiser(studio.checkpoint(request.checkpoint)), SAMPLERS[request.sampler]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ddpm_app.checkpoints.facts import model_facts
 from ddpm_app.images import render
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Request, Studio
@@ -75,7 +76,7 @@ def build(studio: Studio) -> None:
         Returns:
             One object a model.
         """
-        return [exports.model_facts(c) for c in studio.checkpoints().values()]
+        return [model_facts(c) for c in studio.checkpoints().values()]
 
     gr.api(guarded(sample), api_name="sample", concurrency_id="denoise", concurrency_limit=4)
     gr.api(guarded(models), api_name="models")

@@ -9,8 +9,8 @@ import math
 import pytest
 
 from ddpm_app.checkpoints import checkpoint as checkpoints
+from ddpm_app.checkpoints.facts import model_facts
 from ddpm_app.checkpoints.measurements import Measurement, card_rows, copy_measurements, store, stored_measurements
-from ddpm_app.studio.exports import model_facts
 from tests.conftest import make_checkpoint
 
 OLD = {"name": "agreement", "value": 0.5, "n": 10, "protocol": "95 % 0.2 to 0.8", "settings": {"seed": 0}}

@@ -22,6 +22,7 @@ def our_roots(roots, monkeypatch):
     """The command line finds the test models, in float32."""
     real = Studio.__init__
     monkeypatch.setattr(Studio, "__init__", lambda self, *a, **kw: real(self, roots, "cpu", "fp32"))
+    monkeypatch.setattr("ddpm_app.cli.models.model_roots", lambda: roots)
 
 
 def sample(*flags, out):
@@ -152,11 +153,21 @@ def test_models_json(capsys):
 
 def test_help_names_every_command_and_default():
     env = {**os.environ, "COLUMNS": "200"}
-    text = subprocess.run([sys.executable, "-m", "ddpm_app", "--help"], capture_output=True, text=True, env=env, check=True).stdout
-    assert all(name in text for name in ("sample", "noise", "models", "bench"))
-    text = subprocess.run(
-        [sys.executable, "-m", "ddpm_app", "sample", "--help"], capture_output=True, text=True, env=env, check=True
-    ).stdout
+    text = cli.overview().format_help()
+    assert all(name in text and cli.command_parser(name).format_help() for name in cli.COMMANDS)
+    text = cli.command_parser("sample").format_help()
     assert text.count("default") >= 12 and all(name in text for name in SAMPLERS)
     text = subprocess.run([sys.executable, "app.py", "--help"], capture_output=True, text=True, env=env, check=True).stdout
     assert "--port" in text and "--host" in text
+
+
+def test_only_the_chosen_command_is_imported():
+    code = "import sys; from ddpm_app.cli import main\ntry: main.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'ddpm_app.cli.sample'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_an_unknown_command_is_refused_with_the_commands(capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["modles"])
+    assert error.value.code == 2 and "interpolate" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.cli import runs as runs_cli
+from ddpm_app.cli.main import command_parser
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.networks import unet
 from ddpm_app.networks.ema import Ema, average_lengths, power_gamma
@@ -164,11 +164,10 @@ def test_write_is_a_checkpoint_that_says_what_it_is(run, tmp_path):
 def test_runs_ema_from_a_shell(run, tmp_path, monkeypatch, capsys):
     folder, direct = run
     monkeypatch.setenv("DDPM_RUNS", str(folder.parent))
-    parser = __import__("argparse").ArgumentParser()
-    runs_cli.add_parser(parser.add_subparsers())
+    parser = command_parser("runs")
 
     def call(*argv):
-        args = parser.parse_args(["runs", *argv])
+        args = parser.parse_args(argv)
         return args.run(args)
 
     before = checkpoint.read_weights(folder)

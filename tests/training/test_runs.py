@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from ddpm_app.cli import runs as runs_cli
+from ddpm_app.cli.main import command_parser
 from ddpm_app.cli.train import main, parse
 from ddpm_app.training import process
 from ddpm_app.training import runs as jobs
@@ -247,13 +247,10 @@ def test_the_command_line_lists_and_refuses(root, capsys):
     folder = root / "old"
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text('{"step": 5, "images": 40, "seconds": 2.0, "progress": 1.0, "loss": 0.5}\n')
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    runs_cli.add_parser(parser.add_subparsers())
+    parser = command_parser("runs")
 
     def runs(*argv):
-        args = parser.parse_args(["runs", *argv])
+        args = parser.parse_args(argv)
         return args.run(args), capsys.readouterr().out
 
     assert "old" in runs()[1] and "finished" in runs("list")[1]

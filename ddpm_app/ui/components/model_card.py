@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
-from ddpm_app.studio.exports import model_facts
+from ddpm_app.checkpoints.facts import model_facts
 from ddpm_app.ui.components.base import Component, b64
 
 
