@@ -15,8 +15,13 @@ MAX_DIM = 64
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """dim: d of the points. width, depth: of the hidden layers. time_dim: numbers in the sinusoidal embedding of t, time_width:
-    width of its own small MLP. num_classes: 0 for an unconditional network."""
+    """The shape of a toy network.
+
+    dim: d of the points
+    width, depth: of the hidden layers
+    time_dim: numbers in the sinusoidal embedding of t
+    time_width: width of the MLP that embeds t
+    num_classes: 0 for an unconditional network"""
 
     dim: int = 2
     width: int = 256

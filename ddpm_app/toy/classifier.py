@@ -1,4 +1,4 @@
-"""Classes of points: a trained classifier, which knows noise or not, and classification by a denoiser alone."""
+"""Classifiers of points: trained on clean or on noisy points, and training-free by a denoiser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ddpm_app.networks.mlp import ToyConfig, ToyMLP
 from ddpm_app.toy.shapes import ToyData, ToyDataError
 
 
-class Classifier(nn.Module):
+class PointClassifier(nn.Module):
     """log p(class | x, sigma) (B, classes) from x (B, d) at level sigma; the toy network with classes for its output."""
 
     def __init__(self, config: ToyConfig, classes: int, schedule: Schedule):
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         return self.trunk((x * expand(torch.rsqrt(1 + sigma**2), x)).to(weight.dtype), t).log_softmax(1)
 
 
-def train_classifier(data: ToyData, schedule: Schedule, noisy: bool, steps: int = 1000, batch: int = 256, seed: int = 0) -> Classifier:
+def train_classifier(data: ToyData, schedule: Schedule, noisy: bool, steps: int = 1000, batch: int = 256, seed: int = 0) -> PointClassifier:
     """Cross-entropy on points of every level (noisy) or on clean points. Raises ToyDataError without two classes."""
     if len(data.classes) < 2:
         raise ToyDataError(f"{data.name} has no classes; choose data with labels")
@@ -37,7 +37,7 @@ def train_classifier(data: ToyData, schedule: Schedule, noisy: bool, steps: int 
     x, g = data.to_model(data.x), torch.Generator().manual_seed(seed * 0x9E3779B1 + 77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(ToyConfig(data.dim, width=128, time_width=64), len(data.classes), schedule)
+        classifier = PointClassifier(ToyConfig(data.dim, width=128, time_width=64), len(data.classes), schedule)
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.01, fused=True)
     for step in range(steps):
         for group in optimiser.param_groups:

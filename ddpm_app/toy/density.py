@@ -1,6 +1,6 @@
-"""Diffusion where the truth is known: a small network with the U-Net's call signature, and the exact denoiser of a mixture.
+"""Mixtures of Gaussians: their density, their class posterior and their exact denoiser.
 
-Everything else (Denoiser, cfg, samplers, schedules) is the image code, unchanged, on x of shape (B, d).
+Denoiser, cfg, samplers and schedules are those of the images, used unchanged on x of shape (B, d).
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of round Gaussians, float64: weights (K,), means (K, d), sds (K,), labels (K,) int64 the class of each component.
+    """A mixture of isotropic Gaussians, float64.
 
-    sds of zero make it a set of points: its density at sigma = 0 is then none, at sigma > 0 it is as exact as any other's."""
+    weights: (K,)
+    means: (K, d)
+    sds: (K,) standard deviations; 0 makes a component a point, which has a density only at sigma > 0
+    labels: (K,) int64, the class of each component"""
 
     weights: Tensor
     means: Tensor
@@ -26,7 +29,7 @@ class Mixture:
 
     @staticmethod
     def of(means: Tensor, sds: float | Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Mixture:
-        """Equal weights, one class and a common sd unless told otherwise; weights are normalised."""
+        """Without labels all components have one class; without weights they weigh the same. Weights are normalised."""
         means = torch.as_tensor(means, dtype=torch.float64)
         k = len(means)
         weights = torch.ones(k) if weights is None else torch.as_tensor(weights)
@@ -67,7 +70,7 @@ class Mixture:
         return self.means[k] + self.sds[k, None] * noise, self.labels[k]
 
     def _logits(self, x: Tensor, sigma, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """ln w_k N(x; mu_k, (sd_k^2 + sigma^2) I), (B, K), and the variances (B or 1, K). label: the null class keeps all."""
+        """ln w_k N(x; mu_k, (sd_k^2 + sigma^2) I), (B, K), and the variances (B or 1, K). label: the null class means all classes."""
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
         var = self.sds**2 + sigma.reshape(-1, 1) ** 2
         x = x.double()
@@ -112,7 +115,7 @@ def sigma_square(sigma) -> Tensor:
 
 
 class ExactDenoiser:
-    """A mixture where a trained Denoiser could stand: (x, sigma, label) -> E[x0 | x, label], for solvers and for cfg alike."""
+    """A mixture with the call of a trained Denoiser: (x, sigma, label) -> E[x0 | x, label]."""
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture

@@ -1,4 +1,4 @@
-"""Points that someone brings: a .csv or .npy of shape (N, d), checked; every refusal is one sentence."""
+"""Points from a .csv or .npy file of shape (N, d). Each error is one sentence."""
 
 from __future__ import annotations
 

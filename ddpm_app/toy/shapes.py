@@ -1,7 +1,7 @@
-"""Points in the plane (and up to 64 dimensions): named sets and drawn densities; toy_files.py reads tables.
+"""Named sets of points in the plane, and drawn densities.
 
-Every named or drawn set is a mixture of round Gaussians strung along its shape, so that its density, its classes' posterior and
-its denoiser are known exactly. A network sees (x - center) / scale; every number shown to people is in the data's own units.
+Each is a mixture of isotropic Gaussians along its shape, so that its density, class posterior and denoiser are known exactly. A
+network gets (x - center) / scale. Numbers that people see are in the data's units.
 """
 
 from __future__ import annotations
@@ -25,8 +25,15 @@ class ToyDataError(ValueError):
 
 @dataclass(frozen=True)
 class ToyData:
-    """x (N, d) float32 in the data's units; label (N,) int64, all 0 where there are no classes; classes: their names, empty
-    where none. truth: the distribution x was drawn from, or None for uploaded points. notes: what was done on reading."""
+    """Points and what is known of them.
+
+    name: of the set or the file
+    x: (N, d) float32 in the data's units
+    label: (N,) int64, all 0 without classes
+    classes: their names, empty without classes
+    truth: the distribution that x was drawn from, None for uploaded points
+    center, scale: of the network's coordinates, (x - center) / scale
+    notes: what was changed while reading"""
 
     name: str
     x: Tensor
@@ -81,9 +88,9 @@ def split(data: ToyData, n_test: int, seed: int = 0) -> tuple[ToyData, ToyData]:
     order = torch.randperm(len(data), generator=generator)
     n = min(n_test, len(data) // 10)
     if n == 0:
-        return replace(data, notes=(*data.notes, "fewer than 10 points: measured on the points it learned from")), data
-    held, kept = order[:n], order[n:]
-    return replace(data, x=data.x[kept], label=data.label[kept]), replace(data, x=data.x[held], label=data.label[held])
+        return replace(data, notes=(*data.notes, "fewer than 10 points: measured on the training points")), data
+    test, train = order[:n], order[n:]
+    return replace(data, x=data.x[train], label=data.label[train]), replace(data, x=data.x[test], label=data.label[test])
 
 
 # -- named shapes: each returns a mixture and the names of its classes -------------------------------------------------
