@@ -27,7 +27,6 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-import judge
 import project
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
@@ -36,6 +35,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped
 from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import make_schedule, sigma_grid
+from ddpm_app.evaluation.agreement import agreement_figures, split_test_images
 from ddpm_app.evaluation.distances import Stats, statistics
 from ddpm_app.images.datasets import load_data
 from ddpm_app.images.pixels import to_uint8
@@ -178,7 +178,7 @@ def judge_line(args: argparse.Namespace, line: Line, reference: Stats) -> dict:
     config = checkpoint.open_checkpoint(folder).config
     labels = torch.arange(len(config.classes)).repeat_interleave(args.n // len(config.classes))
     images = sample(denoiser_of(folder, line.ema, args.where), labels, args)
-    figures = judge.judged(args.classifier, images, labels, reference)
+    figures = agreement_figures(args.classifier, images, labels, reference)
     log = [r for r in checkpoint.open_checkpoint(folder).log() if "validation_loss" in r]
     return {
         "name": line.name,
@@ -197,9 +197,9 @@ def judge_line(args: argparse.Namespace, line: Line, reference: Stats) -> dict:
 
 def real_figures(args: argparse.Namespace) -> tuple[Stats, dict]:
     """(statistics of real test pictures' features, the figures of as many others as there are, at most n)."""
-    pictures, others = judge.real_parts(load_data(args.data, "test"), args.n // len(args.classifier.config.classes), 5000)
+    pictures, others = split_test_images(load_data(args.data, "test"), args.n // len(args.classifier.config.classes), 5000)
     reference = statistics(args.classifier.features(pictures))
-    figures = judge.judged(args.classifier, others.images, others.labels, reference)
+    figures = agreement_figures(args.classifier, others.images, others.labels, reference)
     return reference, {"fd": figures["FD-classifier"], "agreement": figures["agreement"], "n": len(others.images)}
 
 

@@ -6,16 +6,17 @@ import argparse
 import json
 import math
 import sys
-import time
 from dataclasses import asdict
 
 from ddpm_app.checkpoints.measurements import Measurement, store, stored_measurements
+from ddpm_app.cli import agreement
+from ddpm_app.cli.progress import ProgressLine
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.evaluation.evaluate import evaluate
 from ddpm_app.evaluation.features import KINDS
 from ddpm_app.evaluation.plan import ALIASES, BITS, METRICS, Plan, parse_metrics, sample_requests
-from ddpm_app.evaluation.samples import sampled
+from ddpm_app.evaluation.samples import sample_share
 from ddpm_app.files import plain
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio.request import Request
@@ -54,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 where only bits are asked for")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
+    parser.add_argument(
+        "--preset", choices=("agreement",), help="agreement: classifier agrees with the requested label, beside real images; --n a class"
+    )
+    agreement.add_reference(parser)
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON, all their parts")
     parser.add_argument("--write", action="store_true", help="append to the checkpoint's metrics.json")
 
@@ -75,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give a --checkpoint to sample from, or --images to judge")
     if args.write and not args.checkpoint:
         raise ValueError("--write needs the --checkpoint whose metrics.json is meant")
+    if args.preset:
+        return run_preset(args)
     if args.sweep and (args.write or args.seeds > 1 or args.images):
         raise ValueError("--sweep samples a checkpoint anew at each of its points and only prints: no --write, --seeds or --images")
     plan = plan_of(args)
@@ -85,21 +92,18 @@ def run(args: argparse.Namespace) -> int:
     if args.write:
         stored_measurements(studio.checkpoint(args.checkpoint))  # what could not be kept is not measured first
     shared = plan.pictures and not plan.images and not args.sweep
-    if world.size > 1 and shared:  # each process makes its share of the samples; rank 0 goes on alone
-        for request in sample_requests(plan):
-            for _ in sampled(studio, request, share=(world.rank, world.size)):
-                pass
-    world.close()
+    sample_share(studio, sample_requests(plan) if shared else [], world)
+    world.close()  # rank 0 goes on alone
     if not world.main:
         return 0
     if args.sweep:
         return run_sweep(studio, plan, args)
-    measured, refusals, clock = [], 0, Clock()
+    measured, refusals, progress = [], 0, ProgressLine()
     for event in evaluate(studio, plan):
         if isinstance(event, Progress):
-            clock.show(event)
+            progress.show(event)
             continue
-        clock.clear()
+        progress.clear()
         if isinstance(event, Measurement):
             measured.append(event)
             if not args.json:
@@ -109,28 +113,38 @@ def run(args: argparse.Namespace) -> int:
         else:
             refusals += 1
             print(f"{event.metric}: not measured: {event.says}", file=sys.stderr, flush=True)
-    clock.clear()
+    progress.clear()
     if args.json:
         print(json.dumps([plain(asdict(m)) for m in measured], indent=1))
     elif measured:
         print(json.dumps(plain(measured[0].protocol)))
     if plan.pictures and not plan.images:
-        print(f"sampling {clock.sampling:.1f} s, everything else {clock.rest:.1f} s", file=sys.stderr)
+        print(f"sampling {progress.sampling:.1f} s, everything else {progress.rest:.1f} s", file=sys.stderr)
     if args.write and measured:
         print(f"stored in {studio.checkpoint(args.checkpoint).path / 'metrics.json'}", file=sys.stderr)
     return 2 if refusals and not measured else 0
+
+
+def run_preset(args: argparse.Namespace) -> int:
+    """Agreement with the labels. Raises ValueError for a flag that the preset does not use."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, value in vars(parser.parse_args([])).items():
+        if name not in ("preset", *agreement.FLAGS) and getattr(args, name) != value:
+            raise ValueError(f"--preset agreement does not use --{name}; it uses --{', --'.join(agreement.FLAGS)}")
+    return agreement.run(args)
 
 
 def run_sweep(studio: Studio, plan: Plan, args: argparse.Namespace) -> int:
     """A row a point of the trade-off curve."""
     from ddpm_app.evaluation.tradeoff import parse_sweep, sweep
 
-    along, clock, rows = parse_sweep(args.sweep), Clock(), []
+    along, progress, rows = parse_sweep(args.sweep), ProgressLine(), []
     for event in sweep(studio, plan, along):
         if isinstance(event, Progress):
-            clock.show(event)
+            progress.show(event)
             continue
-        clock.clear()
+        progress.clear()
         rows.append({k: v for k, v in event._asdict().items() if k not in ("images", "request")})
         if not args.json:
             values = {event.name: event.distance, "agreement": event.agreement, "confidence": event.confidence}
@@ -150,32 +164,3 @@ def line(m: Measurement) -> str:
     unit = " bits/dim" if m.name in BITS else ""
     away = m.protocol.get("comparable to the literature", "")
     return f"{m.name} {m.value:.4f}{error}{unit}   {'  '.join(parts)}" + (f"\n  comparable to the literature: {away}" if away else "")
-
-
-class Clock:
-    """Progress and the time left, on stderr, rewritten in place on a terminal; silent elsewhere. sampling: seconds it took so far."""
-
-    def __init__(self):
-        self.tty, self.what, self.begun, self.first = sys.stderr.isatty(), "", 0.0, 0
-        self.start = self.last = time.monotonic()
-        self.sampling = 0.0
-
-    @property
-    def rest(self) -> float:
-        """Seconds since the start that were not spent sampling."""
-        return time.monotonic() - self.start - self.sampling
-
-    def show(self, p: Progress) -> None:
-        now = time.monotonic()
-        self.sampling += now - self.last if p.what.startswith("sampling") else 0.0
-        self.last = now
-        if p.what != self.what:
-            self.what, self.begun, self.first = p.what, now, p.done
-        if self.tty:
-            left = (now - self.begun) / (p.done - self.first) * (p.total - p.done) if p.done > self.first else math.nan
-            eta = f", {left:.0f} s left" if math.isfinite(left) else ""
-            print(f"\r\033[K{p.what}: {p.done:,} of {p.total:,}{eta}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self.tty:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

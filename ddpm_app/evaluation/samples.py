@@ -25,6 +25,7 @@ from ddpm_app.images.datasets import load_data
 from ddpm_app.images.sets import Images, Progress
 from ddpm_app.paths import cache_dir
 from ddpm_app.studio.studio import MAX_BATCH, Request, Studio
+from ddpm_app.training.distributed import World
 
 MOST_BYTES = 4 * 2**30  # of kept samples and features; the longest unused go first
 
@@ -84,6 +85,14 @@ def sampled(
             write_atomically(file, pixels + hashlib.sha256(pixels).digest())
         yield Progress(what, at + count, request.n)
     return stored(folder, request.n, shape, batch), torch.from_numpy(labels)
+
+
+def sample_share(studio: Studio, requests: list[Request], world: World, labels: np.ndarray | None = None) -> None:
+    """Sample this process's share of the requests where there are several processes. labels: see sampled."""
+    if world.size > 1:
+        for request in requests:
+            for _ in sampled(studio, request, labels=labels, share=(world.rank, world.size)):
+                pass
 
 
 def _file(folder: Path, at: int, count: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,21 @@ class Progress(NamedTuple):
     what: str
     done: int
     total: int
+
+
+class TimeLeft:
+    """Estimates the seconds left of one stretch of work from its own pace."""
+
+    def __init__(self):
+        self.what, self.begun, self.first = "", 0.0, 0
+
+    def of(self, progress: Progress) -> float | None:
+        """None until the stretch has advanced."""
+        now = time.monotonic()
+        if progress.what != self.what:
+            self.what, self.begun, self.first = progress.what, now, progress.done
+        advanced = progress.done - self.first
+        return (now - self.begun) / advanced * (progress.total - progress.done) if advanced > 0 else None
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,16 @@ import importlib.util
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError
+from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_classifier
 from ddpm_app.classifiers.metrics import wilson_interval
 from ddpm_app.images.datasets import load_data
 from ddpm_app.networks.resnet import ClassifierConfig, ResNet, folded
-from ddpm_app.networks.unet import UNet, UNetConfig
 
 PROJECT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(p.parent for p in (PROJECT / "checkpoints" / "classifiers").glob("*/classifier.json"))
@@ -144,75 +142,6 @@ def _roots():
     from ddpm_app.paths import data_roots
 
     return data_roots()
-
-
-# -- judging a diffusion model --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def striped(tmp_path) -> Path:
-    """Three classes that anything can tell apart: all dark, all middling, all light."""
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(240) % 3
-    pixels = labels[:, None, None, None] * 90 + torch.randint(0, 60, (240, 16, 16, 3), generator=g)
-    np.savez(tmp_path / "striped.npz", arr_0=pixels.numpy().astype(np.uint8), arr_1=labels.numpy())
-    return tmp_path / "striped.npz"
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    config = UNetConfig(image_size=16, in_channels=3, channels=8, multipliers=(1, 2), blocks=1, attention=(), num_classes=3)
-    net = UNet(config)
-    torch.nn.init.normal_(net.conv_out.weight, std=0.3)
-    described = CheckpointConfig(config, {"name": "cosine", "T": 100}, "v", "striped", ("a", "b", "c"), images_seen=7)
-    checkpoint.save(tmp_path / "model", described, dict(net.named_parameters()))
-    save_classifier(tmp_path / "judge", TINY, network())
-    return tmp_path / "model"
-
-
-def test_judge_prints_and_writes_its_numbers(model, striped, capsys):
-    judge = script("judge")
-    command = [str(model), "--classifier", str(model.parent / "judge"), "--data", str(striped), "--evaluations", "3", "--device", "cpu"]
-    assert judge.main([*command, "--n", "4", "--sampler", "ddpm", "--seed", "5", "--write"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    g, r, p = result["generated"], result["real"], result["protocol"]
-    assert g["n"] == 12 and r["n"] == 12 and sum(g["read_as"].values()) == 12
-    assert g["interval95"][0] <= g["agreement"] <= g["interval95"][1]
-    assert g["agreement"] == pytest.approx(np.mean(list(g["agreement_by_class"].values())), abs=1e-3)
-    assert 1 / 3 <= g["mean_max_confidence"] <= 1
-    assert g["FD-classifier"] > r["FD-classifier"] >= 0
-    assert p["evaluations"] == 3 and p["grid"] == "uniform-t" and p["images_seen"] == 7 and len(p["classifier"]["sha256"]) == 64
-    assert judge.main([*command, "--n", "1", "--write"]) == 0
-    metrics = checkpoint.open_checkpoint(model).config.metrics
-    assert [m["name"] for m in metrics] == ["agreement", "FD-classifier"] * 2
-    assert metrics[0]["value"] == g["agreement"] and metrics[1]["value"] == g["FD-classifier"]
-    assert "n = 12 (4 a class), ddpm, 3 evaluations" in metrics[0]["protocol"] and metrics[0]["settings"] == p
-
-
-def test_real_pictures_are_not_judged_against_themselves():
-    judge = script("judge")
-    data = judge.ImageData("x", torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1), torch.arange(60) // 2 % 3, ("a", "b", "c"))
-    reference, real = judge.real_parts(data, 4, 20)
-    assert len(reference) == 20 and len(real) == 12 and torch.bincount(real.labels).tolist() == [4, 4, 4]
-    assert not set(reference.flatten().tolist()) & set(real.images.flatten().tolist())
-    assert len(judge.real_parts(data, 1000, 5000)[1]) == 30
-
-
-def test_judge_says_what_does_not_fit(model, striped, tmp_path, capsys):
-    judge = script("judge")
-    wrong = ClassifierConfig("grey", ("a", "b", "c"), image_size=16, in_channels=1, widths=(8,), blocks=(1,))
-    save_classifier(tmp_path / "wrong", wrong, ResNet(wrong))
-    for command, word in (
-        ([str(tmp_path / "nothing")], "not a directory"),
-        ([str(model), "--classifier", str(tmp_path / "nothing")], "no classifier"),
-        ([str(model), "--classifier", str(tmp_path / "wrong"), "--data", str(striped)], "does not fit"),
-        ([str(model), "--classifier", str(tmp_path / "judge")], "no data set"),
-    ):
-        assert judge.main([*command, "--n", "1"]) == 2
-        captured = capsys.readouterr()
-        assert word in captured.err and captured.out == "" and len(captured.err.splitlines()) == 1
 
 
 def test_a_folded_network_gives_the_same_outputs():

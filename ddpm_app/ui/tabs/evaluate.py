@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import secrets
-import time
 from contextlib import closing
 from dataclasses import asdict
 
@@ -21,7 +20,7 @@ from ddpm_app.evaluation.tradeoff import Point, Sweep, sweep
 from ddpm_app.files import plain
 from ddpm_app.flags import whole
 from ddpm_app.images import render
-from ddpm_app.images.sets import Progress
+from ddpm_app.images.sets import Progress, TimeLeft
 from ddpm_app.studio import exports
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -125,19 +124,6 @@ class Form:
         )
 
 
-class Left:
-    """Seconds left of the stretch of work at hand, from its own pace."""
-
-    def __init__(self):
-        self.what, self.begun, self.first = "", 0.0, 0
-
-    def of(self, p: Progress) -> float | None:
-        now = time.monotonic()
-        if p.what != self.what:
-            self.what, self.begun, self.first = p.what, now, p.done
-        return (now - self.begun) / (p.done - self.first) * (p.total - p.done) if p.done > self.first else None
-
-
 def build(studio: Studio, model: gr.Radio) -> None:
     gr.HTML("<p class='purpose'>Measure a model; every number says how it was taken.</p>", apply_default_css=False)
     with gr.Row(elem_classes="main-row"):
@@ -159,7 +145,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
     def at_rest() -> dict:
         return {**idle(start, stop), curve: gr.Button(interactive=True)}
 
-    def message(p: Progress, left: Left) -> dict:
+    def message(p: Progress, left: TimeLeft) -> dict:
         seconds = left.of(p)
         return {"what": p.what, "done": p.done, "total": p.total, "left": None if seconds is None else round(seconds)}
 
@@ -170,7 +156,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
     def measure(values: dict):
         name, plan = chosen(values)
-        run, pace, left, kept = secrets.token_urlsafe(8), Pace(4), Left(), 0
+        run, pace, left, kept = secrets.token_urlsafe(8), Pace(4), TimeLeft(), 0
         yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}}
         fresh: list[dict] = []
         with closing(evaluate(studio, plan)) as events:
@@ -205,7 +191,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
     def draw(values: dict):
         name, plan = chosen(values)
         along = Sweep(str(values[axis]), (), (plan.features or ("classifier",))[0])
-        run, pace, left, points = secrets.token_urlsafe(8), Pace(4), Left(), []
+        run, pace, left, points = secrets.token_urlsafe(8), Pace(4), TimeLeft(), []
         yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}}
         with closing(sweep(studio, plan, along)) as events:
             for event in events:
