@@ -1,6 +1,21 @@
-"""The use cases: a Request in, Frames out."""
+"""The use cases: a request in, frames or numbers out. The page, the command line and the API call them, so their pixels are identical.
 
-from ddpm_app.studio.request import Request
-from ddpm_app.studio.studio import Frame, Studio
+request.py       what may be asked of the sampler; the same request as Python and as a command
+studio.py        checkpoints in memory, and sampling as an iterator of frames
+steering.py      guidance and re-ranking by CLIP and by classifiers
+exports.py       PNGs with their settings, ZIPs, animations
+compression.py   bits per dimension of images
+interpolate.py   images between two images or two seeds
+clip_report.py   CLIP's labels of images beside those of real images
+"""
 
+from importlib import import_module
+
+_MODULES = {"Frame": "studio", "Request": "request", "Studio": "studio"}
 __all__ = ["Frame", "Request", "Studio"]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What the Encode tab and the commands `code` and `interpolate` do: images in, bits or codes out. uint8 and plain numbers at the border."""
+"""Images as bits, for the Encode tab and the command `code`: uint8 images in, coding states and plain numbers out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way between two images or two seeds: a PathRequest in, frames out."""
+"""Images between two images or two seeds: a PathRequest in, frames out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The use cases: a Request in, an iterator of Frames out. numpy and str at the border; the page, the command line and
-the HTTP API all come through here, so the same settings give the same pixels at every door."""
+"""Sampling: a Request in, an iterator of Frames out, in numpy. The page, the CLI and the API produce identical pixels."""
 
 from __future__ import annotations
 
@@ -30,14 +29,21 @@ from ddpm_app.paths import model_roots
 from ddpm_app.studio.request import SEED_LIMIT, Request
 from ddpm_app.studio.steering import Steering
 
-MAX_BATCH = 64  # images denoised at once, at every door; larger requests are cut into such batches
+MAX_BATCH = 64  # images denoised at once; larger requests are split into such batches
 MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a watcher sees after a move. i of n moves (from 1; 0 is the start), nfe evaluations of `evaluations`; t, sigma, log_snr:
-    the level of x. x: the textbook's x_t, x0: predicted from the level before, both uint8 (N, C, H, W). labels (N,), -1 = none."""
+    """The state after one step of the sampler.
+
+    i, n:              step i of n; 0 is the initial noise
+    nfe, evaluations:  network evaluations so far, and in all
+    t, sigma, log_snr: the noise level of x
+    x:                 x_t of the variance-preserving process, uint8 (N, C, H, W)
+    x0:                the x0 predicted at the level before, uint8 (N, C, H, W)
+    labels:            (N,) int64, -1 is none
+    """
 
     i: int
     n: int
@@ -56,8 +62,13 @@ class Frame:
 
 
 class Ranked(NamedTuple):
-    """images (n, H, W, C) uint8; labels (n,), -1 = none; chosen (n,): image i is candidate chosen[i], whose seed is seed + chosen[i];
-    scores (candidates, n) of all candidates, NaN where nothing was ranked."""
+    """Images and how they were chosen.
+
+    images: (n, H, W, C) uint8
+    labels: (n,) int64, -1 is none
+    chosen: (n,) image i is the candidate chosen[i], whose seed is seed + chosen[i]
+    scores: (candidates, n) of all candidates, NaN without re-ranking
+    """
 
     images: np.ndarray
     labels: np.ndarray
