@@ -9,8 +9,7 @@ import gradio as gr
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.diffusion.samplers import SAMPLERS
-from ddpm_app.diffusion.schedules import GRIDS
-from ddpm_app.flags import whole
+from ddpm_app.flags import settings_of, whole
 from ddpm_app.studio.exports import request_from_settings
 from ddpm_app.studio.steering import Steering
 from ddpm_app.studio.studio import Request, Studio
@@ -118,6 +117,12 @@ def sampler_choices() -> list[tuple[str, str]]:
     return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
 
 
+def bounds(field: str) -> tuple[float, float]:
+    """The lowest and the highest accepted value of a Request's field."""
+    setting = settings_of(Request)[field]
+    return setting.low, setting.high
+
+
 def build_controls(
     studio: Studio,
     model: gr.Radio,
@@ -137,21 +142,33 @@ def build_controls(
     with gr.Group():
         label = gr.Dropdown(choices, value=choices[0], label="Class")
         guidance = gr.Slider(
-            0, 20, value=1.5, step=0.1, label="Guidance scale s",
+            *bounds("guidance"), value=Request.guidance, step=0.1, label="Guidance scale s",
             info="1 is off. s = 1 + w in (1 + w) cond − w uncond.",
         )  # fmt: skip
-        sampler = gr.Dropdown(sampler_choices(), value="dpmpp-2m", label="Sampler", info=SAMPLERS["dpmpp-2m"].blurb)
-        steps = gr.Slider(1, 1000, value=evaluations, step=1, label="Evaluations", info="Of the denoiser, per image: what costs time.")
+        sampler = gr.Dropdown(sampler_choices(), value=Request.sampler, label="Sampler", info=SAMPLERS[Request.sampler].blurb)
+        steps = gr.Slider(
+            *bounds("evaluations"), value=evaluations, step=1, label="Evaluations",
+            info="Network evaluations per image. Time grows with this number.",
+        )  # fmt: skip
         count = gr.Slider(1, most, value=n, step=1, label="Images")
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Number(0, label="Seed", precision=0, min_width=110, scale=3)
         lock = gr.Checkbox(not can_unlock, label="Lock", min_width=70, scale=1, elem_classes="seed-lock", visible=can_unlock)
         dice = gr.Button("⚄", elem_classes="icon-button seed-dice", min_width=44, scale=0)
     with gr.Accordion("Advanced", open=False):
-        grid = gr.Dropdown(["auto", *GRIDS], value="auto", label="Grid", info="Noise levels visited; auto takes the sampler's own.")
-        eta = gr.Slider(0, 1, value=0, step=0.05, label="eta", info="DDIM only: 0 is deterministic, 1 is DDPM.")
-        churn = gr.Slider(0, 100, value=0, step=1, label="churn", info="Heun only: S_churn, fresh noise on the way.")
-        rescale = gr.Slider(0, 1, value=0, step=0.05, label="Guidance rescale", info="Pulls contrast back at large s.")
+        grid = gr.Dropdown(
+            list(settings_of(Request)["grid"].choices), value=Request.grid, label="Grid",
+            info="Noise levels visited; auto takes the sampler's own.",
+        )  # fmt: skip
+        eta = gr.Slider(*bounds("eta"), value=Request.eta, step=0.05, label="eta", info="DDIM only: 0 is deterministic, 1 is DDPM.")
+        churn = gr.Slider(
+            *bounds("churn"), value=Request.churn, step=1, label="churn",
+            info="Heun only: S_churn, fresh noise on the way.",
+        )  # fmt: skip
+        rescale = gr.Slider(
+            *bounds("rescale"), value=Request.rescale, step=0.05, label="Guidance rescale",
+            info="Pulls contrast back at large s.",
+        )  # fmt: skip
         with gr.Row():
             low = gr.Number(0, label="Guide above σ", minimum=0, min_width=90)
             high = gr.Number(None, label="up to σ", minimum=0, min_width=90, placeholder="∞")

@@ -14,6 +14,7 @@ from ddpm_app.studio.request import MAX_TEXT, Request
 from ddpm_app.studio.steering import best_of, clip_refusal
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 from ddpm_app.ui.events import INSTANT
+from ddpm_app.ui.forms.sampling import bounds
 
 GRADIENTS = [("x, through the denoiser", "denoiser"), ("x0 alone", "x0")]
 RANKINGS = [("the classifier: probability of the class", "classifier"), ("CLIP: similarity to the text, or to the class", "clip")]
@@ -85,14 +86,15 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
             info="At each step the gradient of CLIP's similarity to this text moves the predicted x0.", elem_id="steer-text",
         )  # fmt: skip
         text_scale = gr.Slider(
-            0, 500, value=Request.text_scale, step=1, label="Text scale", info="How hard. 0 is off; too much paints what only CLIP sees."
-        )
+            *bounds("text_scale"), value=Request.text_scale, step=1, label="Text scale",
+            info="How hard. 0 is off; too much paints what only CLIP sees.",
+        )  # fmt: skip
         through = gr.Radio(
             GRADIENTS, value=Request.text_through, label="Its gradient goes to",
             info="x through the denoiser moves what makes a picture; x0 alone is twice as fast and paints strokes.",
         )  # fmt: skip
         classifier_scale = gr.Slider(
-            0, 50, value=0, step=0.5, label="Classifier scale",
+            *bounds("classifier_scale"), value=Request.classifier_scale, step=0.5, label="Classifier scale",
             info="Times σ² ∇ log p(class | x, σ) of a noise-aware classifier. 0 is off; 1 is Bayes' rule where s = 0.",
         )  # fmt: skip
         with gr.Row():

@@ -10,11 +10,11 @@ import gradio as gr
 from ddpm_app.diffusion.schedules import Schedule, make_schedule
 from ddpm_app.images import render
 from ddpm_app.studio import exports
-from ddpm_app.studio.studio import Frame, Studio
+from ddpm_app.studio.studio import Frame, Request, Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.player import Player
 from ddpm_app.ui.events import INSTANT, Pace, idle, running, wire_run
-from ddpm_app.ui.forms.sampling import Controls, build_controls, sampler_choices
+from ddpm_app.ui.forms.sampling import Controls, bounds, build_controls, sampler_choices
 from ddpm_app.ui.replay import RECORDINGS
 
 GAP = 4
@@ -74,7 +74,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
             with gr.Group():
                 pair = gr.Checkbox(False, label="Compare side by side", info="Same seed, B beside it.", elem_id="denoise-pair")
                 other_sampler = gr.Dropdown(sampler_choices(), value="ddpm", label="Sampler B", visible=False)
-                other_scale = gr.Slider(0, 20, value=1.5, step=0.1, label="Guidance scale s, B", visible=False)
+                other_scale = gr.Slider(*bounds("guidance"), value=Request.guidance, step=0.1, label="Guidance scale s, B", visible=False)
         with gr.Column(scale=3, min_width=320):
             view = Player(elem_id="denoise-player")
             note = gr.HTML("", elem_classes="note", apply_default_css=False)

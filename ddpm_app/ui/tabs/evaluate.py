@@ -27,7 +27,7 @@ from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.results import Results
 from ddpm_app.ui.events import INSTANT, Pace, idle, wire_runs
-from ddpm_app.ui.forms.sampling import sampler_choices
+from ddpm_app.ui.forms.sampling import bounds, sampler_choices
 
 CHOICES = [
     ("Frechet distance", "fid"), ("Kernel distance", "kid"), ("Inception score", "is"), ("Precision, recall", "prc"),
@@ -74,9 +74,9 @@ class Form:
                 ["train", "test"], value="train", label="Against", allow_custom_value=True, elem_id="evaluate-against",
                 info="The model's own data; or an .npz or folder on this machine. Bits/dim: test images, or the file.",
             )  # fmt: skip
-            self.sampler = gr.Dropdown(sampler_choices(), value="dpmpp-2m", label="Sampler", elem_id="evaluate-sampler")
-            self.evaluations = gr.Slider(1, 1000, value=10, step=1, label="Evaluations", elem_id="evaluate-evaluations")
-            self.guidance = gr.Slider(0, 20, value=1.5, step=0.1, label="Guidance scale s", info="1 is off.")
+            self.sampler = gr.Dropdown(sampler_choices(), value=Request.sampler, label="Sampler", elem_id="evaluate-sampler")
+            self.evaluations = gr.Slider(*bounds("evaluations"), value=10, step=1, label="Evaluations", elem_id="evaluate-evaluations")
+            self.guidance = gr.Slider(*bounds("guidance"), value=Request.guidance, step=0.1, label="Guidance scale s", info="1 is off.")
         with gr.Accordion("Networks, seeds, bits, keeping", open=False):
             self.clip = gr.Dropdown(
                 list(SUGGESTED), value="shipped", allow_custom_value=True, label="CLIP", elem_id="evaluate-clip",
