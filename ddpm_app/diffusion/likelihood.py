@@ -131,8 +131,14 @@ def variational_bound(
 
 @dataclass(frozen=True)
 class FlowLikelihood:
-    """bits: mean bits per dimension over images; standard_error: over images; probe_error: of Hutchinson's estimate alone, from the
-    spread between probes (NaN for one); evaluations: of the denoiser, all but one with a gradient; n images."""
+    """Bits per dimension by way of the probability-flow ODE.
+
+    bits:           mean over images
+    standard_error: over images
+    probe_error:    of Hutchinson's estimate alone, from the spread between probes (NaN for one probe)
+    evaluations:    of the denoiser for an image, all but one with a gradient
+    n:              number of images
+    """
 
     bits: float
     standard_error: float
@@ -141,8 +147,12 @@ class FlowLikelihood:
     n: int
 
 
-def drained(steps: Generator):
-    """What a generator returns, its steps unheard."""
+# order -> (each further stage's share of the step, taken along the slope of the stage before; weights of all slopes)
+RUNGE_KUTTA = {2: ((1.0,), (1, 1)), 4: ((0.5, 0.5, 1.0), (1, 2, 2, 1))}  # Heun's method; the classical one
+
+
+def run_to_end(steps: Generator):
+    """Run a generator to its end and give what it returns."""
     while True:
         try:
             next(steps)
@@ -151,48 +161,55 @@ def drained(steps: Generator):
 
 
 def flow_log_density(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False
+    denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False, order: int = 2
 ) -> tuple[Tensor, Tensor]:
     """flow_density_steps at once: (B,) log-density in nats and (probes, B) the estimates behind it, both float64."""
-    return drained(flow_density_steps(denoise, x, sigmas, probes, seed, exact))
+    return run_to_end(flow_density_steps(denoise, x, sigmas, probes, seed, exact, order))
+
+
+def flow_rate(denoise: Denoise, x: Tensor, sigma: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """(dx / d ln sigma = x - D (B, *S), v^T (d rate / dx) v of each vector v (P, B) float64). vectors: (P, B, *S).
+
+    One gradient a vector. Unit vectors give the diagonal of the Jacobian, random signs Hutchinson's estimates of its trace."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        predicted = denoise(x, sigma)
+        products = []
+        for k, v in enumerate(vectors):
+            v = v.to(x.device)
+            (jacobian,) = torch.autograd.grad(predicted, x, v, retain_graph=k + 1 < len(vectors))
+            products.append(((v * v - jacobian * v).flatten(1).sum(1)).double())
+    return (x - predicted).detach(), torch.stack(products)
 
 
 def flow_density_steps(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False
+    denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False, order: int = 2
 ) -> Generator[int, None, tuple[Tensor, Tensor]]:
     """Log-density of the probability-flow ODE in nats (Song et al. 2021, eq. 39), in the coordinate x = x0 + sigma eps.
 
-    x: (B, *S) at level sigmas[0]; sigmas: increasing float64 levels, integrated by Heun's method in ln sigma; the prior at the last is
-    N(0, (1 + sigma^2) I). The divergence is exact (one gradient a dimension; small S only) or Hutchinson's with Rademacher probes.
-    Yields the number of each step done; returns (B,) log-density and (probes, B) the estimates behind it, both float64.
+    x:      (B, *S) at level sigmas[0]
+    sigmas: increasing float64 levels; the prior at the last is N(0, (1 + sigma^2) I)
+    probes: Rademacher vectors of Hutchinson's estimate of the divergence, drawn from `seed`
+    exact:  the exact divergence instead, one gradient a dimension: for small S only
+    order:  of the integrator in ln sigma, 2 (Heun) or 4 (Runge-Kutta); it takes `order` evaluations a step
+    Yields the number of each step done; returns (B,) log-density and (probes, B) the estimates behind it (one if exact), both float64.
     """
-    g = torch.Generator().manual_seed(seed)
-    dims = x[0].numel()
+    dims, (shares, weights) = x[0].numel(), RUNGE_KUTTA[order]
     if exact:
         vectors = torch.eye(dims, dtype=x.dtype).view(dims, 1, *x.shape[1:]).expand(dims, *x.shape)
     else:
+        g = torch.Generator().manual_seed(seed)
         vectors = torch.randint(0, 2, (probes, *x.shape), generator=g).to(x.dtype) * 2 - 1
-
-    def rate(y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """dx / d ln sigma = x - D, and v^T (d rate / dx) v of each probe, (P, B)."""
-        with torch.enable_grad():
-            y = y.detach().requires_grad_()
-            predicted = denoise(y, sigma)
-            traces = []
-            for k, v in enumerate(vectors):
-                v = v.to(y.device)
-                (jacobian,) = torch.autograd.grad(predicted, y, v, retain_graph=k + 1 < len(vectors))
-                traces.append(((v * v - jacobian * v).flatten(1).sum(1)).double())
-        return (y - predicted).detach(), torch.stack(traces)
-
     change = torch.zeros(len(vectors), len(x), dtype=torch.float64, device=x.device)
-    slope, trace = rate(x, sigmas[0])
     for k, (s, r) in enumerate(zip(sigmas, sigmas[1:])):
         h = float((r / s).log())
-        next_slope, next_trace = rate(x + h * slope, r)
-        x = x + h / 2 * (slope + next_slope)
-        change += h / 2 * (trace + next_trace)
-        slope, trace = rate(x, r)
+        stages = [flow_rate(denoise, x, s, vectors)]
+        for share in shares:
+            level = r if share == 1 else s * math.exp(share * h)
+            stages.append(flow_rate(denoise, x + share * h * stages[-1][0], level, vectors))
+        rates, traces = zip(*stages)
+        x = x + h / sum(weights) * sum(w * rate for w, rate in zip(weights, rates))
+        change += h / sum(weights) * sum(w * trace for w, trace in zip(weights, traces))
         yield k + 1
     variance = 1 + float(sigmas[-1]) ** 2
     prior = -0.5 * (x.double().square().flatten(1).sum(1) / variance + dims * math.log(2 * math.pi * variance))
@@ -200,17 +217,21 @@ def flow_density_steps(
     return estimates.mean(0), estimates
 
 
+def flow_levels(low: float, high: float, steps: int) -> Tensor:
+    """(steps + 1,) float64: levels from `low` up to `high` in equal steps of ln sigma."""
+    return torch.linspace(math.log(low), math.log(high), steps + 1, dtype=torch.float64).exp()
+
+
 def flow_grid(schedule: Schedule, steps: int) -> Tensor:
-    """Increasing levels, equal steps of ln sigma, from the schedule's lowest to its highest under the cap."""
-    high = min(float(schedule.sigma[-1]), SIGMA_CAP)
-    return torch.linspace(math.log(float(schedule.sigma[0])), math.log(high), steps + 1, dtype=torch.float64).exp()
+    """flow_levels from the schedule's lowest level to its highest under the cap."""
+    return flow_levels(float(schedule.sigma[0]), min(float(schedule.sigma[-1]), SIGMA_CAP), steps)
 
 
 def flow_likelihood(
     denoise: Denoise, images: Tensor, schedule: Schedule, steps: int = 50, probes: int = 1, seed: int = 0, batch: int = 32
 ) -> FlowLikelihood:
     """flow_likelihood_steps at once."""
-    return drained(flow_likelihood_steps(denoise, images, schedule, steps, probes, seed, batch))
+    return run_to_end(flow_likelihood_steps(denoise, images, schedule, steps, probes, seed, batch))
 
 
 def flow_likelihood_steps(
@@ -245,4 +266,4 @@ def flow_likelihood_steps(
     n = len(bits)
     probe_error = float(torch.cat(spreads).square().mean().sqrt() / n**0.5) if spreads else math.nan
     error = float(bits.std() / n**0.5) if n > 1 else math.nan
-    return FlowLikelihood(float(bits.mean()), error, probe_error, 2 * steps + 2, n)
+    return FlowLikelihood(float(bits.mean()), error, probe_error, 2 * steps + 1, n)

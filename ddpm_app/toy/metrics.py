@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.diffusion.guidance import Denoise
+from ddpm_app.diffusion.likelihood import flow_grid, flow_log_density
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, add_noise
 
 
@@ -80,48 +81,15 @@ def mmd(a: Tensor, b: Tensor, widths: tuple[float, ...] | None = None) -> float:
 # -- likelihoods -----------------------------------------------------------------------------------------------------------
 
 
-def divergence(denoise: Denoise, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """D(x, sigma) (B, d) and the trace of its Jacobian (B,) float64, exactly: one backward pass a coordinate."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        value = denoise(x, sigma)
-        trace = torch.zeros(len(x), dtype=torch.float64)
-        for i in range(x.shape[1]):  # rows do not see each other: the gradient of a column's sum is each row's own
-            (gradient,) = torch.autograd.grad(value[:, i].sum(), x, retain_graph=i + 1 < x.shape[1])
-            trace += gradient[:, i].double()
-    return value.detach(), trace
-
-
-def ode_log_likelihood(denoise: Denoise, x: Tensor, sigma_min: float, sigma_max: float, steps: int = 64) -> Tensor:
-    """ln p_{sigma_min}(x), (B,) float64, of what the deterministic sampler draws from N(0, (1 + sigma_max^2) I).
-
-    The probability-flow ODE in u = ln sigma is dx/du = x - D, and along it d ln p/du = tr(dD/dx) - d (Song et al. 2021, eq. 39);
-    fourth-order Runge-Kutta in `steps` equal steps of u, in x's own type."""
-    d = x.shape[1]
-
-    def slope(x: Tensor, u: float) -> tuple[Tensor, Tensor]:
-        value, trace = divergence(denoise, x, torch.tensor(math.exp(u), dtype=torch.float64))
-        return x - value, trace - d
-
-    grid = np.linspace(math.log(sigma_min), math.log(sigma_max), steps + 1)
-    change = torch.zeros(len(x), dtype=torch.float64)
-    for u, w in zip(grid[:-1], grid[1:]):
-        h = w - u
-        k1, l1 = slope(x, u)
-        k2, l2 = slope(x + h / 2 * k1, u + h / 2)
-        k3, l3 = slope(x + h / 2 * k2, u + h / 2)
-        k4, l4 = slope(x + h * k3, w)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        change += h / 6 * (l1 + 2 * l2 + 2 * l3 + l4)
-    var = 1 + sigma_max**2
-    prior = -0.5 * x.double().square().sum(1) / var - 0.5 * d * math.log(2 * math.pi * var)
-    return prior - change
+def ode_log_likelihood(denoise: Denoise, x: Tensor, levels: Tensor) -> Tensor:
+    """ln p(x), (B,) float64, at the lowest of increasing `levels`, of what the deterministic sampler draws from N(0, (1 + sigma^2) I)
+    at the highest: the probability-flow ODE with its exact divergence, by fourth-order Runge-Kutta."""
+    return flow_log_density(denoise, x, levels, exact=True, order=4)[0]
 
 
 def nll_ode(denoise: Denoise, x: Tensor, schedule: Schedule, steps: int = 64) -> Nats:
     """The deterministic sampler's exact likelihood over a schedule's levels: of its density at the lowest level."""
-    high = min(float(schedule.sigma[-1]), SIGMA_CAP)
-    return nats(-ode_log_likelihood(denoise, x, float(schedule.sigma[0]), high, steps))
+    return nats(-ode_log_likelihood(denoise, x, flow_grid(schedule, steps)))
 
 
 def bound_terms(denoise: Denoise, x0: Tensor, sigmas: Tensor, generator: torch.Generator, draws: int = 32) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ddpm_app.checkpoints.checkpoint import CheckpointError
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, cfg, conditioned
+from ddpm_app.diffusion.likelihood import flow_levels
 from ddpm_app.diffusion.samplers import SAMPLERS, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, from_vp, sigma_grid
 from ddpm_app.flags import check, setting
@@ -268,7 +269,8 @@ def density(setup: Setup, which: str, label: int | None = None) -> dict:
     if which == "learned":
         denoise, _ = _denoise(setup, request)
         high = min(float(schedule.sigma[-1]), SIGMA_CAP)
-        log_p = metrics.ode_log_likelihood(denoise, y.float(), max(float(schedule.sigma[0]), 0.02), high, 20)
+        levels = flow_levels(max(float(schedule.sigma[0]), 0.02), high, 20)
+        log_p = metrics.ode_log_likelihood(denoise, y.float(), levels)
     else:
         exact = setup.choose(which)
         if label is not None:

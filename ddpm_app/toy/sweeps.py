@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, conditioned
+from ddpm_app.diffusion.likelihood import flow_levels
 from ddpm_app.diffusion.samplers import SAMPLERS, last, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP
 from ddpm_app.flags import check, setting
@@ -168,8 +169,8 @@ def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, siz
         n_bound = len(points)
         terms = metrics.bound_terms(denoise, points.repeat(size, 1), full[:-1].flip(0), torch.Generator().manual_seed(scale.seed + 2))
     points = data.to_model(test.x[: scale.nll_points])
-    high = float(full[0])
-    ode = -metrics.ode_log_likelihood(denoise, points.repeat(size, 1), float(schedule.sigma[0]), high, scale.ode_steps)
+    levels = flow_levels(float(schedule.sigma[0]), float(full[0]), scale.ode_steps)
+    ode = -metrics.ode_log_likelihood(denoise, points.repeat(size, 1), levels)
     results = []
     for i in range(size):
         bound = metrics.nats(sum(terms.values())[i * n_bound : (i + 1) * n_bound])

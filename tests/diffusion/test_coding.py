@@ -207,7 +207,7 @@ def test_flow_of_one_image_has_an_error_bar(studio):
             found = end.value
             break
     assert shares == pytest.approx([k / 6 for k in range(1, 7)]) and found.n == 4 and found.standard_error > 0
-    assert found.evaluations == 14 and math.isfinite(found.bits)
+    assert found.evaluations == 13 and math.isfinite(found.bits)
 
 
 def test_the_command(tmp_path, roots, monkeypatch, capsys):

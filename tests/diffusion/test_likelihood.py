@@ -107,7 +107,23 @@ def test_flow_bits_of_the_exact_model_are_the_entropy_to_one_percent(std):
     images, entropy = gaussian_images(400, std=std)
     flow = L.flow_likelihood(gaussian_denoiser(0.1, std), images, make_schedule("linear"), steps=100, batch=400, probes=2)
     assert flow.bits == pytest.approx(entropy, rel=0.01)
-    assert flow.evaluations == 202 and flow.n == 400 and flow.probe_error < 1e-6
+    assert flow.evaluations == 201 and flow.n == 400 and flow.probe_error < 1e-6
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_the_flow_integrator_converges_with_its_order(order):
+    """Twice the steps divide the error of a Gaussian's log-density by 2^order."""
+    x = 0.3 * torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    errors = []
+    for steps in (16, 32, 64):
+        levels = L.flow_levels(0.01, 80.0, steps)
+        found, _ = L.flow_log_density(gaussian_denoiser(0.1, 0.3), x, levels, exact=True, order=order)
+        exact = torch.distributions.Normal(0.1, math.sqrt(0.3**2 + 0.01**2)).log_prob(x).sum(1)
+        prior = torch.distributions.Normal(0.1, math.sqrt(0.3**2 + 80.0**2))  # the integrator's prior is N(0, 1 + 80^2)
+        z = 0.1 + (x - 0.1) * math.sqrt((0.3**2 + 80.0**2) / (0.3**2 + 0.01**2))
+        exact = exact + (torch.distributions.Normal(0.0, math.sqrt(1 + 80.0**2)).log_prob(z) - prior.log_prob(z)).sum(1)
+        errors.append(float((found - exact).abs().mean()))
+    assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.5)
 
 
 def test_hutchinson_error_bar_covers_the_exact_trace():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ddpm_app.diffusion.guidance import conditioned
+from ddpm_app.diffusion.likelihood import flow_levels, flow_rate
 from ddpm_app.diffusion.schedules import Schedule, make_schedule
 from ddpm_app.toy import metrics
 from ddpm_app.toy.density import Mixture
@@ -51,14 +52,16 @@ def test_ode_likelihood_of_the_exact_denoiser_is_the_mixtures_density(name):
     data = make_data(name, n=80)
     exact = data.exact()
     x = data.to_model(data.x).double()
-    found = metrics.ode_log_likelihood(conditioned(exact, None), x, 1e-3, 160.0, steps=128)
+    found = metrics.ode_log_likelihood(conditioned(exact, None), x, flow_levels(1e-3, 160.0, 128))
     assert float((found - exact.mixture.log_prob(x)).abs().max()) < 1e-3
 
 
 def test_divergence_is_the_trace_of_the_jacobian():
     mixture = Mixture.of(normal(5, 4), 0.3)
     x = normal(6, 4, seed=2)
-    value, trace = metrics.divergence(mixture.denoise, x, torch.tensor(0.7))
+    vectors = torch.eye(x.shape[1], dtype=x.dtype)[:, None].expand(-1, *x.shape)
+    rate, traces = flow_rate(mixture.denoise, x, torch.tensor(0.7), vectors)
+    value, trace = x - rate, x.shape[1] - traces.sum(0)
     jacobian = torch.func.vmap(torch.func.jacrev(lambda y: mixture.denoise(y[None], 0.7)[0]))(x)
     assert torch.allclose(trace, jacobian.diagonal(dim1=1, dim2=2).sum(1), atol=1e-10)
     assert torch.allclose(value, mixture.denoise(x, 0.7), atol=1e-12)

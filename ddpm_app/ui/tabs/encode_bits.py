@@ -84,7 +84,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 )  # fmt: skip
                 flow = gr.Checkbox(
                     False, label="Flow likelihood too", elem_id="coding-flow",
-                    info=f"The ODE's, with its error bar: {FLOW_DRAWS} draws of {2 * FLOW_STEPS + 2} evaluations and gradients.",
+                    info=f"The ODE's, with its error bar: {FLOW_DRAWS} draws of {2 * FLOW_STEPS + 1} evaluations and gradients.",
                 )  # fmt: skip
             with gr.Accordion("Advanced", open=False):
                 count = gr.Slider(1, 16, value=1, step=1, label="Test images", info="From the one chosen on; the curves are their mean.")
