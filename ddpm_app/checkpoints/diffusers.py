@@ -12,7 +12,7 @@ from ddpm_app.checkpoints.checkpoint import CheckpointError, check_weights
 from ddpm_app.networks.unet import UNet, UNetConfig
 
 # fmt: off
-_NAMES = (  # our parameters' names -> diffusers'
+PARAMETER_NAMES = (  # our parameters' names -> diffusers'
     (r"^(down|up)\.(\d+)\.blocks\.(\d+)\.", r"\1_blocks.\2.resnets.\3."),
     (r"^(down|up)\.(\d+)\.attention\.(\d+)\.", r"\1_blocks.\2.attentions.\3."),
     (r"^(down|up)\.(\d+)\.resample\.", r"\1_blocks.\2.\1samplers.0.conv."),
@@ -23,10 +23,10 @@ _NAMES = (  # our parameters' names -> diffusers'
 )
 
 
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # files older than diffusers 0.15
+OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # files older than diffusers 0.15
 
 
-_FIXED = {  # what our network is in UNet2DModel's words ...
+REQUIRED_SETTINGS = {  # settings of UNet2DModel that our network has: the only values that can be imported
     "center_input_sample": False, "time_embedding_type": "positional", "freq_shift": 1, "flip_sin_to_cos": False, "act_fn": "silu",
     "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "downsample_padding": 0, "downsample_type": "conv",
     "upsample_type": "conv", "attn_norm_num_groups": None, "norm_eps": 1e-6, "resnet_time_scale_shift": "default",
@@ -34,30 +34,34 @@ _FIXED = {  # what our network is in UNet2DModel's words ...
 }
 
 
-_SILENT = {**_FIXED, "freq_shift": 0, "flip_sin_to_cos": True, "downsample_padding": 1, "norm_eps": 1e-5}  # ... and its defaults
+# what UNet2DModel takes where a file says nothing
+DIFFUSERS_DEFAULTS = {**REQUIRED_SETTINGS, "freq_shift": 0, "flip_sin_to_cos": True, "downsample_padding": 1, "norm_eps": 1e-5}
 
 
-_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
+SCHEDULE_NAMES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 
 
-_ROWS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
-def _their_names(key: str) -> list[str]:
+def diffusers_names(key: str) -> list[str]:
     """diffusers' names of one of our parameters: three for the fused query, key and value, else one."""
-    for pattern, name in _NAMES:
+    for pattern, name in PARAMETER_NAMES:
         key = re.sub(pattern, name, key)
     return [key.replace(".qkv.", f".to_{x}.") for x in "qkv"] if ".qkv." in key else [key]
 
 
-def _groups(network: nn.Module) -> set[int]:
+def norm_groups(network: nn.Module) -> set[int]:
     return {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)}
 
 
-def _unet_config(config: Mapping, image_size: int | None) -> UNetConfig:
-    for key, value in _FIXED.items():
-        if config.get(key, _SILENT[key]) != value:
-            raise CheckpointError(f"its {key} is {config.get(key, _SILENT[key])!r}; only {value!r} can be imported")
+def unet_config(config: Mapping, image_size: int | None) -> UNetConfig:
+    """Our configuration of the network that a UNet2DModel's configuration describes. image_size: used where it has no sample_size.
+
+    Raises CheckpointError naming the setting that our network does not have."""
+    for key, value in REQUIRED_SETTINGS.items():
+        if config.get(key, DIFFUSERS_DEFAULTS[key]) != value:
+            raise CheckpointError(f"its {key} is {config.get(key, DIFFUSERS_DEFAULTS[key])!r}; only {value!r} can be imported")
     try:
         widths, down, up = list(config["block_out_channels"]), list(config["down_block_types"]), list(config["up_block_types"])
         if up != [name.replace("Down", "Up") for name in reversed(down)] or set(down) - {"DownBlock2D", "AttnDownBlock2D"}:
@@ -79,7 +83,7 @@ def _unet_config(config: Mapping, image_size: int | None) -> UNetConfig:
             num_classes=(config.get("num_class_embeds") or 1) - 1,
         )
         with torch.device("meta"):
-            groups = _groups(UNet(result))
+            groups = norm_groups(UNet(result))
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, AttributeError) as error:
@@ -98,10 +102,10 @@ def from_diffusers(unet: nn.Module | Mapping[str, Tensor], config: Mapping | Non
         config, unet = config or unet.config, unet.state_dict()
     if config is None:
         raise CheckpointError("a state dict says too little by itself: give the UNet2DModel's configuration with it")
-    theirs = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{_OLD_ATTENTION[m[1]]}.", k): v for k, v in unet.items()}
-    network, weights = UNet(_unet_config(config, image_size)), {}
+    theirs = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_ATTENTION_NAMES[m[1]]}.", k): v for k, v in unet.items()}
+    network, weights = UNet(unet_config(config, image_size)), {}
     for key in network.state_dict():
-        parts = [theirs.pop(name, None) for name in _their_names(key)]
+        parts = [theirs.pop(name, None) for name in diffusers_names(key)]
         if all(part is not None for part in parts):
             weights[key] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
     check_weights({**weights, **theirs}, network, "diffusers' network")
@@ -113,7 +117,7 @@ def to_diffusers(network: UNet) -> nn.Module:
     """A diffusers UNet2DModel with our network's weights (float32, evaluation mode); its last class label is the null class.
 
     Raises CheckpointError where diffusers cannot represent it, naming what differs."""
-    c, groups = network.config, _groups(network)
+    c, groups = network.config, norm_groups(network)
     widths, attend = [c.channels * m for m in c.multipliers], [size in c.attention for size in c.resolutions]
     if len(groups) > 1:
         raise CheckpointError(f"diffusers takes one number of groups for all normalisations; this network has {sorted(groups)}")
@@ -136,8 +140,8 @@ def to_diffusers(network: UNet) -> nn.Module:
         attention_head_dim=c.head_dim or None,
         norm_num_groups=groups.pop(),
         num_class_embeds=c.num_classes + 1 if c.num_classes else None,
-        **_FIXED,
+        **REQUIRED_SETTINGS,
     )
-    parts = [(_their_names(key), value.detach().float()) for key, value in network.state_dict().items()]
+    parts = [(diffusers_names(key), value.detach().float()) for key, value in network.state_dict().items()]
     unet.load_state_dict({name: part for names, value in parts for name, part in zip(names, value.chunk(len(names)))})
     return unet.eval()

@@ -1,6 +1,6 @@
-"""Models of others: diffusers' UNet2DModel of the `ddpm` layout in and out, and checkpoints fetched from the Hugging Face hub.
+"""Models fetched from the Hugging Face hub: checkpoints of this program, and diffusers repositories, which are converted.
 
-diffusers itself is imported only to build one of its networks; its files are read with safetensors and JSON alone.
+Files of diffusers are read with safetensors and JSON alone; the library is not imported.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, check_weights, open_checkpoint, read_weights, save
-from ddpm_app.checkpoints.diffusers import _ROWS, _SCHEDULES, _unet_config, from_diffusers
+from ddpm_app.checkpoints.diffusers import PREDICTION_TYPES, SCHEDULE_NAMES, from_diffusers, unet_config
 from ddpm_app.files import read_text, write_atomically
 from ddpm_app.networks.unet import UNet
 from ddpm_app.paths import cache_dir
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-# fmt: on
 
 
 def fetch(repo_id: str) -> Path:
@@ -121,14 +120,14 @@ def _import_diffusers(repo_id: str, source: Path, made: Path) -> None:
     if folder is None:
         raise CheckpointError("it holds neither a model of this program nor a diffusers UNet2DModel")
     config = _json(source / folder / "config.json")
-    _unet_config(config, None)  # before a large download for nothing
+    unet_config(config, None)  # before a large download for nothing
     names = ("scheduler/scheduler_config.json", "scheduler_config.json")
     noise = next((_json(source / name) for name in names if (source / name).is_file()), {})
-    kind, row = str(noise.get("beta_schedule", "linear")), _ROWS.get(str(noise.get("prediction_type", "epsilon")))
-    if kind not in _SCHEDULES or row is None or noise.get("trained_betas") or noise.get("rescale_betas_zero_snr"):
+    kind, row = str(noise.get("beta_schedule", "linear")), PREDICTION_TYPES.get(str(noise.get("prediction_type", "epsilon")))
+    if kind not in SCHEDULE_NAMES or row is None or noise.get("trained_betas") or noise.get("rescale_betas_zero_snr"):
         raise CheckpointError(f"its noise schedule ({kind}, predicting {noise.get('prediction_type')}) cannot be imported")
-    betas = {key: noise[key] for key in ("beta_start", "beta_end") if key in noise and _SCHEDULES[kind] != "cosine"}
-    schedule = {"name": _SCHEDULES[kind], "T": noise.get("num_train_timesteps", 1000), **betas}
+    betas = {key: noise[key] for key in ("beta_start", "beta_end") if key in noise and SCHEDULE_NAMES[kind] != "cosine"}
+    schedule = {"name": SCHEDULE_NAMES[kind], "T": noise.get("num_train_timesteps", 1000), **betas}
     file = _download(repo_id, [f"{folder}/{_WEIGHTS}".lstrip("/")]) / folder / _WEIGHTS
     if not file.is_file():
         raise CheckpointError(f"it has no {_WEIGHTS}; pickled .bin weights are refused because opening them can run code")

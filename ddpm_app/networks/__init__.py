@@ -1,0 +1,8 @@
+"""The networks and how they run: nn.Modules, no files and no sampling.
+
+unet.py     the U-Net of the image models, and its presets
+resnet.py   residual classifiers, plain and noise-aware
+mlp.py      the small networks of the toy lab, alone or many at once
+ema.py      averages of weights during training
+device.py   the choice of device and precision, and a network prepared for inference
+"""

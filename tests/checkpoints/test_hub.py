@@ -64,10 +64,10 @@ def test_the_layout_is_googles():
         "mid_block_scale_factor": 1, "norm_eps": 1e-06, "norm_num_groups": 32, "out_channels": 3, "sample_size": 32,
         "time_embedding_type": "positional", "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
     }  # fmt: skip
-    assert diffusers._unet_config(google, None) == UNetConfig(32, 3, 128, (1, 2, 2, 2), 2, (16,), dropout=0.0)
+    assert diffusers.unet_config(google, None) == UNetConfig(32, 3, 128, (1, 2, 2, 2), 2, (16,), dropout=0.0)
     theirs = dict(diffusers.to_diffusers(UNet(SMALL)).config)
-    assert all(theirs[k] == google[k] for k in google if k in diffusers._FIXED)
-    assert diffusers._unet_config({**google, "sample_size": None}, 64).attention == (32,)
+    assert all(theirs[k] == google[k] for k in google if k in diffusers.REQUIRED_SETTINGS)
+    assert diffusers.unet_config({**google, "sample_size": None}, 64).attention == (32,)
 
 
 def test_a_state_dict_needs_its_configuration():
@@ -113,7 +113,7 @@ def test_a_state_dict_needs_its_configuration():
 )
 def test_foreign_layouts_are_named(change, word):
     config = {**diffusers.to_diffusers(UNet(SMALL)).config, **change}
-    refused(lambda: diffusers._unet_config({k: v for k, v in config.items() if v is not ...}, None), word)
+    refused(lambda: diffusers.unet_config({k: v for k, v in config.items() if v is not ...}, None), word)
 
 
 @pytest.mark.parametrize(
