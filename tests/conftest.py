@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,3 +94,13 @@ def run_with_snapshots(tmp_path, roots, monkeypatch):
     rows.insert(30, {"step": 300, "images": 3000, "validation_loss": 0.25})
     (folder / "log.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     return runs.Run(folder)
+
+
+@pytest.fixture
+def striped(tmp_path) -> Path:
+    """A data set of three classes that are easy to tell apart: dark, grey and light images."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    pixels = labels[:, None, None, None] * 90 + torch.randint(0, 60, (240, 16, 16, 3), generator=g)
+    np.savez(tmp_path / "striped.npz", arr_0=pixels.numpy().astype(np.uint8), arr_1=labels.numpy())
+    return tmp_path / "striped.npz"

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from ddpm_app.classifiers.metrics import calibration_error, classifier_agreement, distance_from_uniform, expected_distance, reliability
+from ddpm_app.classifiers.metrics import (
+    calibration_error,
+    classifier_agreement,
+    distance_from_uniform,
+    expected_distance,
+    reliability,
+    wilson_interval,
+)
 
 
 def test_numbers_match_a_calculation_by_hand():
@@ -26,7 +33,7 @@ def test_without_labels_there_is_no_agreement():
         assert r.agreement is None and r.calibration_error is None and r.confusion == () and r.confidence == 0.25
 
 
-def test_distance_from_uniform():
+def test_distance_from_uniform_has_its_known_values():
     assert distance_from_uniform(torch.tensor([5, 5, 5, 5])) == 0
     assert distance_from_uniform(torch.tensor([20, 0, 0, 0])) == pytest.approx(0.75)
     draws = torch.randint(0, 10, (300, 1000), generator=torch.Generator().manual_seed(0))
@@ -49,3 +56,12 @@ def test_labels_outside_the_classes_are_refused():
         classifier_agreement(torch.full((2, 3), 1 / 3), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="with a label each"):
         classifier_agreement(torch.full((2, 3), 1 / 3), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    "hits, n, low, high", [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (95, 100, 0.8882, 0.9785)]
+)
+def test_the_wilson_interval_equals_published_tables(hits, n, low, high):
+    assert wilson_interval(hits, n) == pytest.approx((low, high), abs=6e-5)  # tables of Newcombe 1998 and Agresti & Coull
+    with pytest.raises(ValueError, match="no share"):
+        wilson_interval(n + 1, n)

@@ -10,7 +10,6 @@ from ddpm_app.classifiers import training
 from ddpm_app.classifiers.classifier import load_classifier
 from ddpm_app.classifiers.training import augment, one_cycle, training_levels
 from ddpm_app.diffusion.schedules import SIGMA_CAP, make_schedule
-from tests.classifiers.test_classifier import striped  # noqa: F401
 
 
 def test_augmentation_shifts_mirrors_and_cuts_out():
@@ -38,7 +37,7 @@ def test_one_cycle_rises_then_falls_linearly():
     assert [round(one_cycle(p), 6) for p in (0, 0.1, 0.2, 0.6, 1.0)] == [0, 0.5, 1.0, 0.5, 0]
 
 
-def test_a_plain_classifier_trained_from_the_command_line(striped, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_plain_classifier_trained_from_the_command_line(striped, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "PHOTOS", dict(widths=(8, 16), blocks=(1, 1)))
     main, out = train_classifier.main, tmp_path / "out"
     command = ["--data", str(striped), "--epochs", "3", "--batch", "24", "--lr", "0.05", "--out", str(out), "--every", "1"]
@@ -52,7 +51,7 @@ def test_a_plain_classifier_trained_from_the_command_line(striped, tmp_path, cap
     assert f"{metric['value']:.2%}" in card and "--epochs 3" in card
     assert main([*command[:2], "--epochs", "1", "--batch", "24", "--lr", "1e-9", "--init", str(out), "--out", str(tmp_path / "more")]) == 0
     more = load_classifier(tmp_path / "more").config
-    assert more.images_seen == 4 * 216 and more.metrics[0]["value"] >= metric["value"] - 0.05  # it did not begin anew
+    assert more.images_seen == 4 * 216 and more.metrics[0]["value"] >= metric["value"] - 0.05  # training continued from the weights
     assert "864 images in 2 cycles (648 after one of peak 0.05" in (tmp_path / "more" / "README.md").read_text()
     monkeypatch.setattr(training, "PHOTOS", dict(widths=(8, 12), blocks=(1, 1)))
     assert main([*command[:2], "--epochs", "1", "--init", str(out), "--out", str(out)]) == 2 and "another shape" in capsys.readouterr().err
@@ -61,13 +60,13 @@ def test_a_plain_classifier_trained_from_the_command_line(striped, tmp_path, cap
         main(["--data", "mnist", "--out", str(out)])
 
 
-def test_training_levels_are_those_a_sampler_visits():
+def test_training_levels_are_the_levels_of_a_sampler():
     levels = training_levels(make_schedule("cosine"))
     assert levels.max() <= SIGMA_CAP and len(levels) > 980
     assert len(training_levels(make_schedule("linear"))) == 1000
 
 
-def test_a_noise_aware_classifier_trained_from_the_command_line(striped, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_noise_aware_classifier_trained_from_the_command_line(striped, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "NOISY_PHOTOS", dict(widths=(8, 16), blocks=(0, 1)))
     out = tmp_path / "out"
     command = ["--noisy", "--data", str(striped), "--epochs", "8", "--batch", "24", "--lr", "0.05", "--out", str(out)]

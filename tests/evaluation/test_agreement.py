@@ -40,16 +40,6 @@ def small_classifier() -> ResNet:
 
 
 @pytest.fixture
-def striped(tmp_path) -> Path:
-    """Three classes that anything can tell apart: all dark, all middling, all light."""
-    g = torch.Generator().manual_seed(0)
-    labels = torch.arange(240) % 3
-    pixels = labels[:, None, None, None] * 90 + torch.randint(0, 60, (240, 16, 16, 3), generator=g)
-    np.savez(tmp_path / "striped.npz", arr_0=pixels.numpy().astype(np.uint8), arr_1=labels.numpy())
-    return tmp_path / "striped.npz"
-
-
-@pytest.fixture
 def conditional(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
