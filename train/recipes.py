@@ -149,7 +149,7 @@ def denoiser_of(folder: Path, ema: float, device: torch.device) -> Denoiser:
         kind = "ema" if ema == config.training["ema"] else f"ema-{ema:g}"
         for k, p in enumerate(network.parameters()):
             p.copy_(state.get_tensor(f"{kind}.{k}"))
-    return Denoiser(for_inference(network, device), make_schedule(**config.schedule), config.row)
+    return Denoiser(for_inference(network, device), make_schedule(**config.schedule), config.prediction_type)
 
 
 def sample(denoiser: Denoiser, labels: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Plain:
     def __init__(self, network: UNet, trainer: Trainer):
         self.device, self.batch, self.denoiser = trainer.device, trainer.config.batch, trainer.denoiser
         self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).train()
-        self.loss = type(trainer.denoiser)(self.network, trainer.denoiser.schedule, trainer.denoiser.row).loss
+        self.loss = type(trainer.denoiser)(self.network, trainer.denoiser.schedule, trainer.denoiser.prediction_type).loss
         self.average = copy.deepcopy(self.network)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=trainer.config.lr)
         self.images, self.labels, self.T = trainer.data.images.cpu(), trainer.data.labels.cpu(), trainer.config.T

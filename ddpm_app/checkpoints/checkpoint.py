@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ddpm_app.diffusion.denoiser import ROWS, Denoiser
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.files import file_digest, read_text, save_tensors, write_atomically
 from ddpm_app.networks.device import for_inference
@@ -40,7 +40,7 @@ class CheckpointConfig:
 
     network:     the U-Net
     schedule:    name, T and parameters, as make_schedule takes them
-    row:         prediction type, one of ROWS
+    prediction_type: one of PREDICTION_TYPES
     data:        name of the data set
     classes:     one name a label
     images_seen: by the end of training
@@ -51,7 +51,7 @@ class CheckpointConfig:
 
     network: UNetConfig
     schedule: dict
-    row: str
+    prediction_type: str
     data: str
     classes: tuple[str, ...] = ()
     images_seen: int = 0
@@ -69,11 +69,12 @@ class CheckpointConfig:
     @classmethod
     def from_dict(cls, raw: dict) -> CheckpointConfig:
         """The config that config.json holds, without its format. Raises CheckpointError, or what a wrong type or key raises."""
+        raw = {"prediction_type" if key == "row" else key: value for key, value in raw.items()}  # the key of older files
         network, classes = UNetConfig(**raw["network"]), tuple(str(c) for c in raw.get("classes", ()))
         config = cls(**{**raw, "network": network, "classes": classes})
         make_schedule(**config.schedule)
-        if config.row not in ROWS:
-            raise CheckpointError(f"prediction row {config.row!r} is unknown; known: {', '.join(ROWS)}")
+        if config.prediction_type not in PREDICTION_TYPES:
+            raise CheckpointError(f"prediction type {config.prediction_type!r} is unknown; known: {', '.join(PREDICTION_TYPES)}")
         if config.network.num_classes not in (0, len(config.classes)):
             raise CheckpointError(f"the network has {config.network.num_classes} classes but {len(config.classes)} are named")
         return config
@@ -93,7 +94,9 @@ class Checkpoint:
     def denoiser(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
         """Rebuild the network, ready to sample. Raises CheckpointError as load_weights does."""
         network = load_weights(UNet(self.config.network), self.path)
-        return Denoiser(for_inference(network, torch.device(device), dtype), make_schedule(**self.config.schedule), self.config.row)
+        return Denoiser(
+            for_inference(network, torch.device(device), dtype), make_schedule(**self.config.schedule), self.config.prediction_type
+        )
 
     def log(self) -> list[dict]:
         """The training log, a dict a line; lines cut short are left out."""

@@ -31,7 +31,7 @@ def model_facts(checkpoint: Checkpoint) -> dict:
         "data": c.data,
         "classes": list(c.classes),
         "image": f"{c.network.image_size}x{c.network.image_size}x{c.network.in_channels}",
-        "row": c.row,
+        "row": c.prediction_type,
         "schedule": c.schedule["name"],
         "T": c.schedule.get("T", 1000),
         "channels": c.network.channels,

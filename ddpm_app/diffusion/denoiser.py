@@ -43,22 +43,22 @@ def _edm(s: Tensor) -> Precond:  # F has unit-variance inputs and targets (Karra
     return Precond(SIGMA_DATA**2 / total, s * SIGMA_DATA * torch.rsqrt(total), torch.rsqrt(total))
 
 
-ROWS: dict[str, Callable[[Tensor], Precond]] = {"eps": _eps, "v": _v, "x0": _x0, "edm": _edm}
+PREDICTION_TYPES: dict[str, Callable[[Tensor], Precond]] = {"eps": _eps, "v": _v, "x0": _x0, "edm": _edm}
 
 
-def _weight_uniform(s: Tensor, row: str) -> Tensor:
+def _weight_uniform(s: Tensor, prediction_type: str) -> Tensor:
     return torch.ones_like(s)
 
 
-def _weight_x0_snr(s: Tensor, row: str, snr_weight: Callable[[Tensor], Tensor]) -> Tensor:
-    """An x0-loss weight w(SNR) expressed for the row's own target: |x0 error|^2 = c_out^2 |F error|^2."""
-    return snr_weight(1 / (s * s)) * ROWS[row](s).c_out ** 2
+def _weight_x0_snr(s: Tensor, prediction_type: str, snr_weight: Callable[[Tensor], Tensor]) -> Tensor:
+    """An x0-loss weight w(SNR) expressed for the prediction type's own target: |x0 error|^2 = c_out^2 |F error|^2."""
+    return snr_weight(1 / (s * s)) * PREDICTION_TYPES[prediction_type](s).c_out ** 2
 
 
 WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
-    "uniform": _weight_uniform,  # the row's own mean squared error
-    "min-snr-5": lambda s, row: _weight_x0_snr(s, row, lambda snr: snr.clamp(max=5.0)),  # Hang et al. 2023
-    "truncated-snr": lambda s, row: _weight_x0_snr(s, row, lambda snr: snr.clamp(min=1.0)),  # Salimans & Ho 2022
+    "uniform": _weight_uniform,  # the mean squared error
+    "min-snr-5": lambda s, prediction_type: _weight_x0_snr(s, prediction_type, lambda snr: snr.clamp(max=5.0)),  # Hang et al. 2023
+    "truncated-snr": lambda s, prediction_type: _weight_x0_snr(s, prediction_type, lambda snr: snr.clamp(min=1.0)),  # Salimans & Ho 2022
 }
 
 
@@ -66,18 +66,18 @@ WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
 class Denoiser:
     """A network with what is needed to read it: Denoiser(x, sigma, label) is the predicted x0.
 
-    network:  F(x_in (B, *S), t (B,), label (B,) int64 or None) -> (B, *S)
-    schedule: the levels it was trained on (its noise coordinate is their t)
-    row:      one of ROWS
+    network:         F(x_in (B, *S), t (B,), label (B,) int64 or None) -> (B, *S)
+    schedule:        the noise levels of its training; the network is given their t
+    prediction_type: one of PREDICTION_TYPES
     """
 
     network: nn.Module
     schedule: Schedule
-    row: str
+    prediction_type: str
 
     def __post_init__(self):
-        if self.row not in ROWS:
-            raise ValueError(f"unknown prediction row {self.row!r}; known: {', '.join(ROWS)}")
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"unknown prediction type {self.prediction_type!r}; known: {', '.join(PREDICTION_TYPES)}")
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +86,8 @@ class Denoiser:
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, *S) float, sigma () or (B,), label (B,) int64 or None for the null class -> predicted x0 (B, *S)."""
         sigma = torch.as_tensor(sigma, dtype=torch.float64).cpu()
-        c = ROWS[self.row](sigma)  # in float64: at sigma = 160 the float32 c_skip of the v row keeps only five digits
+        # In float64: at sigma = 160 the float32 c_skip of v prediction has only five correct digits.
+        c = PREDICTION_TYPES[self.prediction_type](sigma)
         t = self.schedule.sigma_to_t(sigma).to(x.device, torch.float32).expand(len(x))
         output = self.network(expand(c.c_in, x) * x, t, label)
         return expand(c.c_skip, x) * x + expand(c.c_out, x) * output.to(x.dtype)
@@ -94,17 +95,17 @@ class Denoiser:
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None, weight: str = "uniform") -> Tensor:
         """Loss of each sample, (B,). x0 and eps (B, *S) float32, t (B,) int64 in [0, T-1] on x0's device."""
         sigma = self._levels(x0.device)[t]
-        c = ROWS[self.row](sigma)
+        c = PREDICTION_TYPES[self.prediction_type](sigma)
         x = add_noise(x0, sigma, eps)
         output = self.network(expand(c.c_in, x) * x, t, label)
-        if self.row == "eps":  # (x0 - x) / -sigma without its cancellation
+        if self.prediction_type == "eps":  # (x0 - x) / -sigma without its cancellation
             target = eps
-        elif self.row == "v":
+        elif self.prediction_type == "v":
             target = (eps - expand(sigma, x0) * x0) * expand(c.c_in, x0)
         else:
             target = (x0 - expand(c.c_skip, x) * x) / expand(c.c_out, x)
         error = (output.float() - target).square().flatten(1).mean(1)
-        return error * WEIGHTS[weight](sigma, self.row)
+        return error * WEIGHTS[weight](sigma, self.prediction_type)
 
     def _levels(self, device: torch.device) -> Tensor:
         cache = self.__dict__.setdefault("_sigma_on", {})

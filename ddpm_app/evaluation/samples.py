@@ -33,7 +33,7 @@ MOST_BYTES = 4 * 2**30  # of kept samples and features; the longest unused go fi
 def weights_digest(checkpoint: Checkpoint) -> str:
     """SHA-256 of what turns noise into pictures: the weights' files, the network, the schedule, the prediction type."""
     config = dataclasses.asdict(checkpoint.config)
-    h = hashlib.sha256(json.dumps([config[k] for k in ("network", "schedule", "row")], sort_keys=True).encode())
+    h = hashlib.sha256(json.dumps([config[k] for k in ("network", "schedule", "prediction_type")], sort_keys=True).encode())
     for file in sorted(checkpoint.path.glob("weights*.safetensors")):
         h.update(file.read_bytes())
     return h.hexdigest()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.checkpoints.checkpoint import FORMAT, CheckpointError, read_model, save_model
-from ddpm_app.diffusion.denoiser import ROWS, Denoiser
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.networks.mlp import ToyConfig, ToyMLP
 from ddpm_app.toy.shapes import ToyData
@@ -72,7 +72,7 @@ def load_toy(path: Path | str, dtype: torch.dtype = torch.float32) -> ToyModel:
             raise CheckpointError(f"it is not a toy model (its kind is {raw.get('kind', 'image')!r})")
         network = ToyMLP(ToyConfig(**raw["network"]))
         center, scale = torch.tensor(raw["center"], dtype=torch.float64), float(raw["scale"])
-        if center.shape != (network.config.dim,) or not scale > 0 or raw["row"] not in ROWS:
+        if center.shape != (network.config.dim,) or not scale > 0 or raw["row"] not in PREDICTION_TYPES:
             raise CheckpointError("its center, scale or row does not fit its network")
         denoiser, classes = Denoiser(network, make_schedule(**raw["schedule"]), raw["row"]), tuple(str(c) for c in raw["classes"])
         optional = raw.get("training", {}), raw.get("metrics", [])

@@ -45,7 +45,7 @@ def in_float64(denoiser: Denoiser | ExactDenoiser) -> Denoiser | ExactDenoiser:
     """The same denoiser in float64, so that rounding does not hide a solver's error."""
     if isinstance(denoiser, ExactDenoiser):
         return denoiser
-    return Denoiser(copy.deepcopy(denoiser.network).double(), denoiser.schedule, denoiser.row)
+    return Denoiser(copy.deepcopy(denoiser.network).double(), denoiser.schedule, denoiser.prediction_type)
 
 
 def solvers(

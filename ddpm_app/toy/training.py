@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ddpm_app.diffusion.denoiser import ROWS, Denoiser
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, Denoiser
 from ddpm_app.diffusion.schedules import SCHEDULES, Schedule, make_schedule
 from ddpm_app.flags import check, setting
 from ddpm_app.networks.ema import Ema
@@ -33,7 +33,7 @@ class ToyTrainConfig:
     schedule: str = setting("cosine", "noise schedule", choices=SCHEDULES)
     T: int = setting(1000, "steps of the schedule")  # make_schedule checks it
     params: dict = field(default_factory=dict)
-    row: str = setting("v", "what the network predicts", choices=ROWS)
+    row: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES)
     width: int = setting(256, "of the hidden layers", low=8, high=2048)
     depth: int = setting(2, "number of hidden layers", low=1, high=8)
     time_width: int = setting(128, "of the layers that embed t", low=8, high=2048)

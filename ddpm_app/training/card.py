@@ -93,7 +93,7 @@ def card(model: Checkpoint, parts: list[Checkpoint], note: str, machine: str) ->
         multipliers="-".join(map(str, network.multipliers)),
         blocks=network.blocks,
         parameters=sum(v.numel() for v in checkpoint.read_weights(model.path).values()),
-        row=config.row,
+        row=config.prediction_type,
         schedule=config.schedule["name"],
         T=config.schedule.get("T", 1000),
         training=", then ".join(trained(part) for part in parts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddpm_app.diffusion.denoiser import ROWS, WEIGHTS
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, WEIGHTS
 from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
 from ddpm_app.flags import check, setting
 from ddpm_app.networks.ema import average_lengths
@@ -20,7 +20,7 @@ class TrainConfig:
 
     data: str = setting("mnist", "digits (8x8, ships), mnist, cifar10, a folder of class folders, or an .npz", always=True)
     preset: str = setting("tiny", "network size", choices=PRESETS, always=True)
-    row: str = setting("v", "what the network predicts", choices=ROWS, always=True)
+    row: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES, always=True)
     schedule: str = setting("cosine", "noise schedule", choices=SCHEDULES, always=True)
     T: int = setting(1000, "steps of the schedule")
     weight: str = setting("min-snr-5", "loss weighting", choices=WEIGHTS)

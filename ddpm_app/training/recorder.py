@@ -280,7 +280,7 @@ def checkpoint_config(trainer: Trainer) -> checkpoint.CheckpointConfig:
     return checkpoint.CheckpointConfig(
         network=trainer.network.config,
         schedule={"name": config.schedule, "T": config.T},
-        row=config.row,
+        prediction_type=config.row,
         data=trainer.data.name,
         classes=trainer.data.classes,
         images_seen=trainer.images,

@@ -50,11 +50,19 @@ def test_round_trip(saved):
     again = open_checkpoint(saved.path)
     assert again.config == CONFIG and again.name == "model" and again.config.network.multipliers == (1, 2)
     denoiser = again.denoiser(dtype=torch.float32)
-    assert denoiser.row == "v" and denoiser.schedule.name == "cosine" and denoiser.schedule.T == 500
+    assert denoiser.prediction_type == "v" and denoiser.schedule.name == "cosine" and denoiser.schedule.T == 500
     x, t, label = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 400.0]), torch.tensor([0, 3])
     with torch.no_grad():
         torch.testing.assert_close(denoiser.network(x, t, label), network()(x, t, label), rtol=1e-4, atol=1e-5)
     assert not denoiser.network.training and not any(p.requires_grad for p in denoiser.network.parameters())
+
+
+def test_a_prediction_type_stored_as_row_is_read(saved):
+    """Checkpoints of earlier versions, the shipped ones among them, store the prediction type under the key `row`."""
+    raw = json.loads((saved.path / "config.json").read_text())
+    raw["row"] = raw.pop("prediction_type")
+    (saved.path / "config.json").write_text(json.dumps(raw))
+    assert open_checkpoint(saved.path).config == CONFIG and open_checkpoint(saved.path).denoiser().prediction_type == "v"
 
 
 def test_fp16_is_the_default(tmp_path):

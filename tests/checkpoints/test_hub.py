@@ -196,7 +196,7 @@ def test_fetch_diffusers(remote):
     theirs = published(remote / "google" / "ddpm", beta_schedule="linear", beta_start=2e-4, beta_end=0.03, num_train_timesteps=500)
     path = hub.fetch("google/ddpm")
     config = open_checkpoint(path).config
-    assert config.schedule == {"name": "linear", "T": 500, "beta_start": 2e-4, "beta_end": 0.03} and config.row == "eps"
+    assert config.schedule == {"name": "linear", "T": 500, "beta_start": 2e-4, "beta_end": 0.03} and config.prediction_type == "eps"
     assert config.network == SMALL and config.classes == ("0", "1", "2") and config.data == "google/ddpm"
     assert "google/ddpm" in open_checkpoint(path).card()
     agrees(path, theirs)
@@ -215,7 +215,7 @@ def test_fetch_a_pipeline(remote, noise, name, row):
     (remote / "me" / "pipe" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     path = hub.fetch("me/pipe")
     config = open_checkpoint(path).config
-    assert (config.schedule["name"], config.schedule["T"], config.row) == (name, 1000, row)
+    assert (config.schedule["name"], config.schedule["T"], config.prediction_type) == (name, 1000, row)
     agrees(path, theirs)
 
 

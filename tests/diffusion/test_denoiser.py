@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_app.diffusion.denoiser import ROWS, SIGMA_DATA, WEIGHTS, Denoiser
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, SIGMA_DATA, WEIGHTS, Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
 
 F64 = torch.float64
@@ -43,7 +43,7 @@ class Exact(nn.Module):
         return {"eps": eps, "v": a * eps - b * self.x0, "x0": self.x0}[self.row] + self.anchor
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", PREDICTION_TYPES)
 def test_rows_agree_given_the_truth(row):
     """A network that answers truthfully in its own terms: every row reads the same x0 out of it, at any level, one or many."""
     a, b = alphas(T)
@@ -61,7 +61,7 @@ def test_rows_agree_given_the_truth(row):
     torch.testing.assert_close(Denoiser(network, COSINE, row)(x, COSINE.sigma[500]), X0, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", PREDICTION_TYPES)
 def test_rows_pass_on_an_error_alike(row):
     """An error of F shows in x0 as c_out says: sigma for eps, sigma / sqrt(1 + sigma^2) for v, 1 for x0."""
     network = Exact(row, X0, T)
@@ -73,7 +73,7 @@ def test_rows_pass_on_an_error_alike(row):
     torch.testing.assert_close(error, (0.01 * want).expand_as(error), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", PREDICTION_TYPES)
 def test_the_loss_of_the_truth_is_zero(row):
     network = Exact(row, X0, T)
     loss = Denoiser(network, COSINE, row).loss(X0, T, EPS, LABEL)
@@ -82,7 +82,7 @@ def test_the_loss_of_the_truth_is_zero(row):
     assert torch.equal(t, T) and label is LABEL
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", PREDICTION_TYPES)
 def test_the_loss_is_a_mean_square_of_the_target(row):
     """From a network that is off by 0.1 everywhere: 0.01 a sample, in every row, and a gradient that points back."""
     network = Exact(row, X0, T)
@@ -113,12 +113,12 @@ def test_targets_of_a_silent_network():
         "x0": X0,
         "edm": (X0 - 0.25 / (s**2 + 0.25) * (X0 + s * EPS)) * (s**2 + 0.25).sqrt() / (s * 0.5),
     }
-    for row in ROWS:
+    for row in PREDICTION_TYPES:
         loss = Denoiser(Silent(), COSINE, row).loss(X0.float(), T, EPS.float())
         torch.testing.assert_close(loss.double(), target[row].square().flatten(1).mean(1), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", PREDICTION_TYPES)
 def test_weights_in_the_papers_terms(row):
     """Hang et al. 2023: min(SNR, 5) on x0 is min(SNR, 5) / SNR on eps and min(SNR, 5) / (SNR + 1) on v. Salimans & Ho 2022:
     max(SNR, 1) on x0. EDM's own target has c_out^2 of x0's."""
@@ -135,7 +135,7 @@ def test_weights_in_the_papers_terms(row):
 def test_weighted_losses_do_not_depend_on_the_row(weight):
     """The same wrong x0 costs the same whatever the network predicts."""
     wrong, losses = X0 + 0.05, []
-    for row in ROWS:
+    for row in PREDICTION_TYPES:
         losses.append(Denoiser(Exact(row, wrong, T), COSINE, row).loss(X0, T, EPS, weight=weight))
     for loss in losses[1:]:
         torch.testing.assert_close(loss, losses[0], rtol=1e-3, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 from ddpm_app.checkpoints.checkpoint import open_checkpoint
 from ddpm_app.checkpoints.measurements import card_rows
 from ddpm_app.cli import main as cli
-from ddpm_app.diffusion.denoiser import ROWS
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS, SCHEDULES
 from ddpm_app.networks.unet import PRESETS
@@ -21,7 +21,9 @@ SHIPPED = sorted(p.parent for p in (ROOT / "checkpoints").glob("*/config.json"))
 TOPS = "ddpm_app|train|tests|checkpoints|docs|data"
 
 
-@pytest.mark.parametrize("names", [SAMPLERS, SCHEDULES, GRIDS, ROWS, PRESETS], ids="samplers schedules grids predictions presets".split())
+@pytest.mark.parametrize(
+    "names", [SAMPLERS, SCHEDULES, GRIDS, PREDICTION_TYPES, PRESETS], ids="samplers schedules grids predictions presets".split()
+)
 def test_every_name_is_there(names):
     missing = [n for n in names if not re.search(rf"(?<![\w-]){re.escape(n)}(?![\w-])", TEXT)]
     assert missing == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from ddpm_app.diffusion.denoiser import ROWS, WEIGHTS
+from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, WEIGHTS
 from ddpm_app.diffusion.schedules import SCHEDULES
 from ddpm_app.flags import parse_flags, settings_to_flags, whole
 from ddpm_app.networks.device import pick_device
@@ -69,7 +69,7 @@ class Form:
                 [("tiny: a CPU's half hour", "tiny"), ("small: a GPU's half hour", "small"), ("ddpm: Ho et al., 35.7 M", "ddpm")],
                 value="tiny", label="Network", elem_id="train-preset",
             )  # fmt: skip
-            self.row = gr.Dropdown(list(ROWS), value=t["row"], label="Predicts", info="v and edm stand few-step sampling best.")
+            self.row = gr.Dropdown(list(PREDICTION_TYPES), value=t["row"], label="Predicts", info="v and edm stand few-step sampling best.")
             self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
             self.minutes = gr.Number(30, label="Budget, minutes", elem_id="train-minutes")
         with gr.Accordion("Advanced", open=False):
@@ -121,7 +121,7 @@ class Form:
         }
         if data == OWN and whole(values[self.size], "pixels a side") != 32:
             settings["image_size"] = int(values[self.size])
-        for k, names in (("preset", PRESETS), ("row", ROWS), ("schedule", SCHEDULES), ("weight", WEIGHTS)):
+        for k, names in (("preset", PRESETS), ("row", PREDICTION_TYPES), ("schedule", SCHEDULES), ("weight", WEIGHTS)):
             if settings[k] not in names:
                 raise ValueError(f"{k} is {settings[k][:40]!r}; {', '.join(names)} are known")
         TrainConfig(**settings)
