@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--text", default="", help="CLIP guidance toward this text instead")
     parser.add_argument("--text-scales", type=numbers, default=[0.0, 30.0], help="of the CLIP guidance (default 0,30)")
     parser.add_argument("--text-through", default=Request.text_through, help="denoiser or x0 (default denoiser)")
-    parser.add_argument("--text-class", default="", help="class the text speaks of, so that agreement can be read")
+    parser.add_argument("--text-class", default="", help="class that the text describes, for the agreement")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--json", action="store_true", help="print JSON, one row a line")
     args = parser.parse_args(argv)

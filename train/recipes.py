@@ -138,7 +138,7 @@ def train_line(args: argparse.Namespace, line: Line, out: Path) -> None:
     if end.get("status") == "stopped":
         raise KeyboardInterrupt
     if done.returncode or end.get("status") != "finished":
-        raise ValueError(end.get("message") or (done.stderr.strip().splitlines() or ["ended without a word"])[-1])
+        raise ValueError(end.get("message") or (done.stderr.strip().splitlines() or ["the process died without a message"])[-1])
 
 
 def denoiser_of(folder: Path, ema: float, device: torch.device) -> Denoiser:

@@ -29,7 +29,7 @@ def table(args: argparse.Namespace, where: str, results: list[dict], real: dict,
         "",
         f"Judged on {args.n:,} samples ({args.evaluations} evaluations of dpmpp-2m, guidance {args.guidance:g}, seeds from 0) by "
         f"the {args.classifier.config.data} classifier {args.classifier.digest[:8]}: the Frechet distance of its features to "
-        "real test pictures (no FID; lower is nearer) and the share read as the class asked for "
+        "real test pictures (no FID; lower is nearer) and the share in which the classifier agrees with the requested label "
         + ("(with its 95 % interval). " if seeds == 1 else "(means, and in brackets each seed's). ")
         + f"{real['n']:,} other real test pictures have {real['fd']:.3g} and {real['agreement']:.3f}. Validation losses compare within "
         "one row, schedule and weight only.",

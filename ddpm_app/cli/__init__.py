@@ -7,6 +7,8 @@ noise.py         the forward process on an image
 code.py          bits per dimension, rate and distortion of images
 interpolate.py   images between two images or two seeds
 label.py         zero-shot labels by CLIP
+agreement.py     `evaluate --preset agreement` and train/judge.py
+progress.py      progress of long work, on stderr
 evaluate.py      measured numbers of a checkpoint or of images
 models.py        the checkpoints on this machine
 runs.py          training runs
@@ -14,4 +16,5 @@ bench.py         speed of this machine
 toy.py           the 2-D lab; toy_sample.py is its `sample`
 train.py         train/train_unet.py
 ship.py          train/ship.py
+train_toy.py     train/train_toy.py
 """

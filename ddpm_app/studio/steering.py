@@ -47,7 +47,7 @@ class Steering:
         return self._find(config.data + "-noisy", description_file(noise_aware=True)) is not None
 
     def _find(self, name: str, file: str) -> Path | None:
-        if name != Path(name).name or name.startswith("."):  # a stranger's config.json names its data
+        if name != Path(name).name or name.startswith("."):  # the name comes from a config.json that may be hostile
             return None
         return next((r / "classifiers" / name for r in self.roots if (r / "classifiers" / name / file).is_file()), None)
 

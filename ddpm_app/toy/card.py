@@ -57,6 +57,7 @@ def card(name: str, data: ToyData, config: ToyTrainConfig, measured: list[dict],
     c, threads = config, torch.get_num_threads()
     kind = f"class-conditional ({', '.join(data.classes)})" if c.label_dropout < 1 and data.classes else "unconditional"
     lines = [
+        "---\nlicense: mit\nlibrary_name: ddpm-studio\n---",
         f"# {name}",
         "",
         f"A {kind} denoising diffusion model of the set `{data.name}`, {len(data)} points of {data.dim} numbers; for the 2-D lab.",

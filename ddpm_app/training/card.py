@@ -19,6 +19,7 @@ from ddpm_app.training.runs import Run
 
 VALIDATION = "the run's EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
 CARD = """---
+license: mit
 library_name: ddpm-studio
 tags: [diffusion, ddpm, {data}]
 ---

@@ -51,5 +51,5 @@ def _text(studio: Studio, name: str | None) -> str:
     found = studio.checkpoints().get(name or "")
     if found is None:
         return ""
-    # a stranger's card may not fetch pictures from elsewhere, nor bring its own HTML
+    # a downloaded card must not load remote images or bring HTML of its own
     return found.card().replace("![", "[").replace("<", "&lt;")
