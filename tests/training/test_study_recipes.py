@@ -107,7 +107,7 @@ def test_what_cannot_be_studied(flags, capsys):
         (["--only", "vv"], "no line 'vv'"),
         (["--seeds", "0"], "--seeds is at least 1"),
         (["--n", "1"], "n from 4"),
-        (["--classifier", "nowhere"], "no classifier"),
+        (["--classifier", "nowhere"], "a classifier is one"),
         ([], "budget"),
     ):
         with pytest.raises(SystemExit):
