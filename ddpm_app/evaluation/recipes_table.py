@@ -1,40 +1,42 @@
-"""RECIPES.md: one section a study, each with its command."""
+"""RECIPES.md: one section for each study, with its command."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import mean
 
+from ddpm_app.evaluation.recipes import Study
 from ddpm_app.files import write_atomically
 
 TITLE = "# Which recipe learns most in the same time\n"
 
 
-def table(args: argparse.Namespace, where: str, results: list[dict], real: dict, missing: list[str]) -> str:
-    """A study's section of RECIPES.md: a row a recipe, with what each seed gave where there are several.
+def table(study: Study, results: list[dict], real: dict, missing: list[str]) -> str:
+    """A study's section of RECIPES.md: one row for each recipe, with the result of every seed.
 
-    args: recipes.py's. where: device and precision. results: of its judge_line. real: the same figures of real pictures.
-    missing: lines that could not be had, and why."""
-    d, kind, seeds = args.default, "" if args.n == 10_000 else f", n = {args.n:,}", args.seeds
-    said = f"seed {d.seed}" if seeds == 1 else f"seeds 0 to {seeds - 1}"
+    results    of recipes.measure_line
+    real       the same figures of real images
+    missing    lines that failed, each with the error
+    """
+    d, kind, seeds = study.default, "" if study.n == 10_000 else f", n = {study.n:,}", study.seeds
+    seed_note = f"seed {d.seed}" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     times = "" if seeds == 1 else f", {seeds} seeds"
     long = f"{d.minutes:g} minutes" if d.minutes >= 1 else f"{60 * d.minutes:g} seconds"
     text = [
-        f"## {d.data}, `{d.preset}`, {long} a line, {args.n:,} samples{times}",
+        f"## {d.data}, `{d.preset}`, {long} a line, {study.n:,} samples{times}",
         "",
-        f"Trained on {where}, {said}; made by",
+        f"Trained on {study.where}, {seed_note}; made by",
         "",
-        f"    python train/recipes.py {args.said}".rstrip(),
+        f"    python train/study_recipes.py {study.command}".rstrip(),
         "",
-        f"Judged on {args.n:,} samples ({args.evaluations} evaluations of dpmpp-2m, guidance {args.guidance:g}, seeds from 0) by "
-        f"the {args.classifier.config.data} classifier {args.classifier.digest[:8]}: the Frechet distance of its features to "
-        "real test pictures (no FID; lower is nearer) and the share in which the classifier agrees with the requested label "
+        f"Measured on {study.n:,} samples ({study.evaluations} evaluations of dpmpp-2m, guidance {study.guidance:g}, seeds from 0) by "
+        f"the {study.classifier.config.data} classifier {study.classifier.digest[:8]}: the Frechet distance of its features to "
+        "real test images (not an FID; lower is nearer) and the share whose predicted class is the requested one "
         + ("(with its 95 % interval). " if seeds == 1 else "(means, and in brackets each seed's). ")
-        + f"{real['n']:,} other real test pictures have {real['fd']:.3g} and {real['agreement']:.3f}. Validation losses compare within "
-        "one row, schedule and weight only.",
+        + f"{real['n']:,} other real test images have {real['fd']:.3g} and {real['agreement']:.3f}. Validation losses compare only within "
+        "one prediction type, schedule and weight.",
         "",
-        f"| | what differs | images seen | FD-classifier{kind} | read as asked | validation loss |",
+        f"| | what differs | images seen | FD-classifier{kind} | agreement | validation loss |",
         "|---|---|---|---|---|---|",
     ]
     recipes: dict[str, list[dict]] = {}
@@ -62,7 +64,7 @@ def table(args: argparse.Namespace, where: str, results: list[dict], real: dict,
 
 
 def write_section(file: Path, section: str) -> None:
-    """The section into the file, in the place of the one of the same title, else at the end."""
+    """Write the section into the file: in place of the section with the same title, or at the end."""
     head, *others = file.read_text(encoding="utf-8").split("\n## ") if file.exists() else [TITLE]
     kept, (title, _) = [f"## {o.rstrip()}\n" for o in others], section.split("\n", 1)
     at = next((k for k, o in enumerate(kept) if o.startswith(f"{title}\n")), len(kept))

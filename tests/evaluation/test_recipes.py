@@ -1,10 +1,8 @@
-"""The study of recipes: its lines, one of them trained and judged, and what it does when it is started again."""
+"""The study of recipes: its lines, a trained and measured line, and what a second start of the same command does."""
 
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_app.classifiers.classifier import save_classifier
+from ddpm_app.cli import study_recipes
+from ddpm_app.evaluation import recipes, recipes_table
 from ddpm_app.networks.resnet import ClassifierConfig, ResNet
+from ddpm_app.paths import PROJECT
 from ddpm_app.training.config import TrainConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "train"))
-import recipes
-import recipes_table
 
 
 @pytest.fixture
 def flags(tmp_path):
-    """A study of seconds: 60 random pictures of two classes, judged by a classifier with random weights."""
+    """A study of seconds: 60 random pictures of two classes, measured by a classifier with random weights."""
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
     np.savez(tmp_path / "toy.npz", arr_0=images, arr_1=np.arange(60) % 2)
     config = ClassifierConfig("toy", ("0", "1"), 8, 1, widths=(4, 8), blocks=(1, 1))
@@ -50,7 +47,7 @@ def test_one_factor_at_a_time():
 
 def test_a_study_of_seconds(tmp_path, flags, capsys):
     flags += ["--seconds", "1.5"]
-    assert recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0
+    assert study_recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0
     said = capsys.readouterr().out
     one, two = (json.loads((tmp_path / "runs" / f"{name}.json").read_text()) for name in ("v-cosine", "ema-0.2"))
     assert one["images"] == two["images"] > 0 and 0 <= one["agreement"] <= 1
@@ -65,44 +62,46 @@ def test_a_study_of_seconds(tmp_path, flags, capsys):
     text = (tmp_path / "RECIPES.md").read_text()
     assert "| `v-cosine` | nothing |" in text and "| `ema-0.2` | ema 0.2 |" in text and "FD-classifier, n = 8" in text
     assert f"**{min(one['fd'], two['fd']):#.3g}**" in text and f"--minutes {1.5 / 60:g}" in text and "ema-0.2: FD" in said
-    assert recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0 and "done already" in capsys.readouterr().out
-    assert recipes.main([*flags, "--list"]) == 0 and "12 trainings" in capsys.readouterr().out
-    flags[-1] = "1.6"  # another study may not go on with this one's runs
-    assert recipes.main([*flags, "--only", "v-cosine"]) == 1 and "other settings" in capsys.readouterr().err
+    assert study_recipes.main([*flags, "--only", "v-cosine,ema-0.2"]) == 0 and "done already" in capsys.readouterr().out
+    assert study_recipes.main([*flags, "--list"]) == 0 and "12 trainings" in capsys.readouterr().out
+    flags[-1] = "1.6"  # another study must not continue the runs of this one
+    assert study_recipes.main([*flags, "--only", "v-cosine"]) == 1 and "other settings" in capsys.readouterr().err
 
 
 def test_seeds_in_two_phases_beside_an_older_study(tmp_path, flags, capsys):
     (tmp_path / "RECIPES.md").write_text("# Studies\n\n## another, 3 minutes\n\nits table\n")
     flags += ["--seconds", "1", "--only", "v-cosine,ema-0.2", "--seeds", "2"]
-    assert recipes.main([*flags, "--phase", "judge"]) == 1  # nothing is trained yet
-    assert "v-cosine: not trained to its end yet" in capsys.readouterr().err
-    assert recipes.main([*flags, "--phase", "train"]) == 0
+    assert study_recipes.main([*flags, "--phase", "judge"]) == 1  # nothing is trained yet
+    assert "v-cosine: its training has not finished" in capsys.readouterr().err
+    assert study_recipes.main([*flags, "--phase", "train"]) == 0
     assert not (tmp_path / "runs" / "v-cosine.json").exists()
-    assert recipes.main([*flags, "--phase", "judge"]) == 0
+    assert study_recipes.main([*flags, "--phase", "judge"]) == 0
     found = {n: json.loads((tmp_path / "runs" / f"{n}.json").read_text()) for n in ("v-cosine", "v-cosine-seed-1", "ema-0.2-seed-1")}
     assert [r["protocol"]["seed"] for r in found.values()] == [0, 1, 1]
     assert "--seed 1" in found["v-cosine-seed-1"]["command"] and found["ema-0.2-seed-1"]["command"] == "of v-cosine-seed-1"
     text = (tmp_path / "RECIPES.md").read_text()
     one, two = (found[n]["fd"] for n in ("v-cosine", "v-cosine-seed-1"))
     assert f"{(one + two) / 2:#.3g}" in text and f"({one:#.3g}, {two:#.3g})" in text and text.count("| `v-cosine` |") == 1
-    assert text.startswith("# Studies\n\n## another, 3 minutes\n\nits table\n\n## ") and "--phase" not in text and "not trained" not in text
+    assert (
+        text.startswith("# Studies\n\n## another, 3 minutes\n\nits table\n\n## ") and "--phase" not in text and "not finished" not in text
+    )
     assert text.count("\n## ") == 2 and "2 seeds" in text and "--seeds 2" in text
 
 
-def test_trying_it_out_leaves_the_study_that_ships_alone(tmp_path, flags):
+def test_a_trial_does_not_write_into_the_shipped_table(tmp_path, flags):
     where = [f for f in flags if f not in ("--table", str(tmp_path / "RECIPES.md"))]
-    assert recipes.parse([*where, "--seconds", "1"]).table == tmp_path / "runs" / "RECIPES.md"
-    assert recipes.parse([*where, "--minutes", "7"]).table == Path(recipes.__file__).parent / "RECIPES.md"
+    assert study_recipes.parse([*where, "--seconds", "1"])[0].table == tmp_path / "runs" / "RECIPES.md"
+    assert study_recipes.parse([*where, "--minutes", "7"])[0].table == PROJECT / "train" / "RECIPES.md"
 
 
-def test_a_section_takes_the_place_of_its_own(tmp_path):
+def test_a_section_replaces_the_one_with_the_same_title(tmp_path):
     file = tmp_path / "R.md"
     for section in ("## a\n\n1\n", "## b\n\n2\n", "## a\n\n3\n"):
-        recipes.write_section(file, section)
+        recipes_table.write_section(file, section)
     assert file.read_text() == recipes_table.TITLE + "\n## a\n\n3\n\n## b\n\n2\n"
 
 
-def test_what_cannot_be_studied(flags, capsys):
+def test_wrong_arguments_are_refused(flags, capsys):
     for wrong, says in (
         (["--only", "vv"], "no line 'vv'"),
         (["--seeds", "0"], "--seeds is at least 1"),
@@ -111,5 +110,5 @@ def test_what_cannot_be_studied(flags, capsys):
         ([], "budget"),
     ):
         with pytest.raises(SystemExit):
-            recipes.main([*flags, *(["--seconds", "1"] if wrong else []), *wrong])
+            study_recipes.main([*flags, *(["--seconds", "1"] if wrong else []), *wrong])
         assert says in capsys.readouterr().err
