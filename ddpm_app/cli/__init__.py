@@ -17,4 +17,5 @@ toy.py           the 2-D lab; toy_sample.py is its `sample`
 train.py         train/train_unet.py
 ship.py          train/ship.py
 train_toy.py     train/train_toy.py
+study_recipes.py train/study_recipes.py
 """
