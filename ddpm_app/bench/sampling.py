@@ -1,4 +1,4 @@
-"""How fast this machine samples: the forward pass of every preset, and the `ddpm` network here beside the same network in diffusers.
+"""The sampling speed of this machine: the forward pass of every preset, and the preset `ddpm` here and in diffusers.
 
 A forward pass is also given as a share of the machine's best matrix-product rate. The measurements alternate, so that other load on
 the machine affects all of them alike. Every figure is a median.
@@ -31,6 +31,16 @@ from ddpm_app.paths import PROJECT
 BATCHES = (1, 4, 16)
 MATRICES = (1024, 1536, 2048)
 QUICK_NETWORK = UNetConfig(8, 3, channels=128, multipliers=(1, 1), blocks=1, attention=(4,), dropout=0.0)
+
+
+def machine(device: str, precision: str, rounds: int) -> tuple[torch.device, torch.dtype, dict]:
+    """The device, the type of its matrix products, and {"device", "torch", "precision"}. Raises ValueError for less than one round."""
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; at least 1 is needed")
+    where = pick_device(device)
+    dtype = pick_dtype(where, precision)
+    precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+    return where, dtype, {"device": describe(where), "torch": torch.__version__, "precision": precision}
 
 
 def seconds_per_call(work: Callable[[], object], device: torch.device, least: float = 0.0) -> float:
@@ -142,20 +152,16 @@ def _serve_diffusers(folder: str, device: str, steps: str, threads: str) -> None
 
 
 def bench_sampling(device: str = "auto", precision: str = "auto", rounds: int = 5, quick: bool = False, diffusers: bool = True) -> dict:
-    """Measure this machine. Takes minutes on two cores.
+    """Measure the sampling speed. Takes minutes on two cores.
 
-    rounds: measurements of each figure. quick: the smallest networks, measured once, to check that it works. Returns a dict:
+    rounds: measurements of each figure. quick: measure the smallest networks once, as a check. Returns a dict:
     device, torch, precision   what was measured
     matmul                     GFLOP/s by side of the matrices
     networks                   [{"preset", "batch", "images_per_s", "gflop_per_image", "share" of the best matrix rate}]
     diffusers                  {"steps", "batch", "ours" and "theirs" in images/s, "ratio", "difference" of the results, relative},
                                or {"skipped": why}
     Raises ValueError for less than one round."""
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}; at least 1 is needed")
-    where = pick_device(device)
-    dtype = pick_dtype(where, precision)
-    facts = {"device": describe(where), "torch": torch.__version__, "precision": "bf16" if dtype == torch.bfloat16 else "fp32"}
+    where, dtype, facts = machine(device, precision, rounds)
     sizes = (("tiny",), (1, 2), 1, (256,)) if quick else (tuple(PRESETS)[::-1], BATCHES, rounds, MATRICES)
     facts |= _networks(*sizes, where, dtype)
     if not diffusers or importlib.util.find_spec("diffusers") is None:

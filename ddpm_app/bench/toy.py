@@ -35,7 +35,7 @@ def moons_alone() -> float:
 
 
 def moons_live() -> float:
-    """The same as the page does it: four times a second, 1,000 particles are sampled from the network so far."""
+    """The same, and four times a second sample 1,000 particles from the network so far, as the page does."""
     config, setup, started, last = ToyTrainConfig(), Setup(make_data("moons")), time.perf_counter(), 0.0
     for event, trained in Lab().train(setup, config):
         if time.perf_counter() - last >= LIVE_GAP and event.step < event.steps:
@@ -45,7 +45,7 @@ def moons_live() -> float:
 
 
 def bench_toy(seeds: int, training_steps: int, points: int, loop: bool, report: Callable[[str], None]) -> dict:
-    """Measure, and report each result as a line of text as soon as it is there.
+    """Measure the times of the 2-D lab. report: called with a line of text after each measurement.
 
     seeds: networks for each T. training_steps: of each network. points: in each set of an EMD. loop: also train and measure the
     networks one after the other. Returns a dict:

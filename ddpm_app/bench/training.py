@@ -1,7 +1,7 @@
-"""How fast this machine trains: the training step here beside a plain PyTorch loop in float32 over the same network, alternating.
+"""The training speed of this machine: the training step here and that of a plain PyTorch loop in float32, on the same network.
 
-The share of the machine's matrix rate counts the multiplications of the network only: one forward pass, and a backward pass that
-costs two.
+The two alternate. The share of the machine's matrix rate counts the multiplications of the network only; a backward pass counts as
+two forward passes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from statistics import median
 
 import torch
 
-from ddpm_app.bench.sampling import seconds_per_call
-from ddpm_app.networks.device import describe, pick_device, pick_dtype
+from ddpm_app.bench.sampling import machine, seconds_per_call
 from ddpm_app.networks.unet import PRESETS, UNet, forward_flops
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.probe import stand_in
@@ -25,8 +24,8 @@ PLAIN_EMA = 0.9999
 
 
 class Plain:
-    """Training as tutorials write it: float32, PyTorch's default optimiser and memory layout, the data in the host's memory, the
-    weight average updated one parameter at a time, the loss read at every step."""
+    """A training loop as in tutorials: float32, PyTorch's default memory layout and implementation of AdamW, the data in the host's
+    memory, a weight average updated one parameter at a time, the loss read at every step."""
 
     def __init__(self, network: UNet, trainer: Trainer):
         self.device, self.batch, self.denoiser = trainer.device, trainer.config.batch, trainer.denoiser
@@ -61,19 +60,17 @@ def bench_train(
     compile: str = "auto",
     quick: bool = False,
 ) -> dict:
-    """Measure this machine.
+    """Measure the training speed.
 
-    rounds: measurements of each figure. presets: names separated by commas, or "" for those that fit the device. batch: images a
-    step, 0 for the network's default. quick: the smallest network, one step a measurement. Returns a dict:
+    rounds: measurements of each figure. presets: names separated by commas, or "" for those that fit the device. batch: images per
+    step, 0 for the network's default. quick: the smallest network, one step per measurement. Returns a dict:
     device, torch, precision   what was measured
     matmul                     GFLOP/s of the best matrix product
     training                   [{"preset", "batch", "gflop_per_image" of a training step, "images_per_s", "plain_images_per_s",
                                "ratio", "share" of the matrix rate, "note" where torch.compile failed}]
     Raises ValueError for an unknown preset or less than one round."""
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}; at least 1 is needed")
-    where = pick_device(device)
-    dtype, kind = pick_dtype(where, precision), "cuda" if where.type == "cuda" else "cpu"
+    where, dtype, facts = machine(device, precision, rounds)
+    kind = "cuda" if where.type == "cuda" else "cpu"
     names = [n.strip() for n in presets.split(",") if n.strip()] or (
         ["tiny"] if quick else ["tiny", "small", "ddpm"][: 3 if kind == "cuda" else 2]
     )
@@ -105,7 +102,6 @@ def bench_train(
     best = max(2 * side**3 / median(times) / 1e9 for side, times in matmul.items())
     for row in rows:
         row["share"] = row["images_per_s"] * row["gflop_per_image"] / best
-    facts = {"device": describe(where), "torch": torch.__version__, "precision": "bf16" if dtype == torch.bfloat16 else "fp32"}
     return {**facts, "matmul": best, "training": rows}
 
 

@@ -1,4 +1,4 @@
-"""python -m ddpm_app bench: how fast this machine samples, or with --train, how fast it trains."""
+"""python -m ddpm_app bench: the sampling speed of this machine, or with --train its training speed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-diffusers", action="store_true", help="leave out the comparison with diffusers")
     parser.add_argument("--quick", action="store_true", help="measure the smallest networks once; takes seconds, too short to compare")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--train", action="store_true", help="measure training beside a plain PyTorch loop in float32, instead of sampling")
+    parser.add_argument("--train", action="store_true", help="measure training here and in a plain PyTorch loop in float32, not sampling")
     parser.add_argument(
         "--presets", default="", help="with --train: networks, separated by commas (default tiny,small; on a GPU also ddpm)"
     )
-    parser.add_argument("--batch", type=int, default=0, help="with --train: images a step (default by network and device)")
+    parser.add_argument("--batch", type=int, default=0, help="with --train: images per step (default: by network and device)")
     parser.add_argument("--compile", default="auto", choices=("auto", "yes", "no"), help="with --train: torch.compile (auto: on CUDA)")
 
 

@@ -39,14 +39,14 @@ def check(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         values = value if isinstance(value, list) else [value]
         if not values:
-            raise ValueError(f"{flag(name)} is empty; at least one is needed")
+            raise ValueError(f"{flag(name)} is empty; at least one value is needed")
         for v in values:
             if name in accepted and v is not None:
                 check_value(flag(name), v, type(v).__name__, accepted[name])
 
 
 def as_type(parse: Callable[[str], list]) -> Callable[[str], list]:
-    """An argparse type that keeps the sentence of parse's ValueError."""
+    """An argparse type whose error is the text of parse's ValueError."""
 
     def convert(text: str) -> list:
         try:
@@ -60,16 +60,17 @@ def as_type(parse: Callable[[str], list]) -> Callable[[str], list]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="EXPERIMENT")
     lists = {kind: as_type(lambda text, kind=kind: parse_numbers(text, kind)) for kind in (int, float, str)}
-    common = argparse.ArgumentParser(add_help=False)
+    threads = argparse.ArgumentParser(add_help=False)
+    threads.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
+    common = argparse.ArgumentParser(add_help=False, parents=[threads])
     common.add_argument("--data", default="moons", help=f"{', '.join(SHAPES)}, or a .csv or .npy file (default moons)")
-    common.add_argument("--noise", type=float, help="width of the named data, in its own units")
-    common.add_argument("--components", type=int, help="of the data set mixture: how many (default 3)")
-    common.add_argument("--spread", type=float, help="of the data set mixture: how far apart they lie (default 1)")
-    common.add_argument("--layout", type=int, help="of the data set mixture: seed of where they lie (default 0)")
+    common.add_argument("--noise", type=float, help="width of a named data set, in its units")
+    common.add_argument("--components", type=int, help="number of components of the data set mixture (default 3)")
+    common.add_argument("--spread", type=float, help="standard deviation of the means of the data set mixture (default 1)")
+    common.add_argument("--layout", type=int, help="seed of the means of the data set mixture (default 0)")
     common.add_argument("--n", type=int, default=10_000, help="points in the data (default 10000)")
-    common.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-    common.add_argument("--csv", help="write the rows here")
-    common.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
+    common.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
+    common.add_argument("--csv", help="write the rows to this .csv file")
     sizes = argparse.ArgumentParser(add_help=False)
     add_flags(sizes, Scale, SIZES)
     seeds = argparse.ArgumentParser(add_help=False)
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--checkpoint", help="a trained toy (default: train one now)")
     picture = argparse.ArgumentParser(add_help=False)
-    picture.add_argument("--plot", help="write the plot here, as .svg")
+    picture.add_argument("--plot", help="write the plot to this .svg file")
     for name, (_, text) in experiments.EXPERIMENTS.items():
         sweep = name in ("steps", "schedules")
         parents = [common, picture] + ([sizes, seeds] if sweep else [model]) + ([sizes] if name == "likelihood" else [])
@@ -86,41 +87,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_flags(p, training.ToyTrainConfig, NETWORK, **{k: v for k, v in defaults.items() if k in NETWORK})
         if name == "steps":
             p.add_argument("--T", type=lists[int], default=list(DEFAULT_T), help="chain lengths, separated by commas")
-            p.add_argument("--scaled", action="store_true", help="betas times 1000 / T, so that every chain ends in noise")
+            p.add_argument("--scaled", action="store_true", help="multiply the betas by 1000 / T, so that every chain ends in noise")
         elif name == "schedules":
             p.add_argument("--T", type=int, default=200, help="steps of every schedule (default 200)")
-            p.add_argument("--pairs", type=as_type(parse_pairs), help="start:end of beta for the linear ones, separated by commas")
+            p.add_argument("--pairs", type=as_type(parse_pairs), help="start:end of beta for each linear schedule, separated by commas")
         elif name == "solvers":
             p.add_argument("--evaluations", type=lists[int], default=list(experiments.EVALUATIONS))
             p.add_argument("--samplers", type=lists[str], default=list(SAMPLERS), help="separated by commas")
-            p.add_argument("--grid", default="karras", choices=tuple(GRIDS), help="one for all (default karras)")
-            p.add_argument("--exact", action="store_true", help="the exact denoiser instead of a network")
+            p.add_argument("--grid", default="karras", choices=tuple(GRIDS), help="grid of noise levels, for all samplers (default karras)")
+            p.add_argument("--exact", action="store_true", help="use the exact denoiser instead of a network")
             add_flags(p, Scale, ["points"], points=Scale.points)
         elif name == "classes":
             p.add_argument("--scales", type=lists[float], default=[float(s) for s in range(1, 11)], help="separated by commas")
             p.add_argument("--label", type=int, default=0, help="number of the class (default 0)")
             p.add_argument("--points", type=int, default=2000, help="samples for each scale (default 2000)")
-            p.add_argument("--evaluations", type=int, default=50, help="of the denoiser a sample (default 50)")
+            p.add_argument("--evaluations", type=int, default=50, help="evaluations of the denoiser for each sample (default 50)")
         elif name == "classifier":
-            p.add_argument("--draws", type=int, default=128, help="(t, eps) pairs a point and class (default 128)")
+            p.add_argument("--draws", type=int, default=128, help="(t, eps) pairs for each point and class (default 128)")
             p.add_argument("--t", type=int, help="one time for all draws instead of the whole schedule")
     p = verbs.add_parser("train", help="train a toy and save it", parents=[common])
     p.add_argument("--out", required=True, help="directory of the checkpoint")
     add_flags(p, training.ToyTrainConfig, ("schedule", "T", *NETWORK))
     p.add_argument("--beta-start", type=float, help="of the linear and quadratic schedules")
     p.add_argument("--beta-end", type=float, help="of the linear and quadratic schedules")
-    p.add_argument("--unconditional", action="store_true", help="leave the classes out")
-    p = verbs.add_parser("sample", help="points from a trained toy; the same file, bit for bit, on every run")
+    p.add_argument("--unconditional", action="store_true", help="train without classes")
+    p = verbs.add_parser("sample", help="sample points from a trained toy; every run writes the same file, bit for bit")
     toy_sample.add_arguments(p)
-    p = verbs.add_parser("bench", help="times of this machine: a sweep in one computation and as a loop, and training on two moons")
+    p = verbs.add_parser(
+        "bench", help="measure this machine: a sweep in one computation and as a loop; training on two moons", parents=[threads]
+    )
     p.description = (
         "Times the sweep of NLL and EMD against T twice in one run: in one computation, and as a loop over its networks. "
-        "Also times training on two moons, alone and with the plots that the page shows meanwhile."
+        "Also times training on two moons, with and without the live plots of the page."
     )
     p.add_argument("--seeds", type=int, default=3, help="networks for each T (default 3)")
     p.add_argument("--steps", type=int, default=SWEEP["steps"], help=f"training steps of each (default {SWEEP['steps']})")
     add_flags(p, Scale, ["points"], points=Scale.points)
-    p.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
     p.add_argument("--no-loop", action="store_true", help="leave out the loop, which takes minutes")
     p.add_argument("--json", action="store_true", help="print JSON")
 
@@ -161,7 +163,7 @@ def _model(args, data: ToyData) -> Denoiser | None:
         return None
     model = checkpoint.load_toy(args.checkpoint)
     if model.denoiser.network.config.dim != data.dim:
-        raise ValueError(f"{model.name} is for points of {model.denoiser.network.config.dim} numbers, {data.name} has {data.dim}")
+        raise ValueError(f"{model.name} needs points of {model.denoiser.network.config.dim} numbers; those of {data.name} have {data.dim}")
     if abs(model.scale / data.scale - 1) > 0.05 or float((model.center - data.center).abs().max()) > 0.05 * data.scale:
         raise ValueError(
             f"{model.name} was trained on other data ({model.data.get('name')}) than {data.name}: their centres or scales differ"
@@ -170,7 +172,7 @@ def _model(args, data: ToyData) -> Denoiser | None:
 
 
 def _events(args, data: ToyData) -> Iterator[ExperimentEvent]:
-    """The events of the experiment that was asked for."""
+    """The events of the requested experiment."""
     settings = _settings(args)
     if args.verb in ("steps", "schedules"):
         scale, seeds = _scale(args), [args.seed + k for k in range(args.seeds)]

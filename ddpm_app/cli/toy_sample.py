@@ -1,11 +1,10 @@
-"""python -m ddpm_app toy sample: points from a trained toy; the same file, bit for bit, on every run."""
+"""python -m ddpm_app toy sample: sample points from a trained toy. Every run writes the same file, bit for bit."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import sys
-import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +17,22 @@ from ddpm_app.diffusion.schedules import GRIDS, SIGMA_CAP, from_vp, sigma_grid
 from ddpm_app.files import write_atomically
 from ddpm_app.networks.mlp import MAX_DIM
 from ddpm_app.toy import checkpoint
+from ddpm_app.toy.points import open_npy
 from ddpm_app.toy.sweeps import normal
 
-SAMPLE_ROWS = 1024  # points sampled at a time: a fixed number, so that a point does not depend on how many others are sampled
+SAMPLE_ROWS = 1024  # points in a batch, always this many: so a point does not depend on the number of points
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--checkpoint", required=True, help="directory of a trained toy")
     p.add_argument("--prior", help=".npy of shape (N, d), standard normal x_T (default: drawn from --seed)")
-    p.add_argument("--n", type=int, default=1000, help="points, without --prior (default 1000)")
+    p.add_argument("--n", type=int, default=1000, help="number of points, without --prior (default 1000)")
     p.add_argument("--sampler", default="ddpm", choices=tuple(SAMPLERS))
-    p.add_argument("--steps", type=int, help="of the sampler (default: every level of the model's schedule)")
+    p.add_argument("--steps", type=int, help="steps of the sampler (default: every level of the model's schedule)")
     p.add_argument("--grid", default="uniform-t", choices=tuple(GRIDS))
     p.add_argument("--no-noise", action="store_true", help="leave out the noise that a stochastic sampler adds at every step")
     p.add_argument("--label", type=int, help="number of a class")
-    p.add_argument("--scale", type=float, default=1.0, help="classifier-free guidance; 1 is off")
+    p.add_argument("--scale", type=float, default=1.0, help="guidance scale of classifier-free guidance; 1 is off")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", required=True, help=".npy (float32) or .csv to write")
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         prior = torch.randn(args.n, config.dim, generator=torch.Generator().manual_seed(args.seed), dtype=torch.float64)
     if args.label is not None and not 0 <= args.label < config.num_classes:
-        raise ValueError(f"{model.name} has {config.num_classes} classes; there is no number {args.label}")
+        raise ValueError(f"--label is {args.label}; {model.name} has {config.num_classes} classes, counted from 0")
     if Path(args.out).suffix.lower() not in (".npy", ".csv"):
         raise ValueError(f"{args.out} must end in .npy or .csv")
     sigmas = sigma_grid(schedule, args.steps or int((schedule.sigma <= SIGMA_CAP).sum()), args.grid)
@@ -69,14 +69,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prior(path: Path, dim: int) -> Tensor:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (ValueError, TypeError, OSError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError) as error:
-        raise ValueError(f"{path} is not a .npy file of plain numbers") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim != 2 or not len(array):
-        raise ValueError(f"{path} must hold real numbers of shape (N, d)")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    array = open_npy(path)
+    if array.ndim != 2 or not len(array):
+        raise ValueError(f"{path} has shape {array.shape}; accepted is shape (N, d)")
     if array.shape[1] != dim or dim > MAX_DIM:
         raise ValueError(f"{path} has {array.shape[1]} columns; this model's points have {dim}")
     if not np.isfinite(array).all():

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
     verbs = parser.add_subparsers(dest="verb", required=True)
     shipped = verbs.add_parser("shipped", help="train the models that ship")
-    shipped.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SHIPPED)} (default: all)")
+    shipped.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(SHIPPED)} (default: all)")
     shipped.add_argument("--out", default=str(SHIPPED_FOLDER / "toy"))
     one = verbs.add_parser("one", help="train a model of your own")
     one.add_argument("--data", default="moons", help="a named set, a .csv or a .npy")

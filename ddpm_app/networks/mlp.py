@@ -1,4 +1,4 @@
-"""The 2-D lab's network: an MLP, single or many stacked as one computation."""
+"""The 2-D lab's network: an MLP, and many such networks stacked into one computation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class ToyConfig:
     def __post_init__(self):
         ok = 1 <= self.dim <= MAX_DIM and 8 <= self.width <= 2048 and 1 <= self.depth <= 8 and 0 <= self.num_classes <= 1000
         if not ok or self.time_dim % 2 or not 2 <= self.time_dim <= 512 or not 8 <= self.time_width <= 2048:
-            raise ValueError(f"not a toy network this program can build (dim 1..64, width 8..2048, depth 1..8): {self}")
+            raise ValueError(
+                f"this toy network cannot be built: {self}; accepted are dim 1..64, width 8..2048, depth 1..8,"
+                " num_classes 0..1000, even time_dim 2..512 and time_width 8..2048"
+            )
 
     def layers(self) -> dict[str, tuple[int, int, bool]]:
         """name -> (in, out, bias) of every matrix, in the order they are applied."""
@@ -46,7 +49,7 @@ class ToyConfig:
 def _mlp(config: ToyConfig, linear, classes, x: Tensor, t: Tensor) -> Tensor:
     """The network over any leading axes: linear(name, h) applies a matrix, classes is a class embedding to add or None.
 
-    [x, embedding] times one matrix is written as the sum of two products: a level that the whole batch shares is embedded once."""
+    The input layer has one matrix for x and one for the embedding, so that a level shared by the whole batch is embedded once."""
     half = config.time_dim // 2
     frequency = torch.exp(torch.arange(half, dtype=t.dtype, device=t.device) * (-math.log(10_000) / half))
     angle = t[..., None] * frequency
@@ -65,7 +68,7 @@ def _shared(t: Tensor) -> Tensor:
 
 
 class ToyMLP(nn.Module):
-    """F(x (B, d), t (B,), label (B,) int64 or None) -> (B, d), as the U-Net is for images."""
+    """F(x (B, d), t (B,), label (B,) int64 or None) -> (B, d): the signature of the U-Net."""
 
     def __init__(self, config: ToyConfig):
         super().__init__()
@@ -83,16 +86,16 @@ class ToyMLP(nn.Module):
 
 
 class ToyStack(nn.Module):
-    """M networks of one shape as one: their weights lie stacked, (M, in, out), and a batch holds B rows for each in turn.
+    """M networks of the same shape as one module, with weights (M, in, out).
 
-    F(x (M B, d), t (M B,), label (M B,) or None) -> (M B, d). offset: (M,) int64 subtracted from t, for networks that were given
-    a stretch each of one long list of levels."""
+    F(x (M B, d), t (M B,), label (M B,) or None) -> (M B, d): the first B rows belong to the first network, and so on.
+    offset: (M,) int64 subtracted from t, where the levels of all networks are joined in one list."""
 
     def __init__(self, networks: Sequence[ToyMLP], offset: Tensor | None = None):
         super().__init__()
         self.config, self.size = networks[0].config, len(networks)
         if any(n.config != self.config for n in networks):
-            raise ValueError("networks are stacked only when their shapes agree")
+            raise ValueError("the networks of a stack must have the same ToyConfig")
         layers = [n.layers for n in networks]
         self.weight = nn.ParameterDict(
             {k: nn.Parameter(torch.stack([m[k].weight.detach().T for m in layers]).contiguous()) for k in self.config.layers()}

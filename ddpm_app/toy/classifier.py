@@ -1,4 +1,4 @@
-"""Classifiers of points: trained on clean or on noisy points, and training-free by a denoiser."""
+"""Classifiers of points: trained on clean or on noisy points, and a training-free one that uses a denoiser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddpm_app.toy.shapes import ToyData, ToyDataError
 
 
 class PointClassifier(nn.Module):
-    """log p(class | x, sigma) (B, classes) from x (B, d) at level sigma; the toy network with classes for its output."""
+    """log p(class | x, sigma) (B, classes) from x (B, d) at level sigma; the toy network with an output for each class."""
 
     def __init__(self, config: ToyConfig, classes: int, schedule: Schedule):
         super().__init__()
@@ -27,10 +27,15 @@ class PointClassifier(nn.Module):
         return self.trunk((x * expand(torch.rsqrt(1 + sigma**2), x)).to(weight.dtype), t).log_softmax(1)
 
 
-def train_classifier(data: ToyData, schedule: Schedule, noisy: bool, steps: int = 1000, batch: int = 256, seed: int = 0) -> PointClassifier:
-    """Cross-entropy on points of every level (noisy) or on clean points. Raises ToyDataError without two classes."""
+def need_classes(data: ToyData) -> None:
+    """Raise ToyDataError if the data has no classes."""
     if len(data.classes) < 2:
         raise ToyDataError(f"{data.name} has no classes; choose data with labels")
+
+
+def train_classifier(data: ToyData, schedule: Schedule, noisy: bool, steps: int = 1000, batch: int = 256, seed: int = 0) -> PointClassifier:
+    """Train on points of every noise level (noisy) or on clean points. Raises ToyDataError if the data has no classes."""
+    need_classes(data)
     for k, name in enumerate(data.classes):
         if not bool((data.label == k).any()):
             raise ToyDataError(f"class {name} of {data.name} has no points")
@@ -58,11 +63,12 @@ def denoising_classifier(
 ) -> tuple[Tensor, int]:
     """The class whose conditional denoiser predicts the noise best (Li et al. 2023): no classifier is trained.
 
-    x (B, d) in the network's coordinates. Mean of |eps - eps_hat|^2 over draws of (t, eps), the same for every class; t: one time for
-    all of them, else spread evenly over the schedule. Returns the class (B,) and the evaluations spent a point."""
+    x: (B, d) in the network's coordinates. draws: pairs (t, eps), the same for every class, over which |eps - eps_hat|^2 is averaged.
+    t: one time for all draws; None spreads them evenly over the schedule.
+    Returns the class (B,) and the number of evaluations for each point. Raises ToyDataError."""
     classes = denoiser.network.config.num_classes
     if classes < 2:
-        raise ToyDataError("the training-free classifier needs a conditional model of two classes or more")
+        raise ToyDataError(f"the training-free classifier needs a model of two classes or more; this one has {classes or 'none'}")
     if t is not None and not 0 <= t < schedule.T:
         raise ToyDataError(f"t is {t}; accepted is 0 to {schedule.T - 1}")
     g = torch.Generator().manual_seed(seed)
@@ -78,7 +84,7 @@ def denoising_classifier(
 
 
 def decision_grid(classify, low: Tensor, high: Tensor, side: int = 60) -> Tensor:
-    """The class (side, side) int64 that classify((N, 2) in data units) gives over a rectangle, rows from the lowest y up."""
+    """The class (side, side) int64 that classify((N, 2) in data units) gives over a rectangle; the first row has the lowest y."""
     xs, ys = (torch.linspace(float(a), float(b), side) for a, b in zip(low, high))
     grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
     return classify(torch.stack([grid_x.flatten(), grid_y.flatten()], 1)).reshape(side, side)

@@ -1,6 +1,6 @@
 """Mixtures of Gaussians: their density, their class posterior and their exact denoiser.
 
-Denoiser, cfg, samplers and schedules are those of the images, used unchanged on x of shape (B, d).
+Denoiser, cfg, the samplers and the schedules are the same code as for images; here x has shape (B, d).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Mixture:
 
     @staticmethod
     def of(means: Tensor, sds: float | Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Mixture:
-        """Without labels all components have one class; without weights they weigh the same. Weights are normalised."""
+        """A checked mixture. labels: None puts all components in one class. weights: None makes all equal; they are normalised.
+
+        Raises ValueError for negative weights or deviations, and for weights that are all 0."""
         means = torch.as_tensor(means, dtype=torch.float64)
         k = len(means)
         weights = torch.ones(k) if weights is None else torch.as_tensor(weights)
@@ -82,7 +84,7 @@ class Mixture:
         return logits, var
 
     def log_prob(self, x: Tensor, sigma=0.0, label: Tensor | None = None) -> Tensor:
-        """ln p_sigma(x), (B,) float64, of the mixture blurred by sigma; with a label, that of its class alone."""
+        """ln p_sigma(x), (B,) float64: the mixture with Gaussian noise of sigma added. With labels (B,), the density of the class alone."""
         logits, _ = self._logits(x, sigma, label)
         log_p = logits.logsumexp(1)
         if label is None:
@@ -97,8 +99,8 @@ class Mixture:
         return torch.zeros(len(x), self.num_classes, dtype=torch.float64).index_add_(1, self.labels, weight)
 
     def denoise(self, x: Tensor, sigma, label: Tensor | None = None) -> Tensor:
-        """E[x0 | x] (B, d) in x's type: the posterior over components, each pulling x toward its own mean."""
-        if label is None and bool((self.sds == self.sds[0]).all()):  # one variance for all: |x|^2 drops out, and passes over (B, K) with it
+        """E[x0 | x] (B, d) in x's type: the mean over the posterior of the components."""
+        if label is None and bool((self.sds == self.sds[0]).all()):  # with one variance |x|^2 cancels: faster
             var = self.sds[0] ** 2 + sigma_square(sigma)
             logits = torch.addmm(self.weights.log() * var - self.means.square().sum(1) / 2, x.double(), self.means.T).div_(var)
             weight = torch.softmax(logits, 1)
@@ -115,7 +117,7 @@ def sigma_square(sigma) -> Tensor:
 
 
 class ExactDenoiser:
-    """A mixture with the call of a trained Denoiser: (x, sigma, label) -> E[x0 | x, label]."""
+    """A mixture that is called like a trained Denoiser: (x, sigma, label) -> E[x0 | x, label]."""
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture

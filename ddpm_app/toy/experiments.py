@@ -18,7 +18,7 @@ from ddpm_app.diffusion.guidance import cfg, classifier_guided, conditioned, of_
 from ddpm_app.diffusion.samplers import SAMPLERS, last
 from ddpm_app.diffusion.schedules import GRIDS, Schedule, from_vp, sigma_grid
 from ddpm_app.toy import metrics
-from ddpm_app.toy.classifier import decision_grid, denoising_classifier, train_classifier
+from ddpm_app.toy.classifier import decision_grid, denoising_classifier, need_classes, train_classifier
 from ddpm_app.toy.density import ExactDenoiser
 from ddpm_app.toy.shapes import ToyData, ToyDataError, split
 from ddpm_app.toy.sweeps import STANDARD, ExperimentEvent, Scale, data_to_data_emd, draw, normal, schedules, steps
@@ -59,7 +59,7 @@ def solvers(
     emd_points: int = 2000,
     seed: int = 0,
 ) -> Iterator[ExperimentEvent]:
-    """Every sampler from the same x_T on one grid: its error, EMD and fitted order.
+    """Run every sampler from the same x_T on one grid: error, EMD and fitted order.
 
     The error is the root mean square distance of `points` samples to a 1000-step Heun solution."""
     if grid not in GRIDS:
@@ -71,7 +71,8 @@ def solvers(
     denoise, total = conditioned(in_float64(denoiser), None), len(names) * len(evaluations)
     _, test = split(data, emd_points, seed)
     reference_emd = data_to_data_emd(data, test, Scale(points=emd_points, seed=seed))
-    start = normal(seed)(torch.empty(emd_points, data.dim, dtype=torch.float64))  # drawn once: a smaller draw would give other numbers
+    # one draw of emd_points for all, because the reference must start at the same points as the samplers
+    start = normal(seed)(torch.empty(emd_points, data.dim, dtype=torch.float64))
 
     def run(name: str, steps: int, z: Tensor) -> Tensor:
         sigmas, method, noise = sigma_grid(schedule, steps, grid), SAMPLERS[name], normal(seed + 1)
@@ -120,7 +121,7 @@ def classes(
     The NLL is that under the class's true density. The accuracy is the share of samples that a classifier gives the class: the Bayes
     classifier where the true density is known, else a trained one. The pictures: first {"method": "data", "scale", "points"} with
     points of the class, then for each row its "method", "scale" and up to SHOWN of its samples, "points" (n, d)."""
-    _need_classes(data, denoiser, label)
+    _check_classes(data, denoiser, label)
     train_data, test = split(data, 4 * points * len(data.classes) // 2, seed)
     of_label = test.of_class(label)
     if denoiser is None:
@@ -159,11 +160,10 @@ def classes(
         yield ExperimentEvent(0.3 + 0.7 * (k + 1) / len(methods), f"{method}, scale {s:g}", (row,), picture)
 
 
-def _need_classes(data: ToyData, denoiser: Denoiser | None, label: int = 0) -> None:
-    if len(data.classes) < 2:
-        raise ToyDataError(f"{data.name} has no classes; choose data with labels")
+def _check_classes(data: ToyData, denoiser: Denoiser | None, label: int = 0) -> None:
+    need_classes(data)
     if not 0 <= label < len(data.classes):
-        raise ToyDataError(f"{data.name} has no class number {label}; it has {len(data.classes)}, counted from 0")
+        raise ToyDataError(f"{data.name} has no class number {label}; accepted are 0 to {len(data.classes) - 1}")
     model_classes = denoiser.network.config.num_classes if denoiser is not None else len(data.classes)
     if model_classes != len(data.classes):
         raise ToyDataError(f"this needs a model of {data.name}'s {len(data.classes)} classes; the one given has {model_classes}")
@@ -182,7 +182,7 @@ def classifier(
 
     All are measured on the same test points. The picture, for points of two numbers: {"name", "grid": classes (SIDE, SIDE) with the
     lowest y first, "box": (x0, y0, x1, y1), "points": up to SHOWN test points, "label": their classes}."""
-    _need_classes(data, denoiser)
+    _check_classes(data, denoiser)
     config = ToyTrainConfig(seed=seed, **{**CLASSIFIER, **training})
     T = (denoiser.schedule if denoiser is not None else config.make_schedule()).T
     if t is not None and not 0 <= t < T:  # checked before the other classifiers are trained
@@ -224,13 +224,13 @@ def classifier(
     name = "training-free" if t is None else f"training-free, t = {t}"
     result = row(name, by_denoising(test.x), draws * len(data.classes))
     yield ExperimentEvent(0.8, "classified by the denoiser", (result,))
-    yield ExperimentEvent(1.0, "its decision boundary", picture=picture(name, by_denoising))
+    yield ExperimentEvent(1.0, "decision boundary of the training-free classifier", picture=picture(name, by_denoising))
 
 
 def likelihood(
     data: ToyData, denoiser: Denoiser | None = None, schedule: Schedule | None = None, scale: Scale = STANDARD, seed: int = 0, **training
 ) -> Iterator[ExperimentEvent]:
-    """The NLL of the true density, and the bound and the ODE's exact NLL of the exact and of the learned denoiser."""
+    """The NLL of the true density; then, for the exact and for the learned denoiser, the bound and the exact NLL of the ODE."""
     train_data, test = split(data, max(scale.nll_points, scale.bound_points), seed)
     if denoiser is None:
         yield ExperimentEvent(0.0, "training")
@@ -242,8 +242,7 @@ def likelihood(
         return {"data": data.name, "quantity": quantity, "of": of, "nats": value.mean, "error": value.error, "n": value.n}
 
     if data.truth is not None:
-        n = max(scale.nll_points, scale.bound_points)
-        yield ExperimentEvent(0.4, "true density", (row("true nll", "the density", metrics.nats(-data.truth.log_prob(test.x[:n]))),))
+        yield ExperimentEvent(0.4, "true density", (row("true nll", "the density", metrics.nats(-data.truth.log_prob(test.x))),))
     for k, (name, d, dtype) in enumerate((("exact denoiser", data.exact(), torch.float64), ("learned denoiser", denoiser, torch.float32))):
         if data.truth is None and name == "exact denoiser":
             continue

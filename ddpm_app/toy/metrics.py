@@ -1,7 +1,7 @@
 """How good a toy is: transport distances between sets of points, and likelihoods in nats a point with their standard errors.
 
-A likelihood of x in the data's units is that of (x - center) / scale less d ln scale; the functions here work in the coordinates
-they are given, and `shift_units` moves between the two.
+ln p(x) in the data's units is ln p of (x - center) / scale, minus d ln scale. The functions here work in the coordinates of their
+arguments; `shift_units` converts a result to the data's units.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, add_noise
 
 
 class Nats(NamedTuple):
-    """Mean over points of a negative log-likelihood, its standard error over them, and how many there were."""
+    """A negative log-likelihood.
+
+    mean: over the points, in nats
+    error: standard error of the mean
+    n: number of points"""
 
     mean: float
     error: float
@@ -61,7 +65,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int =
 
 def mmd(a: Tensor, b: Tensor, widths: tuple[float, ...] | None = None) -> float:
     """Squared maximum mean discrepancy, unbiased (Gretton et al. 2012, eq. 3), (N, d) and (M, d): kernel exp(-r^2 / (2 w^2)) averaged
-    over widths, by default 1/4, 1/2, 1, 2, 4 times the median distance within b. Near 0, of either sign, for equal laws."""
+    over widths, by default 1/4, 1/2, 1, 2, 4 times the median distance within b. Near 0, of either sign, for equal distributions."""
     a, b = a.double(), b.double()
     within_b = torch.cdist(b, b).square()
     if widths is None:
@@ -82,24 +86,27 @@ def mmd(a: Tensor, b: Tensor, widths: tuple[float, ...] | None = None) -> float:
 
 
 def ode_log_likelihood(denoise: Denoise, x: Tensor, levels: Tensor) -> Tensor:
-    """ln p(x), (B,) float64, at the lowest of increasing `levels`, of what the deterministic sampler draws from N(0, (1 + sigma^2) I)
-    at the highest: the probability-flow ODE with its exact divergence, by fourth-order Runge-Kutta."""
+    """ln p(x), (B,) float64, of the deterministic sampler's density at the lowest of the increasing `levels`.
+
+    The sampler starts from N(0, (1 + sigma^2) I) at the highest level. Integrates the probability-flow ODE with its exact divergence
+    by fourth-order Runge-Kutta."""
     return flow_log_density(denoise, x, levels, exact=True, order=4)[0]
 
 
 def nll_ode(denoise: Denoise, x: Tensor, schedule: Schedule, steps: int = 64) -> Nats:
-    """The deterministic sampler's exact likelihood over a schedule's levels: of its density at the lowest level."""
+    """The mean of -ode_log_likelihood over the levels of a schedule."""
     return nats(-ode_log_likelihood(denoise, x, flow_grid(schedule, steps)))
 
 
 def bound_terms(denoise: Denoise, x0: Tensor, sigmas: Tensor, generator: torch.Generator, draws: int = 32) -> dict[str, Tensor]:
     """The variational bound on -ln p(x0) of DDPM with the posterior ("fixed small") variance: Ho et al. 2020, eq. 5.
 
-    x0 (B, d); sigmas (T,) float64 increasing, the chain's levels. Returns (B,) float64 each, their sum an unbiased estimate:
-    prior: L_T, the noisiest level against N(0, (1 + sigma_T^2) I), exactly.
-    steps: the sum of the T - 1 terms KL(q(x_r | x_s, x0) || p(x_r | x_s)) = (1/r^2 - 1/s^2) |x0 - D(x_s, s)|^2 / 2, from `draws`
-           of them a point, chosen by importance and stratified (all of them where T - 1 <= draws).
-    data:  L_0 = -ln N(x0; D(x_1, sigma_1), beta_1), the variance of the last step being beta_1."""
+    x0: (B, d). sigmas: (T,) float64 increasing, the levels of the chain. draws: terms of `steps` to evaluate for each point.
+    Returns three (B,) float64 parts, whose sum is an unbiased estimate of the bound:
+    prior  L_T: the noisiest level against N(0, (1 + sigma_T^2) I), exactly
+    steps  the sum of the T - 1 terms KL(q(x_r | x_s, x0) || p(x_r | x_s)) = (1/r^2 - 1/s^2) |x0 - D(x_s, s)|^2 / 2. All terms are
+           evaluated if T - 1 <= draws; else the sum is estimated by stratified importance sampling
+    data   L_0 = -ln N(x0; D(x_1, sigma_1), beta_1): the last step has variance beta_1"""
     n, d = x0.shape
     top, low = float(sigmas[-1]), float(sigmas[0])
 
@@ -114,13 +121,13 @@ def bound_terms(denoise: Denoise, x0: Tensor, sigmas: Tensor, generator: torch.G
     data = 0.5 * square(sigmas[0]) / beta + 0.5 * d * math.log(2 * math.pi * beta)
     weight = 0.5 * (1 / sigmas[:-1] ** 2 - 1 / sigmas[1:] ** 2)
     total, count = torch.zeros(n, dtype=torch.float64), min(draws, len(weight))
-    # a term is about weight * s^2 / (1 + s^2) for data of unit spread: drawn in that proportion, the estimate hardly varies
+    # for data of variance 1 a term is about weight * s^2 / (1 + s^2): sampling in that proportion keeps the variance low
     share = weight * sigmas[1:] ** 2 / (1 + sigmas[1:] ** 2)
     share = share / share.sum()
     for j in range(count):
         if count == len(weight):
             k, times = torch.full((n,), j), 1.0
-        else:  # each point draws its own term of the j-th stretch
+        else:  # each point draws a term from the j-th stratum
             u = (j + torch.rand(n, generator=generator, dtype=torch.float64)) / count
             k = torch.searchsorted(share.cumsum(0), u).clamp(max=len(weight) - 1)
             times = 1 / (count * share[k])
@@ -129,7 +136,7 @@ def bound_terms(denoise: Denoise, x0: Tensor, sigmas: Tensor, generator: torch.G
 
 
 def bound(denoise: Denoise, x0: Tensor, schedule: Schedule, seed: int = 0, draws: int = 32) -> Nats:
-    """The bound of bound_terms over a schedule's whole chain, up to the highest level under the cap."""
+    """The mean of bound_terms' sum over all levels of a schedule up to SIGMA_CAP."""
     sigmas = schedule.sigma[schedule.sigma <= SIGMA_CAP]
     terms = bound_terms(denoise, x0, sigmas, torch.Generator().manual_seed(seed), draws)
     return nats(sum(terms.values()))

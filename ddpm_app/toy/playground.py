@@ -1,6 +1,6 @@
-"""The 2-D lab's use cases: what a page shows of a toy, as plain numbers.
+"""The 2-D lab's use cases: what the Lab tab shows, as plain numbers.
 
-The plane shows x / sqrt(1 + sigma^2) in the data's units, in which every noise level has the spread of the data.
+The plane shows x / sqrt(1 + sigma^2) in the data's units, so that points of every noise level spread like the data.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ WHICH = ("learned", "exact", "points")
 
 @dataclass(frozen=True)
 class PlaneRequest:
-    """What to sample; each field says its own meaning and bounds. Raises ValueError for a field out of bounds."""
+    """What to sample; each field states its meaning and bounds. Raises ValueError for a field out of bounds."""
 
-    which: str = setting("learned", "denoiser: of the network, of the true density (exact) or of the data's points", choices=WHICH)
+    which: str = setting("learned", "denoiser: of the network, of the true density, or of the data's points", choices=WHICH)
     sampler: str = setting("ddim", "sampler", choices=SAMPLERS)
-    evaluations: int = setting(60, "of the denoiser", low=1, high=1000)
+    evaluations: int = setting(60, "evaluations of the denoiser", low=1, high=1000)
     n: int = setting(2000, "particles", low=1, high=5000)
     label: int | None = setting(None, "number of the class; None for any")
     scale: float = setting(1.0, "guidance scale, 1 is off", low=0, high=20)
-    seed: int = setting(0, "of the noise", low=0)
+    seed: int = setting(0, "seed of the noise", low=0)
 
     def __post_init__(self):
         check(self)
@@ -61,8 +61,8 @@ class Setup:
     """Data and the networks trained on it.
 
     data: the points
-    denoiser: of the network, None if none is trained
-    unconditional: of a network without classes, used where no class is requested"""
+    denoiser: the trained network, None if there is none
+    unconditional: a network without classes, used when no class is requested"""
 
     data: ToyData
     denoiser: Denoiser | None = None
@@ -75,7 +75,7 @@ class Setup:
     def choose(self, which: str, label: int | None = None) -> Denoiser | ExactDenoiser:
         if which == "learned":
             if self.denoiser is None:
-                raise ToyDataError(f"no network is trained on {self.data.name} yet: press Train, or look at the exact denoiser")
+                raise ToyDataError(f"no network is trained on {self.data.name} yet: press Train, or choose the exact denoiser")
             return self.unconditional if label is None and self.unconditional is not None else self.denoiser
         if which == "points" or self.data.truth is None:  # the cost is particles times points at every level
             return self.data.some(EXACT_POINTS).exact(own_points=True)
@@ -83,7 +83,7 @@ class Setup:
 
 
 class Lab:
-    """The shipped models, and the last KEPT setups that visitors trained, drew or uploaded, under names that cannot be guessed."""
+    """The shipped models, and the last KEPT setups that visitors trained, drew or uploaded. Their names cannot be guessed."""
 
     def __init__(self, root: Path = ROOT):
         self.root, self._kept, self._lock = root, OrderedDict(), threading.Lock()
@@ -128,7 +128,7 @@ class Lab:
         return ((event, Setup(setup.data, trainer.denoisers()[0])) for event in events)
 
 
-# -- what is drawn --------------------------------------------------------------------------------------------------------
+# -- the plane -----------------------------------------------------------------------------------------------------------
 
 
 class Plane:
@@ -145,7 +145,9 @@ class Plane:
         return (self.data.scale * x.double()) @ self.axes / self.half
 
     def grid(self, side: int) -> Tensor:
-        """(side^2, d) in the network's coordinates, the lowest y first. For points of 2 numbers."""
+        """(side^2, 2) in the network's coordinates, the lowest y first. Raises ToyDataError if the points do not have 2 numbers."""
+        if self.data.dim != 2:
+            raise ToyDataError(f"fields and densities are drawn for points of 2 numbers; {self.data.name} has {self.data.dim}")
         u = torch.linspace(-1, 1, side, dtype=torch.float64) * self.half / self.data.scale
         y, x = torch.meshgrid(u, u, indexing="ij")
         return torch.stack([x.flatten(), y.flatten()], 1)
@@ -180,21 +182,20 @@ def clouds_value(data: ToyData, pictures: Sequence[dict]) -> dict:
     }
 
 
-def _denoise(setup: Setup, request: PlaneRequest) -> tuple[Denoise, Tensor | None]:
+def _denoise(setup: Setup, request: PlaneRequest) -> Denoise:
     denoiser = setup.choose(request.which, request.label)
     if request.label is None:
-        return conditioned(denoiser, None), None
+        return conditioned(denoiser, None)
     _check_label(denoiser, request.label)
-    label = torch.full((request.n,), request.label)
-    return cfg(denoiser, label, request.scale), label
+    return cfg(denoiser, torch.full((request.n,), request.label), request.scale)
 
 
 def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
     classes = denoiser.network.config.num_classes
     if classes < 2:
-        raise ToyDataError("this network has no classes: train one with classes, or choose any class")
+        raise ToyDataError("this network has no classes; train one with classes, or request no class")
     if not 0 <= label < classes:
-        raise ToyDataError(f"there is no class number {label}: there are {classes}, counted from 0")
+        raise ToyDataError(f"there is no class number {label}; accepted are 0 to {classes - 1}")
     if isinstance(denoiser, ExactDenoiser) and not bool((denoiser.mixture.labels == label).any()):
         raise ToyDataError(f"class number {label} has no points")
 
@@ -202,7 +203,7 @@ def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
 def trajectories(setup: Setup, request: PlaneRequest) -> dict:
     """The particles from x_T to x_0: frames of int16 positions in thousandths of the square's half side, and the sigma of each."""
     plane, data, method = Plane(setup.data), setup.data, SAMPLERS[request.sampler]
-    denoise, _ = _denoise(setup, request)
+    denoise = _denoise(setup, request)
     sigmas = sigma_grid(setup.schedule, method.steps_for(request.evaluations), "karras" if request.sampler == "ipndm" else "log-snr")
     x, noise = start(normal(request.seed), (request.n, data.dim), sigmas)
     every = max(1, -(-(len(sigmas) - 1) // FRAMES))
@@ -232,10 +233,8 @@ def _frame(plane: Plane, x: Tensor, sigma: float) -> np.ndarray:
 
 
 def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> dict:
-    """Arrows D - x of a denoiser of WHICH, or for "difference" a heat map of the distance between the learned and the exact D."""
+    """Arrows D - x of one of the denoisers WHICH, or for "difference" a heat map of the distance between the learned and the exact D."""
     data = setup.data
-    if data.dim != 2:
-        raise ToyDataError(f"a field is drawn for points of 2 numbers; {data.name} has {data.dim}")
     if which not in (*WHICH, "difference"):
         raise ToyDataError(f"unknown field {which!r}; known: {', '.join(WHICH)}, difference")
     if not 1e-3 <= sigma <= SIGMA_CAP:
@@ -246,7 +245,7 @@ def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> d
         y = plane.grid(side)
         request = PlaneRequest(kind, label=label, n=len(y))
         with torch.no_grad():
-            x0 = _denoise(setup, request)[0](from_vp(y, level).float(), level).double()
+            x0 = _denoise(setup, request)(from_vp(y, level).float(), level).double()
         return y, x0
 
     if which != "difference":
@@ -259,15 +258,13 @@ def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> d
 
 
 def density(setup: Setup, which: str, label: int | None = None) -> dict:
-    """ln p on a grid of the square: of the learned sampler's exact likelihood, or of an exact density; the lowest y first."""
+    """ln p on a grid of the square, the lowest y first: the exact likelihood of the learned sampler, or an exact density."""
     data = setup.data
-    if data.dim != 2:
-        raise ToyDataError(f"a density is drawn for points of 2 numbers; {data.name} has {data.dim}")
     plane, schedule = Plane(data), setup.schedule
     y = plane.grid(CONTOUR)
     request = PlaneRequest(which, label=label, n=len(y))
     if which == "learned":
-        denoise, _ = _denoise(setup, request)
+        denoise = _denoise(setup, request)
         high = min(float(schedule.sigma[-1]), SIGMA_CAP)
         levels = flow_levels(max(float(schedule.sigma[0]), 0.02), high, 20)
         log_p = metrics.ode_log_likelihood(denoise, y.float(), levels)

@@ -78,12 +78,12 @@ def plot(rows: Sequence[dict], experiment: str) -> list[str]:
 
 def to_file(pictures: Sequence[str]) -> str:
     """Panels side by side, three in a row, as one SVG document with its own style."""
-    wide, high = min(3, max(len(pictures), 1)), -(-len(pictures) // 3)
+    per_row, lines = min(3, max(len(pictures), 1)), -(-len(pictures) // 3)
     inner = "".join(f"<g transform='translate({W * (k % 3)} {(H + 10) * (k // 3)})'>{p}</g>" for k, p in enumerate(pictures))
     style = "line,.axis{stroke:#cbd5e1}text{fill:#334155;font:11px sans-serif}.edge{stroke:#0f172a}"
-    size = f"width='{W * wide}' height='{(H + 10) * high}'"
-    paper = "<rect width='100%' height='100%' fill='#fff'/>"
-    return f"<svg xmlns='http://www.w3.org/2000/svg' {size}><style>{style}</style>{paper}{inner}</svg>\n"
+    size = f"width='{W * per_row}' height='{(H + 10) * lines}'"
+    background = "<rect width='100%' height='100%' fill='#fff'/>"
+    return f"<svg xmlns='http://www.w3.org/2000/svg' {size}><style>{style}</style>{background}{inner}</svg>\n"
 
 
 # -- one pair of axes -----------------------------------------------------------------------------------------------------
@@ -117,30 +117,30 @@ def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
 
 
 def _panel(rows: Sequence[dict], panel: Panel) -> str:
-    up, across = "y" in panel.log, "x" in panel.log
+    log_y, log_x = "y" in panel.log, "x" in panel.log
     groups = list(dict.fromkeys(str(r[panel.group]) if panel.group else panel.y for r in rows))  # the same colours in all panels
-    rows = [r for r in rows if (v := r.get(panel.y)) is not None and math.isfinite(v) and (not up or v > 0)]
+    rows = [r for r in rows if (v := r.get(panel.y)) is not None and math.isfinite(v) and (not log_y or v > 0)]
     if not rows:
         return ""
-    words = isinstance(rows[0][panel.x], str)
+    categorical = isinstance(rows[0][panel.x], str)
     names = list(dict.fromkeys(r[panel.x] for r in rows))
-    lines = _series(rows, panel, (lambda v: float(names.index(v))) if words else float)
+    lines = _series(rows, panel, (lambda v: float(names.index(v))) if categorical else float)
     right = 118 if panel.group else RIGHT
-    bottom = 66 if words and len(names) > 4 else 40
-    fx, fy = (math.log10 if across else float), (math.log10 if up else float)
-    reference = next((v for r in rows if panel.reference and (v := r.get(panel.reference)) is not None and (not up or v > 0)), None)
-    ends = [v for line in lines.values() for _, y, bar in line for v in (y - bar, y + bar) if not up or v > 0]
-    ends += [y for line in lines.values() for _, y, _ in line] + ([reference] if reference is not None else [])
-    y0, y1 = min(ends), max(ends)
-    if up:
+    bottom = 66 if categorical and len(names) > 4 else 40
+    fx, fy = (math.log10 if log_x else float), (math.log10 if log_y else float)
+    reference = next((v for r in rows if panel.reference and (v := r.get(panel.reference)) is not None and (not log_y or v > 0)), None)
+    ys = [v for line in lines.values() for _, y, bar in line for v in (y - bar, y + bar) if not log_y or v > 0]
+    ys += [y for line in lines.values() for _, y, _ in line] + ([reference] if reference is not None else [])
+    y0, y1 = min(ys), max(ys)
+    if log_y:
         y0, y1 = y0 / 1.1, y1 * 1.1
     else:
         gap = 0.06 * (y1 - y0) or 0.05 * abs(y1) or 1.0
         y0, y1 = y0 - gap, y1 + gap
-    places = [x for line in lines.values() for x, _, _ in line]
-    x0, x1 = (-0.5, len(names) - 0.5) if words else (min(places), max(places))
+    xs = [x for line in lines.values() for x, _, _ in line]
+    x0, x1 = (-0.5, len(names) - 0.5) if categorical else (min(xs), max(xs))
     if x1 <= x0:
-        x0, x1 = (x0 / 2, x1 * 2) if across else (x0 - 1, x1 + 1)
+        x0, x1 = (x0 / 2, x1 * 2) if log_x else (x0 - 1, x1 + 1)
 
     def px(x: float) -> float:
         return LEFT + (fx(x) - fx(x0)) / (fx(x1) - fx(x0)) * (W - LEFT - right)
@@ -149,13 +149,13 @@ def _panel(rows: Sequence[dict], panel: Panel) -> str:
         return H - bottom - (fy(max(y, y0)) - fy(y0)) / (fy(y1) - fy(y0)) * (H - bottom - TOP)
 
     parts = [f"<text x='{LEFT}' y='14'>{html.escape(panel.y)}</text>"]
-    for y in _ticks(y0, y1, up):
+    for y in _ticks(y0, y1, log_y):
         parts.append(f"<line x1='{LEFT}' x2='{W - right}' y1='{py(y):.1f}' y2='{py(y):.1f}'/>")
         parts.append(f"<text x='{LEFT - 6}' y='{py(y) + 4:.1f}' text-anchor='end'>{y:.4g}</text>")
-    for x, label in enumerate(names) if words else [(x, f"{x:g}") for x in _ticks(x0, x1, across)]:
+    for x, label in enumerate(names) if categorical else [(x, f"{x:g}") for x in _ticks(x0, x1, log_x)]:
         at, text = px(x), html.escape(str(label).replace("linear ", ""))
-        turned = f" transform='rotate(-28 {at:.1f} {H - bottom + 14})' text-anchor='end'" if bottom > 40 else " text-anchor='middle'"
-        parts.append(f"<text x='{at:.1f}' y='{H - bottom + 16}'{turned}>{text}</text>")
+        rotation = f" transform='rotate(-28 {at:.1f} {H - bottom + 14})' text-anchor='end'" if bottom > 40 else " text-anchor='middle'"
+        parts.append(f"<text x='{at:.1f}' y='{H - bottom + 16}'{rotation}>{text}</text>")
     parts.append(f"<text x='{(LEFT + W - right) / 2}' y='{H - 4}' text-anchor='middle'>{html.escape(panel.x)}</text>")
     if reference is not None:
         where = f"x1='{LEFT}' x2='{W - right}' y1='{py(reference):.1f}' y2='{py(reference):.1f}'"
@@ -163,7 +163,7 @@ def _panel(rows: Sequence[dict], panel: Panel) -> str:
         parts.append(f"<text x='{W - right}' y='14' text-anchor='end' style='fill:#dc2626'>- - {html.escape(panel.reference)}</text>")
     for k, (name, line) in enumerate(lines.items()):
         colour = COLOURS[groups.index(name) % len(COLOURS)]
-        parts += _line(line, colour, px, py, words, (k - (len(lines) - 1) / 2) * 0.14 if words else 0.0, W - right)
+        parts += _line(line, colour, px, py, categorical, (k - (len(lines) - 1) / 2) * 0.14 if categorical else 0.0, W - right)
         order = next((r["fitted order"] for r in rows if r.get(panel.group or "") == name and r.get("fitted order") is not None), None)
         label = html.escape(name) + (f", {order:.1f}" if order is not None and panel.y == "error" else "")
         if panel.group:
@@ -174,20 +174,20 @@ def _panel(rows: Sequence[dict], panel: Panel) -> str:
     return f"<svg class='lines' width='{W}' height='{H}' viewBox='0 0 {W} {H}' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
 
 
-def _line(line: list[tuple[float, float, float]], colour: str, px, py, words: bool, shift: float, end: float) -> list[str]:
+def _line(line: list[tuple[float, float, float]], colour: str, px, py, categorical: bool, shift: float, end: float) -> list[str]:
     style = f"style='stroke:{colour}'"
-    if not words and len(line) == 1:  # a single value: a line across the plot, to compare with
+    if not categorical and len(line) == 1:  # a single value: a line across the plot, to compare with
         y = py(line[0][1])
         return [f"<line x1='{LEFT}' x2='{end}' y1='{y:.1f}' y2='{y:.1f}' {style} stroke-width='2'/>"]
     parts = []
-    if not words:
+    if not categorical:
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y, _ in line)
         parts.append(f"<polyline points='{path}' fill='none' {style} stroke-width='2'/>")
     for x, y, bar in line:
         at = px(x + shift)
         if bar:
             parts.append(f"<line x1='{at:.1f}' x2='{at:.1f}' y1='{py(y - bar):.1f}' y2='{py(y + bar):.1f}' {style} stroke-width='1.5'/>")
-        parts.append(f"<circle cx='{at:.1f}' cy='{py(y):.1f}' r='{4 if words else 3}' fill='{colour}'/>")
+        parts.append(f"<circle cx='{at:.1f}' cy='{py(y):.1f}' r='{4 if categorical else 3}' fill='{colour}'/>")
     return parts
 
 

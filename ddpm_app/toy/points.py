@@ -20,12 +20,12 @@ MAX_BYTES = 256 * 2**20
 def load_points(path: Path | str, seed: int = 0) -> ToyData:
     """Points from a .csv (commas; an optional header; a last column named label or class holds classes) or a .npy of shape (N, d).
 
-    Raises ToyDataError in one sentence for anything else; nothing is unpickled."""
+    Raises ToyDataError for any other file. Pickled objects are never loaded."""
     path = Path(path)
     if not path.is_file():
         raise ToyDataError(f"{path.name} is not a file")
     if path.stat().st_size > MAX_BYTES:
-        raise ToyDataError(f"{path.name} has {path.stat().st_size / 2**20:.0f} MB; accepted are {MAX_BYTES // 2**20} MB")
+        raise ToyDataError(f"{path.name} has {path.stat().st_size / 2**20:.0f} MB; accepted are up to {MAX_BYTES // 2**20} MB")
     if path.suffix.lower() == ".npy":
         table, names, notes = _read_npy(path, seed)
     elif path.suffix.lower() in (".csv", ".txt"):
@@ -36,7 +36,7 @@ def load_points(path: Path | str, seed: int = 0) -> ToyData:
 
 
 def from_points(x: np.ndarray, name: str, labels: list[str] | None = None, notes: Sequence[str] = ()) -> ToyData:
-    """Points (N, d) that someone brought, checked; labels: a class name for each."""
+    """Checked points from a table (N, d), or (N,) for one column. labels: the class name of each point. Raises ToyDataError."""
     notes = list(notes)
     if x.ndim == 1:
         x = x[:, None]
@@ -55,8 +55,8 @@ def from_points(x: np.ndarray, name: str, labels: list[str] | None = None, notes
         raise ToyDataError(f"{name} holds a number of size {np.abs(x).max():.1g}; accepted are sizes up to 1e30")
     scale = float(np.sqrt(x.var(0).mean()))
     if not 1e-30 < scale < 1e30:
-        raise ToyDataError(f"the points of {name} do not spread (standard deviation {scale:.1g}); there is nothing to learn")
-    if np.abs(x.mean(0)).max() > 1e5 * scale:  # float32, in which the points are kept, has seven digits
+        raise ToyDataError(f"the points of {name} are all the same (standard deviation {scale:.1g}); at least 2 must differ")
+    if np.abs(x.mean(0)).max() > 1e5 * scale:  # the points are kept in float32, which has seven digits
         far = np.abs(x.mean(0)).max() / scale
         raise ToyDataError(f"the points of {name} lie {far:.0e} standard deviations away from 0; subtract their mean first")
     if d == 1:
@@ -74,9 +74,10 @@ def _subsampled(n: int) -> str:
     return f"{n} points: a random {MAX_POINTS} of them are used"
 
 
-def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
+def open_npy(path: Path) -> np.ndarray:
+    """The real numbers of a .npy file, of any shape, mapped into memory. Raises ToyDataError. Pickled objects are never loaded."""
     with path.open("rb") as f:
-        if f.read(6) != b"\x93NUMPY":  # anything else NumPy takes for a pickle
+        if f.read(6) != b"\x93NUMPY":  # np.load would treat any other file as a pickle
             raise ToyDataError(f"{path.name} is not a .npy file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -86,6 +87,11 @@ def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
         raise ToyDataError(f"{path.name} is cut short or not a .npy file") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise ToyDataError(f"{path.name} holds {getattr(array, 'dtype', 'an archive')}; accepted are real numbers of shape (N, d)")
+    return array
+
+
+def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
+    array = open_npy(path)
     if array.ndim not in (1, 2):
         raise ToyDataError(f"{path.name} has shape {array.shape}; points are a table (N, d), one row a point")
     if len(array) <= MAX_POINTS:
@@ -109,7 +115,7 @@ def _read_csv(path: Path, seed: int) -> tuple[np.ndarray, list[str] | None, list
                         continue
                 if len(row) != width:
                     raise ToyDataError(f"line {line} of {path.name} has {len(row)} columns, the first has {width}")
-                count += 1  # every row has the same chance to be among those that are kept, however many follow
+                count += 1  # reservoir sampling: each row is kept with the same probability
                 if len(rows) < MAX_POINTS:
                     rows.append((line, row))
                 elif (at := pick.randrange(count)) < MAX_POINTS:
@@ -118,7 +124,7 @@ def _read_csv(path: Path, seed: int) -> tuple[np.ndarray, list[str] | None, list
         raise ToyDataError(f"{path.name} is not a text table with commas") from error
     if not rows and header is None:
         raise ToyDataError(f"{path.name} is empty")
-    if not rows:  # one line alone is points, or is wrong as such
+    if not rows:  # a file of one line has no header
         header, rows = None, [header]
     notes = [] if count <= MAX_POINTS else [_subsampled(count)]
     labels, used = None, width
@@ -143,7 +149,7 @@ def _is_number(cell: str) -> bool:
 
 
 def load(name: str, n: int = 10_000, seed: int = 0, **options) -> ToyData:
-    """A named set, or a .csv or .npy file."""
+    """A named set of n points, or the points of a .csv or .npy file. options: see make_data. Raises ToyDataError."""
     if Path(name).suffix.lower() in (".csv", ".npy", ".txt"):
         return load_points(name, seed)
     return make_data(name, n, seed, **options)

@@ -1,7 +1,7 @@
 """Named sets of points in the plane, and drawn densities.
 
-Each is a mixture of isotropic Gaussians along its shape, so that its density, class posterior and denoiser are known exactly. A
-network gets (x - center) / scale. Numbers that people see are in the data's units.
+Each is a mixture of isotropic Gaussians along a shape, so that its density, class posterior and denoiser are known exactly. The
+input of a network is (x - center) / scale. Displayed numbers are in the data's units.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ToyDataError(ValueError):
 
 @dataclass(frozen=True)
 class ToyData:
-    """Points and what is known of them.
+    """Points and their known properties.
 
     name: of the set or the file
     x: (N, d) float32 in the data's units
@@ -63,14 +63,14 @@ class ToyData:
         return ExactDenoiser(truth.moved(self.center, self.scale))
 
     def some(self, n: int) -> ToyData:
-        """At most n of the points, chosen at random once and for all: files are often sorted by class."""
+        """At most n of the points, always the same random choice. The first n would not do: files are often sorted by class."""
         if len(self) <= n:
             return self
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n]
         return replace(self, x=self.x[chosen], label=self.label[chosen])
 
     def of_class(self, label: int) -> ToyData:
-        """The points of one class. Raises ToyDataError where there are none."""
+        """The points of one class. Raises ToyDataError if it has none."""
         keep = self.label == label
         if not bool(keep.any()):
             name = self.classes[label] if 0 <= label < len(self.classes) else label
@@ -80,7 +80,7 @@ class ToyData:
 
 
 def split(data: ToyData, n_test: int, seed: int = 0) -> tuple[ToyData, ToyData]:
-    """(training, test): fresh test points from the true density where it is known, else a tenth of the points held out."""
+    """(training, test). The test points are new draws from the true density if it is known, else a held-out tenth of the points."""
     generator = torch.Generator().manual_seed(seed + 7919)
     if data.truth is not None:
         x, label = data.truth.sample(n_test, generator)
@@ -119,7 +119,7 @@ def circles(noise: float = 0.06) -> tuple[Mixture, tuple[str, ...]]:
 
 
 def swiss_roll(noise: float = 0.05) -> tuple[Mixture, tuple[str, ...]]:
-    """The roll seen from its end: radius grows with the angle over one and a half turns."""
+    """A spiral of one and a half turns whose radius grows in proportion to the angle."""
     u = 1.5 * math.pi * (1 + 2 * _middles(512))
     return Mixture.of(_curve(u * u.cos(), u * u.sin()) / 7.0, noise), ()
 
@@ -131,7 +131,7 @@ def eight_gaussians(noise: float = 0.15) -> tuple[Mixture, tuple[str, ...]]:
 
 
 def checkerboard(noise: float = 0.04) -> tuple[Mixture, tuple[str, ...]]:
-    """The eight black squares of a 4 x 4 board of side 4, their edges softened by the noise."""
+    """The eight black squares of a 4 x 4 board of side 4. The noise makes their edges soft."""
     inside = _middles(14)
     squares = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
     cell = torch.cartesian_prod(inside, inside)
@@ -154,7 +154,7 @@ def spirals(noise: float = 0.06) -> tuple[Mixture, tuple[str, ...]]:
 
 
 def mixture(noise: float = 0.15, components: int = 3, spread: float = 1.0, layout: int = 0) -> tuple[Mixture, tuple[str, ...]]:
-    """A mixture with sliders: number of components, how far apart they lie, how wide each is; layout: seed of where they lie."""
+    """Gaussians of width `noise` at random places. spread: standard deviation of their means. layout: seed of their means."""
     if not 0 <= layout < 2**31:
         raise ToyDataError(f"the layout is {layout}; accepted is 0 to {2**31 - 1}")
     if not 1 <= components <= 50 or not 0 < spread <= 10:
@@ -185,13 +185,13 @@ def _from_truth(name: str, truth: Mixture, classes: tuple[str, ...], n: int, see
 
 
 def make_data(name: str, n: int = 10_000, seed: int = 0, **options) -> ToyData:
-    """A named set of n points; options: noise (the width in the set's own units) and, for the mixture, its sliders.
+    """n points of a named set. options: noise, the width in the data's units; for "mixture" also components, spread and layout.
 
-    Raises ToyDataError naming what is wrong and what is accepted."""
+    Raises ToyDataError that says what is wrong and what is accepted."""
     if name not in SHAPES:
         raise ToyDataError(f"unknown data {name!r}; known: {', '.join(SHAPES)}, or a .csv or .npy file")
     if not 2 <= n <= MAX_POINTS:
-        raise ToyDataError(f"{n} points asked for; accepted are 2 to {MAX_POINTS}")
+        raise ToyDataError(f"the number of points is {n}; accepted is 2 to {MAX_POINTS}")
     if "noise" in options and not 1e-3 <= options["noise"] <= 5:
         raise ToyDataError(f"noise is {options['noise']}; accepted is 0.001 to 5")
     try:
@@ -201,11 +201,11 @@ def make_data(name: str, n: int = 10_000, seed: int = 0, **options) -> ToyData:
     return _from_truth(name, truth, classes, n, seed)
 
 
-# -- drawn on the page ----------------------------------------------------------------------------------------------------
+# -- drawn by hand -------------------------------------------------------------------------------------------------------
 
 
 def drawn(strokes: Sequence[Sequence[Sequence[float]]], width: float = 0.05, n: int = 10_000, seed: int = 0) -> ToyData:
-    """A density drawn by hand: strokes are lists of (x, y) in [-1, 1]; each becomes Gaussians of sd `width` along its length."""
+    """A density drawn by hand. strokes: lists of (x, y) in [-1, 1]; each becomes Gaussians of standard deviation `width` along it."""
     nodes, budget = [], 4000
     if not 0.005 <= width <= 1:
         raise ToyDataError(f"the brush is {width} wide; accepted is 0.005 to 1")
@@ -226,7 +226,7 @@ def drawn(strokes: Sequence[Sequence[Sequence[float]]], width: float = 0.05, n: 
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """(d, 2) directions of largest variance to look along; the identity for d of 2. One column gets a second axis of zeros."""
+    """(d, 2): the two directions of largest variance. The identity for d = 2; for d = 1 the second axis is zero."""
     d = x.shape[1]
     if d <= 2:
         return torch.eye(d, 2, dtype=x.dtype)

@@ -48,13 +48,13 @@ class ExperimentEvent:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured; each field says its own meaning and bounds. Raises ValueError for a field out of bounds."""
+    """How much is measured; each field states its meaning and bounds. Raises ValueError for a field out of bounds."""
 
     points: int = setting(2000, "points in each set of an EMD", low=10, high=20_000)
     nll_points: int = setting(500, "test points of an ODE likelihood", low=10, high=20_000)
     bound_points: int = setting(1000, "test points of a bound", low=10, high=100_000)
     ode_steps: int = setting(24, "steps of an ODE likelihood", low=1)
-    seed: int = setting(0, "of the test points and the noise", low=0)
+    seed: int = setting(0, "seed of the test points and the noise", low=0)
 
     def __post_init__(self):
         check(self)
@@ -120,9 +120,9 @@ def _sweep(
             )
     truth = None if data.truth is None else float(-data.truth.log_prob(test.x[: scale.nll_points]).mean())
     networks = [n for t in trainers for n in t.networks()]
-    costs = [c.T + 400 for c in configs]  # of measuring each: the sampler's T steps and the rest, for the fraction done
+    costs = [c.T + 400 for c in configs]  # cost of measuring each network, for the fraction done: T steps of the sampler, and the rest
     size, waiting = 1 if loop else len(seeds), deque()
-    pool = ThreadPoolExecutor(1 if loop else torch.get_num_threads())  # an EMD is computed outside Python's lock, during the sampling
+    pool = ThreadPoolExecutor(1 if loop else torch.get_num_threads())  # an EMD releases Python's lock: it runs during the sampling
 
     def finished() -> ExperimentEvent:
         end, rows, distances = waiting.popleft()
@@ -187,7 +187,9 @@ def _measure(denoiser: Denoiser, data: ToyData, test: ToyData, scale: Scale, siz
 def steps(
     data: ToyData, T: Sequence[int] = DEFAULT_T, seeds: Sequence[int] = (0, 1, 2), scale: Scale = STANDARD, scaled: bool = False, **training
 ) -> Iterator[ExperimentEvent]:
-    """NLL and EMD against T, linear betas from 1e-4 to 0.02. scaled: betas times 1000 / T, so that every chain ends in noise."""
+    """NLL and EMD against T, with linear betas from 1e-4 to 0.02.
+
+    scaled: multiply the betas by 1000 / T, so that every chain ends in noise."""
     settings = []
     for k in T:
         factor = 1000 / k if scaled else 1.0
@@ -205,7 +207,7 @@ def schedules(
     scale: Scale = STANDARD,
     **training,
 ) -> Iterator[ExperimentEvent]:
-    """NLL and EMD against the schedule, all of T steps. pairs: (beta_start, beta_end) of linear ones. others: names of schedules."""
+    """NLL and EMD against the schedule, at T steps. pairs: (beta_start, beta_end) of linear schedules. others: names of other schedules."""
     settings = []
     for low, high in pairs:
         params = {"beta_start": low, "beta_end": high}

@@ -26,7 +26,7 @@ WARMUP = 50  # steps
 
 @dataclass(frozen=True)
 class ToyTrainConfig:
-    """The settings of one toy's training; each field says its own meaning and bounds. Raises ValueError for a field out of bounds.
+    """The settings of one toy's training; each field states its meaning and bounds. Raises ValueError for a field out of bounds.
 
     params: other arguments of the schedule, such as {"beta_end": 0.02}"""
 
@@ -34,15 +34,15 @@ class ToyTrainConfig:
     T: int = setting(1000, "steps of the schedule")  # make_schedule checks it
     params: dict = field(default_factory=dict)
     row: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES)
-    width: int = setting(256, "of the hidden layers", low=8, high=2048)
+    width: int = setting(256, "width of the hidden layers", low=8, high=2048)
     depth: int = setting(2, "number of hidden layers", low=1, high=8)
-    time_width: int = setting(128, "of the layers that embed t", low=8, high=2048)
+    time_width: int = setting(128, "width of the layers that embed t", low=8, high=2048)
     steps: int = setting(2000, "training steps", low=1, high=1_000_000)
-    batch: int = setting(128, "points a step", low=1, high=65_536)
+    batch: int = setting(128, "points in a batch", low=1, high=65_536)
     lr: float = setting(8e-3, "peak learning rate of AdamW", above=0, below=1)
     label_dropout: float = setting(0.1, "share of labels replaced by the null class; 1 trains without classes", low=0, high=1)
     ema: float = setting(0.1, "length of the weight average, as a share of the training so far", low=0, below=1)
-    seed: int = setting(0, "of the initial weights and of the batches", low=0, high=2**31 - 1)
+    seed: int = setting(0, "seed of the initial weights and of the batches", low=0, high=2**31 - 1)
 
     def __post_init__(self):
         check(self)
@@ -85,7 +85,7 @@ class ToyTrainer:
         self.offset = self.T.cumsum(0) - self.T
         networks = [_initial(self.network_config, k.seed) for k in configs]
         self.network = networks[0] if len(configs) == 1 else ToyStack(networks, self.offset)
-        levels = Schedule("stack", torch.cat([s.sigma for s in self.schedules]))  # all levels in one list; a network's begin at its offset
+        levels = Schedule("stack", torch.cat([s.sigma for s in self.schedules]))  # all levels in one list, each network's from its offset
         self.denoiser = Denoiser(self.network, levels, c.row)
         self.parameters = list(self.network.parameters())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=c.lr, weight_decay=0.0, fused=True)
@@ -132,7 +132,7 @@ class ToyTrainer:
         return losses.detach()
 
     def networks(self) -> list[ToyMLP]:
-        """The averaged networks, one a configuration, frozen."""
+        """The averaged networks, one for each configuration, frozen."""
         names = [n for n, _ in self.network.named_parameters()]
         values = dict(zip(names, (v.clone() for v in self.ema.values)))
         if isinstance(self.network, ToyStack):

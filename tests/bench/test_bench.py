@@ -1,4 +1,4 @@
-"""The benchmarks run, their figures are consistent, and what is compared computes the same."""
+"""The benchmarks run, their figures are consistent, and the compared programs compute the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_bad_arguments_are_refused(capsys):
 
 
 class FailsOnSynchronization(TorchDispatchMode):
-    """Fails on what makes the host wait for a GPU: reading a number, a shape that depends on values, a copy between devices."""
+    """Fails on operations that make the host wait for a GPU: reading a number, and shapes that depend on values."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -126,7 +126,7 @@ def test_a_missing_compiler_is_reported(monkeypatch):
 
 
 def test_a_compiled_network_trains_the_same_weights(monkeypatch):
-    """Through torch.compile's machinery with its eager backend: the same steps, and the weights keep their names."""
+    """With the eager backend of torch.compile, the training steps and the names of the weights stay the same."""
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: real(network, backend="eager"))
     config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=2, device="cpu", precision="fp32", compile="yes")

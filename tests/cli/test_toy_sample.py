@@ -1,4 +1,4 @@
-"""python -m ddpm_app toy sample: bit-identical files, the paper's algorithm, one sentence for bad priors."""
+"""python -m ddpm_app toy sample: bit-identical files, algorithm 2 of Ho et al. 2020, errors for bad priors."""
 
 import subprocess
 import sys
@@ -17,8 +17,8 @@ def command(*argv, code=0):
     assert main(["toy", *map(str, argv)]) == code
 
 
-def test_sample_is_the_same_bit_for_bit(tmp_path):
-    """The classic exercise: priors of 64 numbers, T = 200, linear 1e-4..0.02, no noise on the way."""
+def test_every_run_writes_the_same_file_bit_for_bit(tmp_path):
+    """Priors of 64 numbers, T = 200, linear betas 1e-4..0.02, without noise in the steps; on 1 and 2 threads and in another process."""
     rng = np.random.default_rng(0)
     np.save(tmp_path / "points.npy", rng.normal(size=(200, 64)).astype(np.float32))
     np.save(tmp_path / "prior.npy", rng.normal(size=(1500, 64)))
@@ -60,13 +60,13 @@ def test_without_noise_the_samples_follow_the_means_of_the_papers_algorithm(tmp_
     assert np.allclose(np.load(tmp_path / "x.npy"), model.from_model(x).numpy(), atol=1e-5)
 
 
-def test_bad_priors_get_one_sentence(tmp_path, capsys):
+def test_the_error_for_a_bad_prior_is_one_sentence(tmp_path, capsys):
     command("train", "--n", 100, "--width", 16, "--steps", 5, "--out", tmp_path / "m")
     for array, sentence in [
         (np.zeros((3, 3)), "has 3 columns; this model's points have 2"),
         (np.zeros(3), "shape (N, d)"),
         (np.full((3, 2), np.inf), "not finite"),
-        (np.array([[None, 1]], dtype=object), "not a .npy file of plain numbers"),
+        (np.array([[None, 1]], dtype=object), "holds Python objects, which are not opened"),
     ]:
         np.save(tmp_path / "p.npy", array, allow_pickle=True)
         command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "p.npy", "--out", tmp_path / "x.npy", code=2)
@@ -74,6 +74,6 @@ def test_bad_priors_get_one_sentence(tmp_path, capsys):
     np.save(tmp_path / "p.npy", np.zeros((500, 2)))
     (tmp_path / "p.npy").write_bytes((tmp_path / "p.npy").read_bytes().replace(b"(500, 2), }", b"(5000, 2), "))
     command("sample", "--checkpoint", tmp_path / "m", "--prior", tmp_path / "p.npy", "--out", tmp_path / "x.npy", code=2)
-    assert "not a .npy file of plain numbers" in capsys.readouterr().err
+    assert "is cut short or not a .npy file" in capsys.readouterr().err
     command("sample", "--checkpoint", tmp_path / "m", "--label", 7, "--out", tmp_path / "x.npy", code=2)
-    assert "there is no number 7" in capsys.readouterr().err
+    assert "--label is 7; m has 2 classes" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The experiments and the command line: orders, agreement with Bayes, determinism to the bit, one sentence for bad input."""
+"""The experiments and their commands: orders of the solvers, agreement with Bayes, reproducibility, errors for bad input."""
 
 import csv
 import math
@@ -35,8 +35,8 @@ def rows_of(events):
     "name, order, grid", [("ddim", 1, "log"), ("dpmpp-2m", 2, "log"), ("unipc", 3, "log"), ("heun", 2, "log"), ("ipndm", 2, "even")]
 )
 def test_measured_order_of_every_solver_on_the_exact_denoiser(name, order, grid):
-    """Between sigma 2 and 0.5 on a smooth grid: the jump to 0 at a grid's end is one step whatever the number of steps.
-    iPNDM's fourth order is that of its later steps; the single Euler step it starts with leaves 2 of a run as a whole."""
+    """Between sigma 2 and 0.5 on a smooth grid, because the last step of a grid, to 0, does not become shorter with more steps.
+    iPNDM starts with one Euler step, so its order over a whole run is 2; its later steps have order 4."""
     data = make_data("eight-gaussians", noise=0.4)
     denoise = conditioned(data.exact(), None)
     x = 2 * torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -55,8 +55,8 @@ def test_measured_order_of_every_solver_on_the_exact_denoiser(name, order, grid)
 
 @pytest.mark.parametrize("name", ["ddpm", "ddpm-large"])
 def test_measured_weak_order_of_the_stochastic_solvers_on_the_exact_denoiser(name):
-    """For one Gaussian N(0, v I) the exact denoiser is linear and so is a step: the variance of what is drawn follows, without
-    sampling, from the answer to the start alone and to each step's noise alone. Its error falls as 1 / n."""
+    """For one Gaussian N(0, v I) the denoiser and every step are linear. The variance of the samples is therefore computed without
+    sampling, from the response to the start alone and to each step's noise alone. Its error falls as 1 / n."""
     v, high, low = 0.6, 2.0, 0.1
     denoise = conditioned(ExactDenoiser(Mixture.of(torch.zeros(1, 1), math.sqrt(v))), None)
 
@@ -86,7 +86,7 @@ def test_fitted_order_of_a_known_power():
     assert experiments.fitted_order(counts, [math.nan] * 5) is None
 
 
-def test_solver_microscope():
+def test_solvers_have_smaller_errors_with_more_evaluations():
     data = make_data("moons", n=500)
     rows = rows_of(
         experiments.solvers(data.exact(), make_schedule("linear"), data, (4, 16, 64), ("ddim", "heun", "ddpm"), points=37, emd_points=100)
@@ -100,15 +100,15 @@ def test_solver_microscope():
         rows_of(experiments.solvers(data.exact(), make_schedule("linear"), data, names=("euler",)))
 
 
-def test_sweep_rows_carry_their_settings_and_repeat():
+def test_sweep_rows_contain_their_settings_and_are_reproducible():
     data = make_data("moons", n=500)
-    found = [rows_of(experiments.steps(data, (5, 20), (0, 1), TINY, **SMALL)) for _ in range(2)]
-    assert found[0] == found[1]
-    assert [(r["T"], r["seed"]) for r in found[0]] == [(5, 0), (5, 1), (20, 0), (20, 1)]
-    for r in found[0]:
+    runs = [rows_of(experiments.steps(data, (5, 20), (0, 1), TINY, **SMALL)) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert [(r["T"], r["seed"]) for r in runs[0]] == [(5, 0), (5, 1), (20, 0), (20, 1)]
+    for r in runs[0]:
         assert all(math.isfinite(r[k]) for k in ("nll ode", "nll bound", "emd", "emd data to data", "sliced w2", "mmd2"))
-    lines = over_seeds(found[0], ("T",), ("emd",))
-    assert lines[0]["emd"] == pytest.approx((found[0][0]["emd"] + found[0][1]["emd"]) / 2) and lines[0]["runs"] == 2
+    lines = over_seeds(runs[0], ("T",), ("emd",))
+    assert lines[0]["emd"] == pytest.approx((runs[0][0]["emd"] + runs[0][1]["emd"]) / 2) and lines[0]["runs"] == 2
     rows = rows_of(experiments.schedules(data, ((1e-4, 0.02),), ("cosine",), 20, (0,), TINY, **SMALL))
     assert [r["schedule"] for r in rows] == ["linear 0.0001..0.02", "cosine"]
 
@@ -128,19 +128,19 @@ def test_classifier_guidance_with_the_true_posterior_is_conditional_sampling():
         assert torch.allclose(guided(x, torch.tensor(sigma)), exact(x, sigma, label), atol=1e-9)
 
 
-def test_denoising_classifier_with_the_exact_denoiser_comes_near_bayes():
+def test_the_training_free_classifier_with_the_exact_denoiser_is_nearly_as_accurate_as_bayes():
     for noise, within in ((0.1, 0.01), (0.25, 0.03)):
         data = make_data("moons", n=1000, noise=noise)
         bayes = (data.truth.class_posterior(data.x).argmax(1) == data.label).double().mean()
-        found, cost = denoising_classifier(data.exact(), data.to_model(data.x), make_schedule("linear"), 32)
-        assert cost == 64 and float((found == data.label).double().mean()) > float(bayes) - within
+        predicted, cost = denoising_classifier(data.exact(), data.to_model(data.x), make_schedule("linear"), 32)
+        assert cost == 64 and float((predicted == data.label).double().mean()) > float(bayes) - within
     with pytest.raises(ToyDataError, match="t is 5000"):
         denoising_classifier(data.exact(), data.x, make_schedule("linear"), t=5000)
     with pytest.raises(ToyDataError, match="two classes"):
         denoising_classifier(make_data("checkerboard", n=100).exact(), data.x, make_schedule("linear"))
 
 
-def test_trained_classifier_comes_within_a_point_of_bayes():
+def test_a_trained_classifier_is_within_one_percentage_point_of_bayes():
     data = make_data("moons", n=4000, noise=0.2)
     trained = train_classifier(data, make_schedule("linear"), noisy=False, steps=400)
     x, label = data.truth.sample(4000, torch.Generator().manual_seed(9))
@@ -151,30 +151,30 @@ def test_trained_classifier_comes_within_a_point_of_bayes():
     assert side.shape == (20, 20) and side[-1, 5] == 0 and side[0, 14] == 1  # upper moon above, lower below
 
 
-def test_class_experiments():
+def test_experiments_with_classes_have_a_row_and_a_picture_for_every_method():
     data = make_data("moons", n=600)
     denoiser = train_one(ToyTrainConfig(**SMALL), data)
     events = list(experiments.classes(data, denoiser, (1, 3), points=50, evaluations=5))
     rows = rows_of(events)
-    ways = [("conditional", 1), ("classifier", 1), ("classifier", 3), ("classifier-free", 1), ("classifier-free", 3)]
-    assert [(r["method"], r["scale"]) for r in rows] == ways
+    methods = [("conditional", 1), ("classifier", 1), ("classifier", 3), ("classifier-free", 1), ("classifier-free", 3)]
+    assert [(r["method"], r["scale"]) for r in rows] == methods
     assert rows[0]["emd"] == rows[3]["emd"]  # s = 1 is off
-    found = [e.picture for e in events if e.picture]
-    assert [(p["method"], p["scale"]) for p in found] == [("data", 1), *ways]
-    assert [p["points"].shape for p in found[1:]] == [(50, 2)] * 5 and found[0]["points"].shape[1] == 2
+    pictures = [e.picture for e in events if e.picture]
+    assert [(p["method"], p["scale"]) for p in pictures] == [("data", 1), *methods]
+    assert [p["points"].shape for p in pictures[1:]] == [(50, 2)] * 5 and pictures[0]["points"].shape[1] == 2
     events = list(experiments.classifier(data, denoiser, draws=4, test_points=200))
     rows = rows_of(events)
     assert [r["classifier"] for r in rows] == ["bayes", "trained", "training-free"] and rows[2]["evaluations a point"] == 8
-    found = {p["name"]: p for e in events if (p := e.picture)}
-    assert list(found) == ["bayes", "trained", "training-free"]
-    grid, side = found["bayes"]["grid"], experiments.SIDE
+    pictures = {p["name"]: p for e in events if (p := e.picture)}
+    assert list(pictures) == ["bayes", "trained", "training-free"]
+    grid, side = pictures["bayes"]["grid"], experiments.SIDE
     assert len(grid) == len(grid[0]) == side and grid[-1][side // 3] == 0 and grid[0][2 * side // 3] == 1  # the upper moon above
-    assert found["trained"]["points"] == found["bayes"]["points"] and len(found["bayes"]["label"]) == 200
+    assert pictures["trained"]["points"] == pictures["bayes"]["points"] and len(pictures["bayes"]["label"]) == 200
 
 
-def test_class_experiments_refuse_what_has_no_such_classes():
+def test_experiments_with_classes_refuse_data_and_models_without_them():
     data = make_data("moons", n=100)
-    plain = Denoiser(ToyMLP(ToyConfig(width=16)), make_schedule("linear"), "v")  # knows no classes: its samples would pass for a class's
+    plain = Denoiser(ToyMLP(ToyConfig(width=16)), make_schedule("linear"), "v")  # unconditional
     with pytest.raises(ToyDataError, match="t is 1000; accepted is 0 to 999"):
         next(experiments.classifier(make_data("moons", n=100), t=1000))  # before anything is trained
     for make in (experiments.classes, experiments.classifier):
@@ -186,7 +186,7 @@ def test_class_experiments_refuse_what_has_no_such_classes():
         rows_of(experiments.classes(data, plain, label=5))
 
 
-def test_likelihood_side_by_side():
+def test_the_likelihood_experiment_orders_bound_ode_and_true_nll():
     data = make_data("moons", n=600)
     denoiser = train_one(ToyTrainConfig(**SMALL, label_dropout=1.0), data)
     rows = {(r["quantity"], r["of"]): r for r in rows_of(experiments.likelihood(data, denoiser, scale=Scale(100, 100, 200, 32)))}
@@ -196,7 +196,7 @@ def test_likelihood_side_by_side():
     assert rows["bound", "learned denoiser"]["nats"] > rows["bound", "exact denoiser"]["nats"]
 
 
-def test_guidance_free_draws_are_the_same_with_the_same_seed():
+def test_the_same_seed_draws_the_same_points():
     data = make_data("moons", n=100)
     sigmas = sigma_grid(make_schedule("linear"), 10)
     a, b = (draw(conditioned(data.exact(), None), sigmas, 20, 2, 3) for _ in range(2))
@@ -268,14 +268,14 @@ def test_experiments_write_csv(tmp_path, capsys):
         (("sample", "--checkpoint", "/nowhere.pt", "--out", "x.npy"), "is a pickle"),
     ],
 )
-def test_bad_arguments_get_one_sentence(argv, sentence, capsys):
+def test_bad_arguments_raise_one_sentence(argv, sentence, capsys):
     command(*argv, code=2)
     error = capsys.readouterr().err
     assert sentence in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize("argv", [("solvers", "--evaluations", "2,many"), ("schedules", "--pairs", "0.1"), ("steps", "--seeds", "x")])
-def test_what_is_no_number_is_refused_by_its_flag(argv, capsys):
+def test_the_error_for_text_that_is_not_a_number_names_the_flag(argv, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["toy", *argv])
     assert f"argument {argv[1]}: " in (error := capsys.readouterr().err) and "lambda" not in error

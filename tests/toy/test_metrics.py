@@ -52,8 +52,8 @@ def test_ode_likelihood_of_the_exact_denoiser_is_the_mixtures_density(name):
     data = make_data(name, n=80)
     exact = data.exact()
     x = data.to_model(data.x).double()
-    found = metrics.ode_log_likelihood(conditioned(exact, None), x, flow_levels(1e-3, 160.0, 128))
-    assert float((found - exact.mixture.log_prob(x)).abs().max()) < 1e-3
+    measured = metrics.ode_log_likelihood(conditioned(exact, None), x, flow_levels(1e-3, 160.0, 128))
+    assert float((measured - exact.mixture.log_prob(x)).abs().max()) < 1e-3
 
 
 def test_divergence_is_the_trace_of_the_jacobian():
@@ -81,8 +81,8 @@ def test_bound_of_a_single_gaussian_has_its_closed_form():
     x0 = normal(40_000, d) * math.sqrt(v)
     for draws in (64, 8):  # every term, and a draw from each stretch
         terms = metrics.bound_terms(mixture.denoise, x0, sigma, torch.Generator().manual_seed(0), draws)
-        found = metrics.nats(sum(terms.values()))
-        assert abs(found.mean - want) < 4 * found.error
+        measured = metrics.nats(sum(terms.values()))
+        assert abs(measured.mean - want) < 4 * measured.error
     truth = 0.5 * d * (1 + math.log(2 * math.pi * v))
     assert want > truth
 
@@ -96,23 +96,23 @@ def test_bound_is_never_below_the_true_nll(schedule, T):
     truth = metrics.nats(-data.exact().mixture.log_prob(x))
     exact = metrics.bound(conditioned(data.exact(), None), x, levels)
     learned = train_one(ToyTrainConfig(schedule, T, width=64, steps=300, label_dropout=1.0), data)
-    found = metrics.bound(conditioned(learned, None), x.float(), levels)
-    for b in (exact, found):
+    measured = metrics.bound(conditioned(learned, None), x.float(), levels)
+    for b in (exact, measured):
         assert b.mean > truth.mean - 3 * math.hypot(b.error, truth.error)
-    assert found.mean > exact.mean - 3 * math.hypot(found.error, exact.error)  # no denoiser beats the exact one
+    assert measured.mean > exact.mean - 3 * math.hypot(measured.error, exact.error)  # no denoiser beats the exact one
 
 
-def test_bound_of_many_even_steps_comes_near_the_truth():
+def test_the_bound_with_many_steps_is_close_to_the_true_nll():
     data = make_data("moons", n=1000)
     x = data.to_model(data.x).double()
     fine = Schedule("fine", torch.linspace(math.log(0.005), math.log(150), 3000, dtype=torch.float64).exp())
     truth = metrics.nats(-data.exact().mixture.log_prob(x))
-    found = metrics.bound(conditioned(data.exact(), None), x, fine)
-    assert truth.mean - 3 * found.error < found.mean < truth.mean + 0.1 + 3 * found.error
+    measured = metrics.bound(conditioned(data.exact(), None), x, fine)
+    assert truth.mean - 3 * measured.error < measured.mean < truth.mean + 0.1 + 3 * measured.error
 
 
-def test_units():
-    """The likelihood in the data's units does not depend on how it was scaled for the network."""
+def test_shift_units_gives_the_likelihood_in_the_units_of_the_data():
+    """The likelihood in the data's units does not depend on the scale of the network's coordinates."""
     data = make_data("circles", n=3000)
     inside = metrics.shift_units(metrics.nats(-data.exact().mixture.log_prob(data.to_model(data.x.double()))), 2, data.scale)
     assert abs(inside.mean - metrics.nats(-data.truth.log_prob(data.x)).mean) < 1e-9

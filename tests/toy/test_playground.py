@@ -1,4 +1,4 @@
-"""The lab's use cases, and the tab in a real Chromium."""
+"""The lab's use cases: trajectories, fields, densities and clouds as plain numbers."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def frames_of(move):
     return np.frombuffer(move["frames"], "<i2").reshape(len(move["sigma"]), move["n"], 2)
 
 
-def test_the_shipped_models_open_the_tab():
+def test_the_shipped_models_belong_to_their_named_sets():
     models = {name: load_toy(ROOT / name) for name in ("moons", "moons-classes", "eight-gaussians")}
     for model in models.values():
         assert {m["name"] for m in model.metrics} >= {"EMD", "NLL, ODE", "NLL, bound"} and (model.path / "README.md").is_file()
@@ -43,7 +43,7 @@ def test_trajectories_end_where_the_data_is():
     assert len(long["sigma"]) <= use_cases.FRAMES + 1
 
 
-def test_a_class_on_request():
+def test_samples_of_a_requested_class_are_of_that_class():
     setup = Lab().setup("moons")
     move = use_cases.trajectories(setup, PlaneRequest(n=200, evaluations=30, label=1, scale=2.0))
     assert np.mean(np.array(move["particles"]) == 1) > 0.95
@@ -51,7 +51,7 @@ def test_a_class_on_request():
         use_cases.trajectories(Setup(make_data("checkerboard", n=100)), PlaneRequest("exact", label=0))
 
 
-def test_field_points_at_the_posterior_mean_and_differences_vanish_for_the_exact_one():
+def test_arrows_end_at_the_posterior_mean_and_the_difference_of_equal_denoisers_is_zero():
     setup = Lab().setup("eight-gaussians")
     arrows = use_cases.field(setup, "exact", 10.0)
     plane = use_cases.Plane(setup.data)
@@ -65,14 +65,14 @@ def test_field_points_at_the_posterior_mean_and_differences_vanish_for_the_exact
         use_cases.field(setup, "exact", 1e9)
 
 
-def test_density_of_the_learned_sampler_resembles_the_truth():
+def test_the_density_of_the_learned_sampler_is_close_to_the_true_density():
     setup = Lab().setup("eight-gaussians")
     learned, exact = (np.array(use_cases.density(setup, which)["log_p"]) for which in ("learned", "exact"))
     near = exact > -2
     assert near.sum() > 10 and np.abs(learned[near] - exact[near]).mean() < 0.5
 
 
-def test_training_in_the_lab_and_many_dimensions():
+def test_a_network_trained_on_points_of_five_numbers_samples_but_has_no_field_or_density():
     x = np.random.default_rng(0).normal(size=(300, 5))
     setup = Setup(from_points(x, "cloud"))
     events = list(Lab().train(setup, ToyTrainConfig(width=16, steps=40, batch=32)))
@@ -93,7 +93,7 @@ def test_a_configuration_that_cannot_be_trained_is_refused_before_the_first_even
             Lab().train(setup, config)  # nothing is iterated
 
 
-def test_classes_that_are_not_there_get_one_sentence():
+def test_the_error_for_an_unknown_class_is_one_sentence():
     setup = Lab().setup("moons")
     for bad in (2, 49):
         with pytest.raises(ToyDataError, match="there is no class number"):
@@ -102,8 +102,8 @@ def test_classes_that_are_not_there_get_one_sentence():
             use_cases.density(setup, "exact", bad)
 
 
-def test_points_of_a_large_file_stay_affordable_and_mixed():
-    """Files are often sorted by class, and the exact denoiser of all their points would take gigabytes."""
+def test_the_exact_denoiser_of_a_large_file_uses_a_random_subset_of_its_points():
+    """The exact denoiser of all points would need gigabytes. The subset is random because files are often sorted by class."""
     x = np.random.default_rng(0).normal(size=(30_000, 2))
     setup = Setup(from_points(x, "large", ["a"] * 15_000 + ["b"] * 15_000))
     for which in ("exact", "points"):
@@ -113,7 +113,7 @@ def test_points_of_a_large_file_stay_affordable_and_mixed():
     assert move["finite"] and 400 < sum(use_cases.points_value(setup, 1500)["colour"]) < 1100
 
 
-def test_a_class_without_points_gets_one_sentence():
+def test_the_error_for_a_class_without_points_is_one_sentence():
     few = from_points(np.random.default_rng(0).normal(size=(40, 2)), "few", ["a"] * 20 + ["b"] * 20)
     setup = Setup(dataclasses.replace(few, label=torch.full((40,), 1)))
     with pytest.raises(ToyDataError, match="class number 0 has no points"):
@@ -132,15 +132,15 @@ def test_samples_of_each_method_are_projected_onto_the_plane():
     assert len(use_cases.clouds_value(deep, [{"method": "data", "scale": 1.0, "points": deep.x[:5]}])["data"]) == 10
 
 
-def test_field_of_the_own_points_and_of_nothing_known():
+def test_the_field_of_the_data_points_is_close_to_the_exact_field_and_unknown_fields_are_refused():
     setup = Lab().setup("moons")
-    own, truth = (use_cases.field(setup, which, 0.3)["arrows"] for which in ("points", "exact"))
-    assert own != truth and np.abs(np.array(own) - np.array(truth)).mean() < 30
+    of_points, of_truth = (use_cases.field(setup, which, 0.3)["arrows"] for which in ("points", "exact"))
+    assert of_points != of_truth and np.abs(np.array(of_points) - np.array(of_truth)).mean() < 30
     with pytest.raises(ToyDataError, match="unknown field 'both'"):
         use_cases.field(setup, "both", 0.3)
 
 
-def test_kept_setups_are_bounded_and_hostile_names_find_nothing():
+def test_a_limited_number_of_setups_is_kept_and_unknown_names_return_none():
     lab, setup = Lab(), Setup(make_data("moons", n=50))
     names = [lab.keep(setup) for _ in range(use_cases.KEPT + 3)]
     assert lab.get(names[0]) is None and lab.get(names[-1]) is setup

@@ -1,4 +1,4 @@
-"""Plots of experiments: where a number is drawn, what is escaped, what a file holds."""
+"""Plots and tables of experiments: positions of the values, escaping, well-formed files."""
 
 import base64
 import re
@@ -24,7 +24,7 @@ def test_every_experiment_has_panels():
     assert plots.PANELS.keys() == EXPERIMENTS.keys()
 
 
-def test_a_sweep_is_drawn_as_mean_and_spread_beside_the_truth():
+def test_a_sweep_is_plotted_as_mean_and_standard_deviation_with_the_true_value():
     rows = [{"T": T, "seed": s, "nll ode": v + s, "nll true": 0.5} for T, v in ((10, 4.0), (100, 2.0), (1000, 1.0)) for s in (0, 2)]
     (svg,) = plots.plot(rows, "steps")  # nothing is there yet for the other panels
     (y0, v0), (y1, v1) = scale(svg)[0], scale(svg)[-1]
@@ -43,7 +43,7 @@ def test_a_sweep_is_drawn_as_mean_and_spread_beside_the_truth():
     assert value(reference.get("y1")) == pytest.approx(0.5, abs=0.02)
 
 
-def test_errors_of_solvers_are_log_log_with_their_order():
+def test_errors_of_solvers_are_plotted_on_logarithmic_axes_with_their_order():
     rows = [{"evaluations": n, "error": 8.0 / n**2, "sampler": "heun", "emd": 0.1, "fitted order": 2.0} for n in (2, 4, 8, 16)]
     rows += [{"evaluations": n, "error": None, "sampler": "ddpm", "emd": 0.2, "fitted order": None} for n in (2, 4)]
     error, emd = plots.plot(rows, "solvers")
@@ -56,13 +56,13 @@ def test_errors_of_solvers_are_log_log_with_their_order():
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0], [-3.0, -3.0], [0.0, 0.0], [1e-9, 1e9]])
-def test_any_range_can_be_drawn(values):
+def test_any_range_of_values_can_be_plotted(values):
     rows = [{"T": T, "nll ode": v, "nll bound": v, "emd": abs(v)} for T, v in zip((10, 100), values)]
     for svg in plots.plot(rows, "steps") + plots.plot(rows[:1], "steps"):
         assert "nan" not in svg and "inf" not in svg and drawn(svg, "circle" if svg.count("circle") else "line")
 
 
-def test_decision_regions_have_their_boundary_where_the_class_changes():
+def test_the_decision_boundary_lies_where_the_class_changes():
     side = 10
     svg = plots.regions("half <plane>", [[int(j >= 7) for j in range(side)]] * side, (-1, -1, 1, 1), [(0.5, 0.5), (9, 9)], [1, 0])
     (edge,) = drawn(svg, "path")
@@ -85,7 +85,7 @@ def test_names_from_files_are_escaped_and_a_file_is_well_formed():
     assert base64.b64decode(re.search(r"base64,([^']+)'", text)[1]) == b"a,b\n1,2\n"
 
 
-def test_a_sweep_is_tabled_over_its_seeds():
+def test_the_table_of_a_sweep_has_the_mean_over_the_seeds():
     rows = [
         {"T": T, "seed": s, "nll ode": T + s, "nll bound": 9.0, "emd": None, "nll true": 1.0, "emd data to data": 0.1}
         for T in (2, 5)

@@ -31,7 +31,7 @@ def test_a_csv_file_may_have_a_header_and_classes(tmp_path):
         ("1,2\n", "1 point; at least 2"),
         ("", "is empty"),
         ("1,2\n3\n", "line 2 of a.csv has 1 columns, the first has 2"),
-        ("1,2\n1,2\n1,2\n", "do not spread"),
+        ("1,2\n1,2\n1,2\n", "are all the same"),
         (",".join(["1"] * 65) + "\n" + ",".join(["2"] * 65), "65 columns; accepted are 1 to 64"),
         ("x,y\n", "'x', not a number"),
     ],

@@ -1,4 +1,4 @@
-"""Releasing a toy: what is written, and that the card shows the measured numbers."""
+"""Releasing a toy: the files written, and the measured numbers in the card."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ddpm_app.toy.checkpoint import load_toy
 from ddpm_app.toy.training import ToyTrainConfig
 
 
-def test_a_released_toy_has_its_numbers_in_its_config_and_in_its_card(tmp_path, monkeypatch):
+def test_the_config_and_the_card_of_a_released_toy_contain_its_measured_numbers(tmp_path, monkeypatch):
     for module in (card, release):
         monkeypatch.setattr(module, "TEST_POINTS", 40)
     lines, config = [], ToyTrainConfig(width=16, steps=20, batch=32, T=50)
