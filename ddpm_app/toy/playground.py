@@ -193,7 +193,7 @@ def _denoise(setup: Setup, request: PlaneRequest) -> Denoise:
 def _check_label(denoiser: Denoiser | ExactDenoiser, label: int) -> None:
     classes = denoiser.network.config.num_classes
     if classes < 2:
-        raise ToyDataError("this network has no classes; train one with classes, or request no class")
+        raise ToyDataError('this network has no classes; train one with classes, or choose the class "any"')
     if not 0 <= label < classes:
         raise ToyDataError(f"there is no class number {label}; accepted are 0 to {classes - 1}")
     if isinstance(denoiser, ExactDenoiser) and not bool((denoiser.mixture.labels == label).any()):
