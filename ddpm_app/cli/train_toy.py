@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--noise", type=float, help="width of a named set")
     one.add_argument("--out", required=True)
     add_flags(one, ToyTrainConfig)
-    one.add_argument("--beta-start", type=float, help="of the linear and quadratic schedules")
-    one.add_argument("--beta-end", type=float, help="of the linear and quadratic schedules")
+    one.add_argument("--beta-start", type=float, help="first beta of the linear and quadratic schedules")
+    one.add_argument("--beta-end", type=float, help="last beta of the linear and quadratic schedules")
 
 
 def run(args: argparse.Namespace) -> None:

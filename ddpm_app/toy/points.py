@@ -41,7 +41,7 @@ def from_points(x: np.ndarray, name: str, labels: list[str] | None = None, notes
     if x.ndim == 1:
         x = x[:, None]
     if x.ndim != 2 or x.shape[1] < 1:
-        raise ToyDataError(f"{name} has shape {x.shape}; points are a table (N, d), one row a point")
+        raise ToyDataError(f"{name} has shape {x.shape}; accepted is a table (N, d) with one row per point")
     n, d = x.shape
     if d > MAX_DIM:
         raise ToyDataError(f"{name} has {d} columns; accepted are 1 to {MAX_DIM}")
@@ -93,7 +93,7 @@ def open_npy(path: Path) -> np.ndarray:
 def _read_npy(path: Path, seed: int) -> tuple[np.ndarray, None, list[str]]:
     array = open_npy(path)
     if array.ndim not in (1, 2):
-        raise ToyDataError(f"{path.name} has shape {array.shape}; points are a table (N, d), one row a point")
+        raise ToyDataError(f"{path.name} has shape {array.shape}; accepted is a table (N, d) with one row per point")
     if len(array) <= MAX_POINTS:
         return np.array(array), None, []
     chosen = np.sort(np.random.default_rng(seed).choice(len(array), MAX_POINTS, replace=False))
