@@ -11,7 +11,9 @@ from PIL import Image
 from ddpm_app.classifiers import metrics
 from ddpm_app.cli import main as cli
 from ddpm_app.evaluation import samples
-from tests.evaluation.test_evaluate import MODEL, cache, done, judge, model, no_real_data, plan, shell  # noqa: F401 - fixtures
+from tests.evaluation.conftest import MODEL, done, plan
+
+pytestmark = pytest.mark.usefixtures("cache", "no_real_data")
 
 ASKED = ("fid", "classifier", "neighbours")
 
@@ -22,8 +24,8 @@ def values(rows):
 
 @pytest.mark.parametrize("what", ["samples/*/*.u8", "features/*.safetensors"])
 @pytest.mark.parametrize("damage", ["zeros", "noise", "half", "nothing", "one bit"])
-def test_a_damaged_cache_gives_the_same_numbers(studio, judge, model, cache, what, damage):  # noqa: F811
-    before = values(done(studio, plan(judge, n=70, metrics=ASKED))[0])
+def test_a_damaged_cache_gives_the_same_numbers(studio, classifier_folder, model, cache, what, damage):
+    before = values(done(studio, plan(classifier_folder, n=70, metrics=ASKED))[0])
     files = [f for f in cache.glob(what) if f.is_file()]
     assert len(files) >= 2
     for file in files:
@@ -36,21 +38,21 @@ def test_a_damaged_cache_gives_the_same_numbers(studio, judge, model, cache, wha
         elif damage == "one bit":
             content[at] ^= 1
         file.write_bytes(content[: {"half": at, "nothing": 0}.get(damage, len(content))])
-    assert values(done(studio, plan(judge, n=70, metrics=ASKED))[0]) == before
+    assert values(done(studio, plan(classifier_folder, n=70, metrics=ASKED))[0]) == before
 
 
-def test_features_that_cannot_be_kept_are_numbers_all_the_same(studio, judge, model, cache, caplog):  # noqa: F811
-    before = values(done(studio, plan(judge, n=70, metrics=ASKED))[0])
+def test_features_that_cannot_be_kept_are_numbers_all_the_same(studio, classifier_folder, model, cache, caplog):
+    before = values(done(studio, plan(classifier_folder, n=70, metrics=ASKED))[0])
     files = list(cache.glob("features/*.safetensors"))
     for file in files:
         file.unlink()
         file.mkdir()  # a temporary file cannot be renamed over a folder
-    assert values(done(studio, plan(judge, n=70, metrics=ASKED))[0]) == before
+    assert values(done(studio, plan(classifier_folder, n=70, metrics=ASKED))[0]) == before
     assert len(files) >= 2 and all(f"{file} could not be kept" in caplog.text for file in files)
     assert not list(cache.glob("features/.*"))
 
 
-def test_a_link_to_nowhere_in_the_cache_stops_nothing(cache):  # noqa: F811
+def test_a_link_to_nowhere_in_the_cache_stops_nothing(cache):
     keep = cache / "samples" / "mine"
     samples.make_room(keep)
     (keep / "gone").symlink_to("nowhere")
@@ -58,14 +60,14 @@ def test_a_link_to_nowhere_in_the_cache_stops_nothing(cache):  # noqa: F811
     samples.make_room(keep)
 
 
-def test_images_without_labels_agree_with_nothing(studio, judge, model, reference_images, tmp_path):  # noqa: F811
+def test_images_without_labels_agree_with_nothing(studio, classifier_folder, model, reference_images, tmp_path):
     np.savez(tmp_path / "u.npz", arr_0=reference_images)
     (tmp_path / "flat").mkdir()
     for k, image in enumerate(reference_images[:20]):
         Image.fromarray(image).save(tmp_path / "flat" / f"{k}.png")
     for source in (tmp_path / "u.npz", tmp_path / "flat"):
         assert set(samples.given(str(source))[1].tolist()) == {-1}
-        rows, _, _ = done(studio, plan(judge, images=str(source), metrics=("classifier",)))
+        rows, _, _ = done(studio, plan(classifier_folder, images=str(source), metrics=("classifier",)))
         assert set(rows) == {"confidence", "distance-from-uniform"}
 
 
@@ -85,14 +87,14 @@ def reference_images():
     return np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 
 
-def test_a_reference_of_too_few_images_is_refused(studio, judge, model, reference_images, tmp_path):  # noqa: F811
+def test_a_reference_of_too_few_images_is_refused(studio, classifier_folder, model, reference_images, tmp_path):
     np.savez(tmp_path / "few.npz", arr_0=reference_images[:10])
-    rows, refused, _ = done(studio, plan(judge, against=str(tmp_path / "few.npz"), metrics=("fid",)))
+    rows, refused, _ = done(studio, plan(classifier_folder, against=str(tmp_path / "few.npz"), metrics=("fid",)))
     assert rows == {} and refused["fid"] == "a Frechet distance in 12 feature dimensions needs more than 12 reference images; there are 10"
 
 
 @pytest.mark.parametrize("flags", [["--write"], ["--seeds", "3"], ["--images", "x.npz"]])
-def test_a_sweep_does_not_ignore_what_it_cannot_do(shell, flags):  # noqa: F811
+def test_a_sweep_does_not_ignore_what_it_cannot_do(shell, flags):
     code, out, err = shell("--checkpoint", MODEL, "--sweep", "guidance=1", *flags)
     assert code == 2 and out == "" and "no --write, --seeds or --images" in err
 

@@ -12,38 +12,13 @@ import pytest
 import torch
 
 from ddpm_app import files
-from ddpm_app.checkpoints.measurements import Measurement
-from ddpm_app.classifiers.classifier import save_classifier
-from ddpm_app.cli import main as cli
-from ddpm_app.evaluation import evaluate as evaluation
 from ddpm_app.evaluation import features, protocol, samples
 from ddpm_app.evaluation.evaluate import evaluate
-from ddpm_app.evaluation.plan import Plan
-from ddpm_app.evaluation.protocol import Refusal
-from ddpm_app.images.datasets import CIFAR10_CLASSES, ImageData
 from ddpm_app.images.sets import Progress
-from ddpm_app.networks.resnet import ClassifierConfig, ResNet
 from ddpm_app.studio.studio import Request, Studio
+from tests.evaluation.conftest import MODEL, done, plan
 
-CONFIG = ClassifierConfig("cifar10", CIFAR10_CLASSES, image_size=16, in_channels=3, widths=(8, 12), blocks=(1, 1))
-MODEL = "cifar10-random"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "evaluation"
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    torch.manual_seed(0)
-    network = ResNet(CONFIG)
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    path = tmp_path_factory.mktemp("judge")
-    save_classifier(path, CONFIG, network)
-    return str(path)
+pytestmark = pytest.mark.usefixtures("cache", "no_real_data")
 
 
 @pytest.fixture(scope="module")
@@ -53,50 +28,12 @@ def reference(tmp_path_factory):
     return str(file)
 
 
-@pytest.fixture(autouse=True)
-def no_real_data(monkeypatch):
-    """The named sets, at the size of the networks here."""
-
-    def load(source, part="train", image_size=None, unlabelled=False):
-        n = {"train": 120, "test": 60}[part]
-        g = torch.Generator().manual_seed(n)
-        labels = torch.arange(n) % 10
-        return ImageData(source, torch.randint(0, 256, (n, 3, 16, 16), generator=g, dtype=torch.uint8), labels, CIFAR10_CLASSES)
-
-    real = {module: module.load_data for module in (evaluation, protocol)}
-    from ddpm_app.evaluation import image_metrics
-
-    for module in (evaluation, protocol, image_metrics):
-        monkeypatch.setattr(module, "load_data", lambda s, *a, **k: (load if s in ("cifar10", "mnist") else real[protocol])(s, *a, **k))
-
-
-@pytest.fixture
-def model(studio):
-    """The random model calls its data "random"; here it has learnt CIFAR-10."""
-    path = studio.checkpoint(MODEL).path
-    config = studio.checkpoint(MODEL).config
-    files.write_atomically(path / "config.json", dataclasses.replace(config, data="cifar10").to_json())
-    yield MODEL
-    files.write_atomically(path / "config.json", config.to_json())
-    (path / "metrics.json").unlink(missing_ok=True)
-
-
-def plan(judge, n=80, metrics=("fid",), **options):
-    request = Request(MODEL, options.pop("label", "all"), n, 1.0, "ddim", 2, seed=options.pop("seed", 0))
-    return Plan(request, tuple(metrics), options.pop("features", ("classifier",)), classifier=judge, **options)
-
-
-def done(studio, plan):
-    events = list(evaluate(studio, plan))
-    return {e.name: e for e in events if isinstance(e, Measurement)}, {e.metric: e.says for e in events if isinstance(e, Refusal)}, events
-
-
 # -- numbers ----------------------------------------------------------------------------------------------------------------
 
 
-def test_everything_at_once(studio, judge, model):
+def test_everything_at_once(studio, classifier_folder, model):
     rows, refused, events = done(
-        studio, plan(judge, metrics=("fid", "kid", "is", "prc", "classifier", "neighbours", "bpd-bound"), bits_n=4, draws=2)
+        studio, plan(classifier_folder, metrics=("fid", "kid", "is", "prc", "classifier", "neighbours", "bpd-bound"), bits_n=4, draws=2)
     )
     assert refused == {}
     assert set(rows) == {
@@ -125,22 +62,22 @@ def test_everything_at_once(studio, judge, model):
     assert "sampling" in kinds and "classifier features of the reference" in kinds
 
 
-def test_fid_is_the_frechet_distance_of_the_samples(studio, judge, model):
+def test_fid_is_the_frechet_distance_of_the_samples(studio, classifier_folder, model):
     """Against the studio's own pictures and statistics taken here."""
-    rows, _, _ = done(studio, plan(judge))
+    rows, _, _ = done(studio, plan(classifier_folder))
     pictures, _ = studio.images(Request(MODEL, "all", 80, 1.0, "ddim", 2, seed=0))
     from ddpm_app.classifiers.classifier import load_classifier
     from ddpm_app.evaluation.distances import frechet_distance, statistics
 
-    c = load_classifier(judge)
+    c = load_classifier(classifier_folder)
     real = protocol.load_data("cifar10", "train").images
-    mine = c.features(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
-    assert rows["FD-classifier"].value == pytest.approx(frechet_distance(statistics(mine), statistics(c.features(real))), rel=1e-6)
+    features = c.features(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
+    assert rows["FD-classifier"].value == pytest.approx(frechet_distance(statistics(features), statistics(c.features(real))), rel=1e-6)
 
 
-def test_three_seeds_give_a_spread(studio, judge, model):
-    rows, _, _ = done(studio, plan(judge, seeds=3))
-    alone = [done(studio, plan(judge, seed=80 * k))[0]["FD-classifier"].value for k in range(3)]
+def test_three_seeds_give_a_spread(studio, classifier_folder, model):
+    rows, _, _ = done(studio, plan(classifier_folder, seeds=3))
+    alone = [done(studio, plan(classifier_folder, seed=80 * k))[0]["FD-classifier"].value for k in range(3)]
     m = rows["FD-classifier"]
     assert (
         m.detail["seeds"] == pytest.approx(alone)
@@ -150,41 +87,41 @@ def test_three_seeds_give_a_spread(studio, judge, model):
     assert m.protocol["seeds"] == 3 and len(set(alone)) == 3
 
 
-def test_images_that_are_given(studio, judge, model, reference, tmp_path):
-    rows, refused, events = done(studio, plan(judge, images=reference, against=reference, metrics=("fid", "classifier")))
+def test_images_that_are_given(studio, classifier_folder, model, reference, tmp_path):
+    rows, refused, events = done(studio, plan(classifier_folder, images=reference, against=reference, metrics=("fid", "classifier")))
     assert rows["FD-classifier"].value == pytest.approx(0, abs=1e-4) and rows["agreement"].detail["n"] == 90
     assert rows["FD-classifier"].protocol["reference"] == "real.npz, 90 images" and rows["FD-classifier"].protocol["images"] == "real.npz"
     assert not any(e.what == "sampling" for e in events if isinstance(e, Progress))
     with np.load(reference) as z:
         np.savez(tmp_path / "plain.npz", arr_0=z["arr_0"], arr_1=np.full(90, -1))  # as `sample --label none` writes it
-    rows, _, _ = done(studio, plan(judge, images=str(tmp_path / "plain.npz"), metrics=("classifier",)))
+    rows, _, _ = done(studio, plan(classifier_folder, images=str(tmp_path / "plain.npz"), metrics=("classifier",)))
     assert set(rows) == {"confidence", "distance-from-uniform"}
 
 
 # -- stopping and going on ------------------------------------------------------------------------------------------------------
 
 
-def test_stopped_at_a_batch_and_gone_on_with(studio, judge, model, cache, monkeypatch):
+def test_stopped_at_a_batch_and_gone_on_with(studio, classifier_folder, model, cache, monkeypatch):
     asked = []
     real = Studio.sample
     monkeypatch.setattr(Studio, "sample", lambda self, r, *a, **k: asked.append((r.seed, r.n)) or real(self, r, *a, **k))
-    events = evaluate(studio, plan(judge, n=150))
+    events = evaluate(studio, plan(classifier_folder, n=150))
     for e in events:
         if e.done == 64:
             break
     next(events)  # the second batch has begun
     events.close()
     assert asked == [(0, 64), (64, 64)] and [f.name for f in (cache / "samples").glob("*/*")] == ["0000000+64.u8"]
-    rows, _, _ = done(studio, plan(judge, n=150))
+    rows, _, _ = done(studio, plan(classifier_folder, n=150))
     assert asked[2:] == [(64, 64), (128, 22)]  # the first batch is not computed again
     asked.clear()
-    again, _, _ = done(studio, plan(judge, n=150, metrics=("fid", "classifier")))
+    again, _, _ = done(studio, plan(classifier_folder, n=150, metrics=("fid", "classifier")))
     assert asked == [] and again["FD-classifier"].value == rows["FD-classifier"].value
-    done(studio, plan(judge, n=128))
+    done(studio, plan(classifier_folder, n=128))
     assert asked == []  # image i does not depend on n
     for file in (cache / "samples").glob("*/0000064+64.u8"):
         file.write_bytes(file.read_bytes()[:-1])
-    mended, _, _ = done(studio, plan(judge, n=150))
+    mended, _, _ = done(studio, plan(classifier_folder, n=150))
     assert asked == [(64, 64)] and mended["FD-classifier"].value == rows["FD-classifier"].value
 
 
@@ -234,7 +171,7 @@ def refused(studio, plan):
     return set(rows), says
 
 
-def test_a_reference_of_another_kind(studio, judge, model, tmp_path):
+def test_a_reference_of_another_kind(studio, classifier_folder, model, tmp_path):
     np.savez(tmp_path / "big.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8))
     np.savez(tmp_path / "grey.npz", arr_0=np.zeros((9, 16, 16, 1), np.uint8))
     np.savez(tmp_path / "float.npz", arr_0=np.full((9, 16, 16, 3), np.nan))
@@ -246,23 +183,27 @@ def test_a_reference_of_another_kind(studio, judge, model, tmp_path):
         ("cut", "not a readable"),
         ("none", "no data set"),
     ):
-        rows, says = refused(studio, plan(judge, metrics=("fid", "kid", "is", "classifier"), against=str(tmp_path / f"{name}.npz")))
+        rows, says = refused(
+            studio, plan(classifier_folder, metrics=("fid", "kid", "is", "classifier"), against=str(tmp_path / f"{name}.npz"))
+        )
         assert word in says["fid"] and says["fid"] == says["kid"]
         assert {"IS-classifier", "agreement"} <= rows
 
 
-def test_fewer_samples_than_dimensions(studio, judge, model):
-    rows, says = refused(studio, plan(judge, n=12, metrics=("fid", "classifier", "kid")))
+def test_fewer_samples_than_dimensions(studio, classifier_folder, model):
+    rows, says = refused(studio, plan(classifier_folder, n=12, metrics=("fid", "classifier", "kid")))
     assert says == {"fid": "a Frechet distance in 12 feature dimensions needs more than 12 samples; there are 12"}
     assert {"agreement", "KD-classifier"} <= rows
-    rows, _, _ = done(studio, plan(judge, n=20))
+    rows, _, _ = done(studio, plan(classifier_folder, n=20))
     assert "FD-classifier-infinity" not in rows and "needs 39 samples" in rows["FD-classifier"].detail["extrapolation"]
 
 
-def test_networks_that_cannot_be_had(studio, judge, model, monkeypatch, tmp_path):
+def test_networks_that_cannot_be_had(studio, classifier_folder, model, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(features, "reachable", lambda url: False)
-    both = plan(judge, metrics=("fid", "is", "classifier", "clip"), features=("classifier", "inception"), clip="ViT-B-33:openai")
+    both = plan(
+        classifier_folder, metrics=("fid", "is", "classifier", "clip"), features=("classifier", "inception"), clip="ViT-B-33:openai"
+    )
     rows, says = refused(studio, both)
     assert {"FD-classifier", "IS-classifier", "agreement"} <= rows
     assert "does not answer" in says["fid"] and "does not answer" in says["is"] and "ViT-B-32" in says["clip"]
@@ -272,7 +213,7 @@ def test_networks_that_cannot_be_had(studio, judge, model, monkeypatch, tmp_path
     assert "no classifier" in says["classifier"] and rows == {"bpd-bound"}
 
 
-def test_a_model_that_gives_nan(studio, judge, model):
+def test_a_model_that_gives_nan(studio, classifier_folder, model):
     real = Studio.denoiser
 
     class Broken(Studio):
@@ -283,7 +224,7 @@ def test_a_model_that_gives_nan(studio, judge, model):
             return wrapped
 
     with pytest.raises(ValueError, match="cifar10-random gives infinities or NaN instead of images"):
-        list(evaluate(Broken(studio.roots, device="cpu", precision="fp32"), plan(judge)))
+        list(evaluate(Broken(studio.roots, device="cpu", precision="fp32"), plan(classifier_folder)))
 
 
 @pytest.mark.parametrize(
@@ -297,24 +238,12 @@ def test_a_model_that_gives_nan(studio, judge, model):
         ({"draws": 0}, "at least 1"),
     ],
 )
-def test_plans_that_cannot_begin(judge, change, says):
+def test_plans_that_cannot_begin(classifier_folder, change, says):
     with pytest.raises(ValueError, match=says):
-        plan(judge, **change)
+        plan(classifier_folder, **change)
 
 
 # -- the file and the command line ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shell(roots, judge, model, monkeypatch, capsys):
-    real = Studio.__init__
-    monkeypatch.setattr(Studio, "__init__", lambda self, *a, **kw: real(self, roots, "cpu", "fp32"))
-
-    def call(*flags):
-        code = cli.main(["evaluate", "--classifier", judge, "--sampler", "ddim", "--evaluations", "2", *flags])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_the_command_line_prints_and_keeps(shell, studio, model):

@@ -8,7 +8,9 @@ from ddpm_app.evaluation import distances, image_metrics
 from ddpm_app.evaluation.image_metrics import balanced, wanted
 from ddpm_app.images.datasets import CIFAR10_CLASSES
 from ddpm_app.studio.studio import Request
-from tests.evaluation.test_evaluate import MODEL, cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
+from tests.evaluation.conftest import MODEL, done, plan
+
+pytestmark = pytest.mark.usefixtures("cache", "no_real_data")
 
 
 def test_network_by_network():
@@ -26,18 +28,18 @@ def test_as_many_of_each_class():
     assert sorted(balanced(labels, 100).tolist()) == list(range(8))
 
 
-def test_a_distance_below_zero_is_explained(studio, judge, model, monkeypatch):  # noqa: F811
+def test_a_distance_below_zero_is_explained(studio, classifier_folder, model, monkeypatch):
     monkeypatch.setattr(distances, "extrapolated", lambda *a: distances.Extrapolation(-0.2, 0.3, ((40, 1.0), (80, 0.5))))
-    rows, refused, _ = done(studio, plan(judge))
+    rows, refused, _ = done(studio, plan(classifier_folder))
     assert refused == {} and "note" not in rows["FD-classifier"].detail
     assert image_metrics.BELOW_ZERO in evaluate.line(rows["FD-classifier-infinity"])
 
 
-def test_the_clip_that_ships_reads_too(studio, judge, model):  # noqa: F811
+def test_the_clip_that_ships_reads_too(studio, classifier_folder, model):
     from ddpm_app.classifiers.clip import load_clip
     from ddpm_app.classifiers.clip_scores import class_prompts, score
 
-    rows, refused, _ = done(studio, plan(judge, n=20, metrics=("clip", "kid"), features=("clip",)))
+    rows, refused, _ = done(studio, plan(classifier_folder, n=20, metrics=("clip", "kid"), features=("clip",)))
     assert refused == {} and set(rows) == {"clip-top1", "clip-matching", "clip-intended", "KD-clip"}
     pictures, labels = studio.images(Request(MODEL, "all", 20, 1.0, "ddim", 2))
     clip = load_clip()

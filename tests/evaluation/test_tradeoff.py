@@ -9,16 +9,18 @@ from ddpm_app.evaluation import tradeoff
 from ddpm_app.evaluation.tradeoff import Point, Sweep, parse_sweep, sweep
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio.studio import Request
-from tests.evaluation.test_evaluate import MODEL, cache, done, judge, model, no_real_data, plan  # noqa: F401 - fixtures
+from tests.evaluation.conftest import MODEL, done, plan
+
+pytestmark = pytest.mark.usefixtures("cache", "no_real_data")
 
 
-def test_points_are_what_evaluate_measures(studio, judge, model):  # noqa: F811
-    events = list(sweep(studio, plan(judge, n=70), Sweep("guidance", (1.0, 4.0))))
+def test_points_are_what_evaluate_measures(studio, classifier_folder, model):
+    events = list(sweep(studio, plan(classifier_folder, n=70), Sweep("guidance", (1.0, 4.0))))
     points = [e for e in events if isinstance(e, Point)]
     assert [p.value for p in points] == [1.0, 4.0] and points[0].name == "FD-classifier"
     assert any(isinstance(e, Progress) and "point 2 of 2" in e.what for e in events)
     for p in points:
-        one = plan(judge, n=70, metrics=("fid", "classifier"))
+        one = plan(classifier_folder, n=70, metrics=("fid", "classifier"))
         rows, _, _ = done(studio, dataclasses.replace(one, request=dataclasses.replace(one.request, guidance=p.value)))
         assert (p.distance, p.agreement, p.confidence) == tuple(rows[k].value for k in ("FD-classifier", "agreement", "confidence"))
         assert p.protocol["guidance"] == p.value and p.request.guidance == p.value
@@ -27,15 +29,15 @@ def test_points_are_what_evaluate_measures(studio, judge, model):  # noqa: F811
     assert points[0].distance != points[1].distance
 
 
-def test_a_point_without_a_distance_says_why(studio, judge, model):  # noqa: F811
-    (p,) = [e for e in sweep(studio, plan(judge, n=8), Sweep("sampler", ("unipc",))) if isinstance(e, Point)]
+def test_a_point_without_a_distance_says_why(studio, classifier_folder, model):
+    (p,) = [e for e in sweep(studio, plan(classifier_folder, n=8), Sweep("sampler", ("unipc",))) if isinstance(e, Point)]
     assert p.distance is None and "more than 12 samples" in p.says and p.agreement is not None and p.images.n == 8
 
 
-def test_a_value_out_of_range_is_said_before_anything_is_sampled(studio, judge, model, monkeypatch):  # noqa: F811
+def test_a_value_out_of_range_is_said_before_anything_is_sampled(studio, classifier_folder, model, monkeypatch):
     monkeypatch.setattr(tradeoff, "evaluate", lambda *_: pytest.fail("began"))
     with pytest.raises(ValueError, match="guidance is 40.0"):
-        list(sweep(studio, plan(judge), Sweep("guidance", (1.0, 40.0))))
+        list(sweep(studio, plan(classifier_folder), Sweep("guidance", (1.0, 40.0))))
 
 
 def test_sweeps_in_words():

@@ -9,16 +9,16 @@ from ddpm_app.classifiers.classifier import load_classifier
 from ddpm_app.evaluation import evaluate
 from ddpm_app.evaluation.features import classifier_features
 from ddpm_app.ui.tabs import evaluate as tab
-from tests.evaluation.test_evaluate import judge, model, no_real_data  # noqa: F401 - fixtures
+from tests.evaluation.conftest import classifier_folder, model, no_real_data  # noqa: F401 - fixtures
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_real_data")]
 VIEW = "#evaluate-view "
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch, judge):  # noqa: F811
+def places(tmp_path, monkeypatch, classifier_folder):  # noqa: F811
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluate, "build", lambda kind, plan, own, device: classifier_features(load_classifier(judge, device)))
+    monkeypatch.setattr(evaluate, "build", lambda kind, plan, own, device: classifier_features(load_classifier(classifier_folder, device)))
 
 
 def wait_for(page, words):
