@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     progress = (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
     samples = studio.ranked(request, progress)
     write_samples(out, samples, request, studio.checkpoint(request.checkpoint).config.classes)
-    if words := studio.steering.unread(request, studio.checkpoint(request.checkpoint).config):
+    if words := studio.steering.unknown_words(request, studio.checkpoint(request.checkpoint).config):
         print(f"words that the CLIP that ships does not know: {', '.join(words)}", file=sys.stderr)
     ranked = f"; {request.rank_by} of the best {samples.scores.max(0).mean():.4f}, of all {samples.scores.mean():.4f}"
     print(

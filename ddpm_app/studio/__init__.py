@@ -1,12 +1,12 @@
-"""The use cases: a request in, frames or numbers out. The page, the command line and the API call them, so their pixels are identical.
+"""The use cases: each takes a request and gives frames or numbers. The page, the CLI and the API call them and get identical pixels.
 
-request.py       what may be asked of the sampler; the same request as Python and as a command
+request.py       a sampling request, its accepted values, and the same request as Python and as a command
 studio.py        checkpoints in memory, and sampling as an iterator of frames
 steering.py      guidance and re-ranking by CLIP and by classifiers
 exports.py       PNGs with their settings, ZIPs, animations
-compression.py   bits per dimension of images
+compression.py   bits per dimension of images, progressive coding
 interpolate.py   images between two images or two seeds
-clip_report.py   CLIP's labels of images beside those of real images
+clip_report.py   CLIP's labels of images, compared with its labels of real images
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What CLIP says of a set of pictures, beside what it says of real ones: the CLIP tab, and python -m ddpm_app label."""
+"""CLIP's scores of a set of images, compared with those of real images: for the CLIP tab and `python -m ddpm_app label`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from ddpm_app.images.datasets import KNOWN, load_data, local_data
 from ddpm_app.images.decode import IMAGE_SUFFIXES, PictureError, centre_crop, open_picture, read_bytes
 from ddpm_app.studio.studio import Studio
 
-REAL = 1000  # real test images that are judged beside; fewer for networks that take seconds an image on this device
+REAL = 1000  # real test images scored for comparison; a tenth of it where CLIP takes seconds per image
 _REAL: OrderedDict[tuple, Tensor] = OrderedDict()  # features of real images, by CLIP, data set and number
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """images (N, C, H, W) uint8; labels (N,) int64, -1 where nobody asked for a class; classes: a name per label.
+    """Images to score.
 
-    data: the data set whose real test images are their ceiling, "" where unknown. notes: sentences about what was left out."""
+    images:  uint8 (N, C, H, W)
+    labels:  int64 (N,), -1 if the class is unknown
+    classes: the name of each label
+    data:    the data set whose real test images are the comparison, "" if unknown
+    notes:   sentences about images or labels that were left out
+    """
 
     images: Tensor
     labels: Tensor
@@ -36,11 +41,14 @@ class Pictures:
 
 
 def read_pictures(sources: Sequence[tuple[str, bytes | Path]], size: int | None, studio: Studio | None = None) -> Pictures:
-    """(name, bytes or path) each -> RGB squares of `size` pixels (None: as large as the first); PNGs of ours bring their class.
+    """Decode image files, crop them to squares and resize them. PNGs that this program saved carry their class.
 
-    Unreadable ones are left out, with a note. Raises ValueError where none can be read."""
-    found = studio.checkpoints() if studio else {}
-    images, asked, bad = [], [], []
+    sources: (name, bytes or path) of each file
+    size:    pixels a side; None takes the size of the first image
+    Files that cannot be read are left out, with a note. Raises ValueError if none can be read.
+    """
+    checkpoints = studio.checkpoints() if studio else {}
+    images, requested, bad = [], [], []
     for name, source in sources:
         try:
             content = read_bytes(source)
@@ -50,24 +58,24 @@ def read_pictures(sources: Sequence[tuple[str, bytes | Path]], size: int | None,
         except PictureError as error:
             bad.append(f"{name}: {error}")
             continue
-        asked.append(_asked(content, found))
+        requested.append(_requested_class(content, checkpoints))
     if not images:
-        raise ValueError(f"none of the pictures can be read; {bad[0]}" if bad else "there are no pictures")
-    classes = next((c for _, c, _ in asked if c), ())  # of one family: labels of other models' classes are not mixed in
-    data = {d for _, c, d in asked if c == classes} if classes else set()
-    labels = [label if c == classes and c else -1 for label, c, _ in asked]
+        raise ValueError(f"none of the pictures can be read; {bad[0]}" if bad else "there are no pictures; give at least one image file")
+    classes = next((c for _, c, _ in requested if c), ())  # one set of classes: labels of other sets become -1
+    data = {d for _, c, d in requested if c == classes} if classes else set()
+    labels = [label if c == classes and c else -1 for label, c, _ in requested]
     notes = [f"{len(bad)} of {len(sources)} pictures could not be read; {bad[0]}"] if bad else []
     stack = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Pictures(stack, torch.tensor(labels), classes, data.pop() if len(data) == 1 else "", tuple(notes))
 
 
-def _asked(content: bytes, found: dict) -> tuple[int, tuple[str, ...], str]:
-    """(label, classes, data set) from a PNG's settings, where its checkpoint is at hand; (-1, (), "") else."""
+def _requested_class(content: bytes, checkpoints: dict) -> tuple[int, tuple[str, ...], str]:
+    """(label, classes, data set) from a PNG's settings if its checkpoint is on this machine, else (-1, (), "")."""
     try:
         settings = png_settings.read(content)
     except PictureError:
         return -1, (), ""
-    checkpoint = found.get(settings.get("checkpoint", ""))
+    checkpoint = checkpoints.get(settings.get("checkpoint", ""))
     if checkpoint is None:
         return -1, (), ""
     label, classes = settings.get("label"), checkpoint.config.classes
@@ -75,7 +83,7 @@ def _asked(content: bytes, found: dict) -> tuple[int, tuple[str, ...], str]:
 
 
 def open_source(source: str, size: int) -> Pictures:
-    """An .npz (arr_0 uint8 NHWC, perhaps arr_1 labels) or a folder: one sub-folder a class, or PNGs as `sample` writes them."""
+    """Read images from an .npz (arr_0 uint8 NHWC, optionally arr_1 labels) or a folder of class folders or of images."""
     path = Path(source)
     if path.is_dir():
         if not any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()):
@@ -90,18 +98,23 @@ def open_source(source: str, size: int) -> Pictures:
     most = int(data.labels.max())
     labelled = most >= 0
     fits = labelled and most < len(names)
-    notes = (
-        (f"arr_1 has a label {most}, and {len(names)} classes are known of such images: judged without labels",)
-        if labelled and not fits
-        else ()
-    )
+    notes = (f"arr_1 has label {most}, but there are {len(names)} classes; the labels are ignored",) if labelled and not fits else ()
     return Pictures(data.images, data.labels if fits else torch.full((len(data),), -1), names if fits else (), notes=notes)
 
 
 @dataclass(frozen=True)
 class Report:
-    """clip: who judged. features (N, D). scores: of the pictures. real: the same figures of real test images, with "source", the
-    sentence that says which, or None, and then `why` says why. unknown: words of the prompts that this CLIP has never read."""
+    """CLIP's scores of a set of images.
+
+    clip:     the CLIP that scored them
+    pictures: the images
+    prompts:  the texts they were compared with
+    features: (N, D) image features
+    scores:   scores of the images
+    real:     scores of real test images; "source" says which images; None if there are none
+    why:      why real is None
+    unknown:  words of the prompts that were not in CLIP's training captions
+    """
 
     clip: Clip
     pictures: Pictures
@@ -114,7 +127,7 @@ class Report:
 
 
 def report(clip: Clip, pictures: Pictures, prompts: Sequence[str] | str, progress=None) -> Report:
-    """Judge the pictures by the prompts. progress(done, n) after each batch. Raises ValueError as check_prompts does."""
+    """Score images with prompts. progress(done, n) is called after each batch. Raises ValueError for bad prompts."""
     prompts = check_prompts(prompts)
     text, parts = clip.text(prompts), []
     for part in pictures.images.split(32):
@@ -122,23 +135,26 @@ def report(clip: Clip, pictures: Pictures, prompts: Sequence[str] | str, progres
         if progress:
             progress(sum(map(len, parts)), len(pictures.images))
     features = torch.cat(parts)
-    speaks = prompts_of_classes(pictures.classes, prompts) if pictures.classes else None
-    scores = score(features, text, pictures.labels if pictures.classes else None, speaks)
+    class_of_prompt = prompts_of_classes(pictures.classes, prompts) if pictures.classes else None
+    scores = score(features, text, pictures.labels if pictures.classes else None, class_of_prompt)
     real, why = real_figures(clip, prompts, text, pictures.data)
     unknown = sorted({w for p in prompts for w in clip.unknown_words(p)})
     return Report(clip, pictures, prompts, features, scores, real, why, unknown)
 
 
 def real_figures(clip: Clip, prompts: list[str], text: Tensor, data: str) -> tuple[dict | None, str]:
-    """(average_top1, matching, intended, by_class, n, source) of real test images and "", or None and why there are none."""
+    """Scores of real test images and "", or None and a sentence why there are none.
+
+    The scores are a dict with average_top1, matching, intended, by_class, n and source.
+    """
     if data not in KNOWN:
-        return None, "It is not known which data set these pictures should resemble, so no real ones stand beside them."
+        return None, "The data set of these images is unknown, so there are no real images to compare with."
     if clip.card.get("data") == data and clip.card.get("real") and prompts == class_prompts(KNOWN[data]):
         return clip.card["real"] | {
-            "source": f"all {clip.card['real']['n']:,} real test images of {data}, figures stored with this CLIP"
+            "source": f"all {clip.card['real']['n']:,} real test images of {data}, scores stored with this CLIP"
         }, ""
     if (test := local_data(data)) is None:
-        return None, f"The real test images of {data} are not on this machine, and no figures are stored for this CLIP and these prompts."
+        return None, f"The real test images of {data} are not on this machine, and no scores are stored for this CLIP and these prompts."
     n = REAL if clip.image_size <= 64 or clip.device.type == "cuda" else REAL // 10
     key = (clip.digest, data, n)
     if key not in _REAL:
@@ -147,7 +163,7 @@ def real_figures(clip: Clip, prompts: list[str], text: Tensor, data: str) -> tup
             _REAL.popitem(last=False)
     s = score(_REAL[key], text, test.labels[:n], prompts_of_classes(test.classes, prompts))
     figures = {"n": n, "average_top1": s.average_top1, "matching": s.matching, "intended": s.intended, "by_class": list(s.by_class)}
-    return figures | {"source": f"the first {n:,} real test images of {data}, judged here"}, ""
+    return figures | {"source": f"the first {n:,} real test images of {data}, scored on this machine"}, ""
 
 
 # -- the command line -----------------------------------------------------------------------------------------------------

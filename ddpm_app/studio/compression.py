@@ -1,4 +1,4 @@
-"""Images as bits, for the Encode tab and the command `code`: uint8 images in, coding states and plain numbers out."""
+"""Coding of images with a diffusion model, for the Encode tab and the command `code`: bits per dimension, rate and distortion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVELS = {"schedule": "the schedule's own", "log-snr": "equal steps of log-SNR"}
 
 @dataclass(frozen=True)
 class CodeRequest:
-    """How images are coded: each field with its help and what it accepts."""
+    """Settings of the coding: each field with its help and what it accepts."""
 
     checkpoint: str = setting("", "name in checkpoints/ or runs/ (default: the one the page opens with)", always=True)
     label: str = setting("none", 'class: a name, an index, none, or given (the data\'s own; default "given", for --image none)')
@@ -45,7 +45,7 @@ def shape_of(config: CheckpointConfig) -> tuple[int, int, int]:
 
 
 def class_index(studio: Studio, config: CheckpointConfig, label: str) -> int:
-    """A class's index, -1 for "none" (the only one of a model without classes)."""
+    """The index of a class name, -1 for "none". Raises ValueError for a class that the model does not have."""
     if label in ("any", "all"):
         raise ValueError(f"the class is {label!r}; one class or none is accepted here")
     classes = config.classes if config.network.num_classes else ()
@@ -53,13 +53,13 @@ def class_index(studio: Studio, config: CheckpointConfig, label: str) -> int:
 
 
 def chain(studio: Studio, request: CodeRequest) -> tuple[Denoiser, Schedule]:
-    """The network and the levels its code runs through."""
+    """The network and the noise levels that the code visits."""
     denoiser = studio.denoiser(studio.checkpoint(request.checkpoint))
     return denoiser, denoiser.schedule if request.levels == "schedule" else fine_levels(denoiser.schedule, denoiser.schedule.T)
 
 
 def _denoise(studio: Studio, request: CodeRequest, denoiser: Denoiser, n: int, given: Tensor | None):
-    """(x (m n, ...), sigma (m n,)) -> predicted x0 of n images' states, each image with its class."""
+    """A function (x (m n, ...), sigma (m n,)) -> predicted x0 of m states of n images, each with the class of its image."""
     config = studio.checkpoint(request.checkpoint).config
     if request.label == "given":
         labels = given if given is not None and config.network.num_classes else None
@@ -77,7 +77,7 @@ def _denoise(studio: Studio, request: CodeRequest, denoiser: Denoiser, n: int, g
 
 
 def check_images(studio: Studio, name: str, images: Tensor) -> Tensor:
-    """The images, if the model takes them: 1 to MAX_BATCH of its shape. Raises ValueError."""
+    """Return the images. Raises ValueError unless they are 1 to MAX_BATCH images of the model's shape."""
     shape = shape_of(studio.checkpoint(name).config)
     if tuple(images.shape[1:]) != shape or not 1 <= len(images) <= MAX_BATCH:
         raise ValueError(f"the images are {tuple(images.shape)}; {name} takes 1 to {MAX_BATCH} of {shape}")
@@ -87,28 +87,35 @@ def check_images(studio: Studio, name: str, images: Tensor) -> Tensor:
 def code(
     studio: Studio, request: CodeRequest, images: Tensor, given: Tensor | None = None, times_seed: int | None = None
 ) -> Iterator[State]:
-    """coding.progressive of images, uint8 (n, C, H, W), n <= MAX_BATCH; given: their classes (n,)."""
+    """coding.progressive of images.
+
+    images:     uint8 (n, C, H, W), n <= MAX_BATCH
+    given:      (n,) classes of the images, used where request.label is "given"
+    times_seed: seed of the visited times (default: request.seed)
+    """
     images = check_images(studio, request.checkpoint, images)
     denoiser, schedule = chain(studio, request)
     denoise = _denoise(studio, request, denoiser, len(images), given)
-    return studio.turns(progressive(denoise, images, schedule, request.states, request.seed, request.variance, 16, times_seed))
+    return studio.exclusively(progressive(denoise, images, schedule, request.states, request.seed, request.variance, 16, times_seed))
 
 
 def flow(
     studio: Studio, request: CodeRequest, images: Tensor, given: Tensor | None = None, draws: int = 1, steps: int = 50, probes: int = 1
 ) -> Generator[float, None, FlowLikelihood]:
-    """likelihood.flow_likelihood of the images, each `draws` times, so that a single one's error bar holds what is drawn: the
-    noise of the lowest level and the probe. Yields the share done."""
+    """likelihood.flow_likelihood of the images. Yields the share done; returns a FlowLikelihood.
+
+    draws: evaluations of each image with other noise and probes, so that even one image has a standard error
+    """
     images = check_images(studio, request.checkpoint, images)
     given = given.repeat_interleave(draws) if given is not None else None
     images = images.repeat_interleave(draws, 0)
     denoiser = studio.denoiser(studio.checkpoint(request.checkpoint))
     denoise = _denoise(studio, request, denoiser, len(images), given)
-    return studio.turns(flow_likelihood_steps(denoise, images, denoiser.schedule, steps, probes, request.seed, len(images)), False)
+    return studio.exclusively(flow_likelihood_steps(denoise, images, denoiser.schedule, steps, probes, request.seed, len(images)), False)
 
 
 def lossless(images: Tensor) -> dict[str, float]:
-    """Bits per dimension of the same pixels as PNG and lossless WebP files, headers included, mean over images."""
+    """Bits per dimension of the images as PNG and as lossless WebP files, headers included: the mean over images."""
     sizes = {"PNG": 0, "WebP": 0}
     for image in images.numpy():
         shown, out = picture(image), io.BytesIO()
@@ -119,7 +126,7 @@ def lossless(images: Tensor) -> dict[str, float]:
 
 
 def caption(state: State, image: int, dims: int) -> str:
-    """A state of one image in a line."""
+    """One line with the time, bits and error of one image's state; dims: C*H*W."""
     rmse = 127.5 * float(state.mse[image]) ** 0.5
     bits = float(state.bits[image])
     return f"t {state.t}  {bits:,.0f} bits  {bits / dims:.3f} bits/dim  rmse {rmse:.1f}"

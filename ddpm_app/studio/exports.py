@@ -1,4 +1,4 @@
-"""What leaves the studio: PNGs that carry their settings, ZIPs of them, animations."""
+"""Image exports: PNGs with their settings, ZIPs of PNGs, and the grids of animations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ddpm_app.studio.studio import Frame, Request
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """uint8 (C, H, W), C 1 or 3 -> a picture, grey or RGB."""
+    """uint8 (C, H, W) with C 1 or 3 -> a grey or RGB image."""
     return Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
 
 
 def image_settings(request: Request, i: int, label: int) -> dict:
-    """The settings that give image i of a request on its own."""
+    """The settings that reproduce image i of a request alone."""
     settings = {
-        "checkpoint": Path(request.checkpoint).name,  # a name, never where on this machine it lies
+        "checkpoint": Path(request.checkpoint).name,  # the name only: a PNG must not show folders of this machine
         "label": label if label >= 0 else None,
         "guidance": request.guidance,
         "sampler": request.sampler,
@@ -35,32 +35,32 @@ def image_settings(request: Request, i: int, label: int) -> dict:
         "interval_low": request.interval_low,
         "seed": request.seed + i,
     }
-    if request.interval_high != float("inf"):  # JSON has no infinity; absent means no upper end
+    if request.interval_high != float("inf"):  # JSON has no infinity; without the key there is no upper limit
         settings["interval_high"] = request.interval_high
     return settings | steering_settings(request)
 
 
 def steering_settings(request: Request) -> dict:
-    """What steers an image, if anything does. Not the re-ranking: a kept candidate is an image like any other, found by its seed."""
-    on = {}
+    """The settings of CLIP and classifier guidance, {} if both are off. Re-ranking needs none: the seed reproduces the kept candidate."""
+    settings = {}
     if request.text and request.text_scale:
-        on |= {"text": request.text, "text_scale": request.text_scale, "text_through": request.text_through}
+        settings |= {"text": request.text, "text_scale": request.text_scale, "text_through": request.text_through}
     if request.classifier_scale:
-        on["classifier_scale"] = request.classifier_scale
-    if on:
-        on["steer_low"] = request.steer_low
+        settings["classifier_scale"] = request.classifier_scale
+    if settings:
+        settings["steer_low"] = request.steer_low
         if request.steer_high != float("inf"):
-            on["steer_high"] = request.steer_high
-    return on
+            settings["steer_high"] = request.steer_high
+    return settings
 
 
 def image_png(image: np.ndarray, request: Request, i: int, label: int) -> bytes:
-    """uint8 (C, H, W) -> PNG at native size with the image's own settings embedded."""
+    """uint8 (C, H, W) -> PNG at native size with the image's settings."""
     return png_settings.write(picture(image), image_settings(request, i, label))
 
 
 def request_from_settings(settings: dict, classes: tuple[str, ...]) -> Request:
-    """The request that gives a dropped PNG's image again."""
+    """The request that reproduces the image of a PNG with these settings. classes: those of its checkpoint."""
     label = settings.get("label")
     fields = {
         k: settings[k]
@@ -73,13 +73,15 @@ def request_from_settings(settings: dict, classes: tuple[str, ...]) -> Request:
         if k in settings
     }
     if label is not None and label >= len(classes) and label >= 0:
-        raise ValueError(f"the image was made with class {label}, but its checkpoint has {len(classes)} classes here")
+        raise ValueError(
+            f"the image has class {label}, but the checkpoint {settings.get('checkpoint')} on this machine has {len(classes)} classes"
+        )
     name = "none" if label is None else "any" if label < 0 else classes[label]
     return Request(n=1, label=name, **fields)
 
 
 def images_zip(pngs: Iterable[bytes]) -> bytes:
-    """PNGs in a ZIP, stored as they are."""
+    """A ZIP of PNG files, named 00000.png, 00001.png, ..."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for i, data in enumerate(pngs):
@@ -88,17 +90,17 @@ def images_zip(pngs: Iterable[bytes]) -> bytes:
 
 
 def frame_grid(images: np.ndarray, columns: int, pad: int = 1) -> Image.Image:
-    """uint8 (N, C, H, W) -> a mid-grey ruled grid at native size."""
+    """uint8 (N, C, H, W) -> a grid at native size, with grey lines of `pad` pixels between the images."""
     return render.grid(torch.from_numpy(images), columns, pad)
 
 
 def grid_columns(n: int) -> int:
-    """Columns of a near-square grid of n images."""
+    """The number of columns of a nearly square grid of n images."""
     return max(int(np.ceil(n**0.5)), 1)
 
 
 def frame_picture(frames: Iterable[Frame], columns: int, gap: int = 4) -> Image.Image:
-    """x_t and predicted x0 of one or two frames, left to right: the panels the player shows, and the exports'."""
+    """The grids of x_t and of predicted x0 of one or two frames, from left to right, `gap` pixels apart."""
     panels = [frame_grid(v, columns) for f in frames for v in (f.x, f.x0)]
     w, h = panels[0].size
     canvas = Image.new("RGB", (len(panels) * (w + gap) - gap, h), (128, 128, 128))

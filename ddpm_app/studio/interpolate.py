@@ -1,4 +1,4 @@
-"""Images between two images or two seeds: a PathRequest in, frames out."""
+"""Interpolation between two images or two seeds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class PathRequest:
-    """How to interpolate: each field with its help and what it accepts."""
+    """Settings of an interpolation: each field with its help and what it accepts."""
 
     checkpoint: str = setting("", "name in checkpoints/ or runs/ (default: the one the page opens with)", always=True)
     way: str = setting("seeds", "; ".join(f"{name}: {text}" for name, text in WAYS.items()), choices=WAYS, always=True)
@@ -47,24 +47,29 @@ class PathRequest:
     def __post_init__(self):
         check(self)
         if self.way == "ode" and SAMPLERS[self.sampler].stochastic:
-            raise ValueError(f"{self.sampler} draws noise on its way, so an encoded image would not come back; heun and dpmpp-2m draw none")
+            raise ValueError(f"{self.sampler} adds noise at each step, so it cannot decode an encoded image; heun and dpmpp-2m add none")
 
     @property
     def weights(self) -> Tensor:
-        """(frames,) from 0, the first end, to 1, the second."""
+        """(frames,) from 0 (the first end) to 1 (the second end)."""
         return torch.linspace(0, 1, self.frames, dtype=torch.float64)
 
     def as_command(self, ends: str) -> str:
-        """The command line that makes the same images; ends: its flags for the two pictures, empty for seeds."""
+        """The command line that produces the same images. ends: its flags for the two images, empty for seeds."""
         flags = shlex.join(write_flags(self))
         return " ".join(f"python -m ddpm_app interpolate {flags} {ends} --precision auto --out path.png path.webp".split())
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Where an interpolation stands: "encode" or "decode", i of n moves; images uint8: the two ends' x_t on the way up, the predicted x0 of
-    all frames on the way down; sigma: the level reached. error: root mean squared error of the two ends against their images, in grey
-    levels, at the end of "ode" (else None)."""
+    """The state of an interpolation after one step.
+
+    phase:  "encode" or "decode"
+    i, n:   step i of n of the phase
+    sigma:  noise level reached
+    images: uint8; while encoding x_t of the two ends (2, C, H, W), while decoding the predicted x0 of all frames (frames, C, H, W)
+    error:  root mean squared error of the two decoded ends against their images, in grey levels; only in the last state of way "ode"
+    """
 
     phase: str
     i: int
@@ -79,22 +84,28 @@ class Passage:
 
 
 def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = None) -> Iterator[Passage]:
-    """From one end to the other in `frames` images; pictures: the ends, uint8 (2, C, H, W), unless they are seeds, whose two ends are what
-    Studio.sample makes of them with the same settings."""
+    """Interpolate in request.frames images, both ends included. Raises ValueError for images or classes that do not fit.
+
+    pictures: the two ends, uint8 (2, C, H, W); None for way "seeds", whose ends equal Studio.sample of the two seeds
+    """
     config = studio.checkpoint(request.checkpoint).config
     if (pictures is None) != (request.way == "seeds"):
-        raise ValueError("give two images" if pictures is None else "two seeds are the ends: give no images")
+        raise ValueError(
+            f"way {request.way!r} needs two images" if pictures is None else "way 'seeds' accepts no images; 'ode' and 'noise' take two"
+        )
     if pictures is not None and (len(pictures) != 2 or check_images(studio, request.checkpoint, pictures) is None):
-        raise ValueError(f"{len(pictures)} images were given; the ends are 2")
+        raise ValueError(f"{len(pictures)} images were given; 2 are accepted")
     labels = tuple(class_index(studio, config, name) for name in (request.first, request.second))
     denoiser, sampler = studio.denoiser(studio.checkpoint(request.checkpoint)), SAMPLERS[request.sampler]
     steps, shape, weights = sampler.steps_for(request.evaluations), shape_of(config), request.weights
     denoise = blend(denoiser, labels, weights.to(studio.device, torch.float32), request.guidance)
-    denoise = denoise if request.way == "ode" else clipped(denoise)  # unclipped, the way up and down is one smooth equation
+    denoise = (
+        denoise if request.way == "ode" else clipped(denoise)
+    )  # encoding and decoding solve one smooth equation, which clipping would break
     seeds = [request.seed, request.seed_b]
     if request.way == "noise":
         if request.t > denoiser.schedule.T:
-            raise ValueError(f"t is {request.t}; it lies between 1 and {denoiser.schedule.T}")
+            raise ValueError(f"t is {request.t}; a whole number from 1 to {denoiser.schedule.T} is accepted")
         sigmas = sigma_grid(denoiser.schedule, steps, sampler.grid, min(float(denoiser.schedule.sigma[request.t - 1]), SIGMA_CAP))
         eps = SeededNoise(seeds)(torch.empty(2, *shape))
         x = noised_between(to_model(pictures), float(sigmas[0]), eps, weights)
@@ -106,7 +117,7 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
             codes = yield from _encoded(studio, denoiser, to_model(pictures), labels, max((request.evaluations + 1) // 2, 2))
         x = from_vp(slerp(codes[0], codes[1], weights), sigmas[0])
     noise = SeededNoise([request.seed] * request.frames)
-    for step in studio.turns(sampler.steps(denoise, x.to(studio.device), sigmas, noise)):
+    for step in studio.exclusively(sampler.steps(denoise, x.to(studio.device), sigmas, noise)):
         images = to_uint8(step.x if step.i + 1 == step.n else step.x0).cpu()
         error = None
         if request.way == "ode" and step.i + 1 == step.n:
@@ -116,10 +127,10 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
 
 
 def _encoded(studio: Studio, denoiser: Denoiser, x0: Tensor, labels, steps: int) -> Generator[Passage, None, Tensor]:
-    """The two images' unit-variance codes, each under its class, unguided."""
+    """Encode two images, each with its class and without guidance. Returns their codes, (2, C, H, W) of unit variance."""
     levels = code_levels(denoiser.schedule, steps)
     denoise = blend(denoiser, labels, torch.tensor([0.0, 1.0], device=studio.device))
     step = None
-    for step in studio.turns(encode(denoise, x0.to(studio.device), levels)):
+    for step in studio.exclusively(encode(denoise, x0.to(studio.device), levels)):
         yield Passage("encode", step.i + 1, step.n, float(step.sigma_next), to_uint8(to_vp(step.x, step.sigma_next)).cpu().numpy())
     return to_vp(step.x, levels[-1]).cpu()

@@ -1,4 +1,4 @@
-"""A sampling request: what may be asked, its bounds, and how the same request reads as Python and as a command line."""
+"""A sampling request: its fields, the values they accept, and the same request as Python and as a command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.flags import changed, check, setting, write_flags
 
 SEED_LIMIT = 2**63 - 2**32
-MAX_TEXT = 300  # letters of a prompt
+MAX_TEXT = 300  # characters of a prompt
 RANKERS = ("classifier", "clip")
 THROUGH = ("denoiser", "x0")
 
@@ -64,21 +64,21 @@ class Request:
 
     @property
     def true_evaluations(self) -> int:
-        """What the steps really cost: two-evaluation methods use an odd number."""
+        """Network evaluations that the steps use: a method with two evaluations per step uses an odd number."""
         return SAMPLERS[self.sampler].cost(self.steps)
 
     def unranked(self) -> Request:
-        """The request for every candidate: image j of it competes for place j mod n."""
+        """The request for all candidates without re-ranking: its image j is a candidate for image j mod n."""
         return dataclasses.replace(self, n=self.n * self.candidates, candidates=1)
 
     def options(self) -> dict[str, float]:
         return {k: getattr(self, k) for k in SAMPLERS[self.sampler].options}
 
     def as_python(self) -> str:
-        """Python that gives the same pixels: images uint8 (n, H, W, C), labels int64 (n,)."""
+        """Python code that produces the same pixels: images uint8 (n, H, W, C), labels int64 (n,)."""
         fields = ", ".join(f"{k}={v!r}" for k, v in changed(self).items())  # repr: names may hold quotes
         return f"from ddpm_app.studio import Request, Studio\n\nimages, labels = Studio().images(Request({fields}))"
 
     def as_command(self) -> str:
-        """The command line that gives the same pixels."""
+        """The command line that produces the same pixels."""
         return f"python -m ddpm_app sample {shlex.join(write_flags(self))} --out samples.npz"

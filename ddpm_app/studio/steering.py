@@ -1,5 +1,6 @@
-"""What a Request's steering means for a model: its denoiser guided by CLIP or by a noise-aware classifier, its images scored for
-re-ranking. Judges are found in `classifiers/` beside the checkpoints, by the name of the data, and the shipped CLIP by its own."""
+"""Steering of a Request: guidance of a denoiser by CLIP or by a noise-aware classifier, and scores of images for re-ranking.
+
+Classifiers lie in `classifiers/` beside the checkpoints and are named after their data: `cifar10`, and `cifar10-noisy` if noise-aware."""
 
 from __future__ import annotations
 
@@ -19,35 +20,37 @@ from ddpm_app.studio.request import Request
 
 
 def clip_refusal(config: CheckpointConfig) -> str:
-    """Why CLIP cannot steer a model, one sentence; empty where it can."""
+    """One sentence why CLIP cannot steer a model; empty if it can."""
     if config.network.in_channels == 3:
         return ""
-    return f"the CLIP that ships has seen colour photos only and reads no {config.data} pictures: steer and rank those by their classifier"
+    return (
+        f"the shipped CLIP was trained on colour photos only and cannot read {config.data} images; steer and rank these by their classifier"
+    )
 
 
 class Steering:
-    """The judges that requests ask for, loaded once and kept. roots: directories of checkpoints, in which `classifiers/` is looked for."""
+    """Loads the classifiers that requests need and keeps them in memory. roots: directories that may hold `classifiers/`."""
 
     def __init__(self, roots: Sequence[Path], device: torch.device | str = "cpu"):
         self.roots, self.device = [Path(r) for r in roots], torch.device(device)
         self._loaded: dict[tuple[str, float], Classifier] = {}
         self._lock = threading.Lock()
 
-    # -- the judges -------------------------------------------------------------------------------------------------
+    # -- classifiers ------------------------------------------------------------------------------------------------
 
     def noisy(self, config: CheckpointConfig) -> Classifier:
-        """The noise-aware classifier of a model's data. Raises ValueError where there is none, or none that fits."""
+        """The noise-aware classifier for a model's data. Raises ValueError if there is none that fits."""
         return self._load(config, noise_aware=True)
 
     def classifier(self, config: CheckpointConfig) -> Classifier:
-        """The classifier of a model's data, which never saw noise. Raises ValueError where there is none, or none that fits."""
+        """The classifier for a model's data, trained without noise. Raises ValueError if there is none that fits."""
         return self._load(config, noise_aware=False)
 
     def has_noisy(self, config: CheckpointConfig) -> bool:
         return self._find(config.data + "-noisy", description_file(noise_aware=True)) is not None
 
     def _find(self, name: str, file: str) -> Path | None:
-        if name != Path(name).name or name.startswith("."):  # the name comes from a config.json that may be hostile
+        if name != Path(name).name or name.startswith("."):  # config.json may be malicious: accept no path
             return None
         return next((r / "classifiers" / name for r in self.roots if (r / "classifiers" / name / file).is_file()), None)
 
@@ -67,23 +70,23 @@ class Steering:
             classifier = self._loaded[key]
         c, n = classifier.config, config.network
         if (c.image_size, c.in_channels) != (n.image_size, n.in_channels) or config.classes and c.classes != config.classes:
-            raise ValueError(f"the {kind} in {path} reads other pictures or classes than this model makes")
+            raise ValueError(f"the {kind} in {path} was trained on images of another shape or on other classes than this model")
         return classifier
 
     def _clip(self, config: CheckpointConfig):
         if refusal := clip_refusal(config):
             raise ValueError(refusal)
-        from ddpm_app.classifiers.clip import load_clip  # open_clip is loaded only when CLIP is asked for
+        from ddpm_app.classifiers.clip import load_clip  # imported here: open_clip loads slowly
 
         return load_clip("shipped", self.device)
 
-    def unread(self, request: Request, config: CheckpointConfig) -> list[str]:
-        """Words of the request's text that the CLIP steering or ranking by it has never read, so that they mean nothing to it."""
+    def unknown_words(self, request: Request, config: CheckpointConfig) -> list[str]:
+        """Words of the request's text that were not in CLIP's training captions and so have no effect; [] if the text is not used."""
         used = request.text and (request.text_scale or request.candidates > 1 and request.rank_by == "clip")
         return self._clip(config).unknown_words(request.text) if used else []
 
     def classes(self, request: Request, config: CheckpointConfig) -> tuple[str, ...]:
-        """The classes a request may name: the network's; an unconditional one's come from the classifier that guides it or ranks for it."""
+        """The classes that this request may name: the model's, or without any those of the classifier that guides or ranks."""
         if config.network.num_classes:
             return config.classes
         if request.classifier_scale:
@@ -91,7 +94,7 @@ class Steering:
         return self.classifier(config).config.classes if request.candidates > 1 and request.rank_by == "classifier" else ()
 
     def offered(self, config: CheckpointConfig) -> tuple[str, ...]:
-        """The classes that some request to a model may name: its own, or those of the noise-aware classifier of its data."""
+        """The classes that any request to a model may name: the model's, else those of the noise-aware classifier for its data, else ()."""
         if config.network.num_classes:
             return config.classes
         try:
@@ -102,11 +105,11 @@ class Steering:
     # -- guidance ---------------------------------------------------------------------------------------------------
 
     def guided(self, denoise: Denoise, request: Request, config: CheckpointConfig, labels: np.ndarray) -> Denoise:
-        """The denoiser with the request's guides around it. labels (B,), -1 for none. Raises ValueError for what cannot guide."""
+        """The denoiser with the request's guidance. labels: (B,), -1 is none. Raises ValueError if the guidance is impossible."""
         interval = (request.steer_low, request.steer_high)
         if request.classifier_scale:
             if labels.min() < 0:
-                raise ValueError("classifier guidance pulls toward a class, and none is asked for; choose one, any or all")
+                raise ValueError("label is 'none'; classifier guidance needs a class: a name, an index, any or all")
             label = torch.from_numpy(labels).to(self.device)
             denoise = classifier_guided(denoise, of_class(self.noisy(config).log_probabilities, label), request.classifier_scale, interval)
         if request.text and request.text_scale:
@@ -118,28 +121,30 @@ class Steering:
     # -- re-ranking -------------------------------------------------------------------------------------------------
 
     def scores(self, request: Request, config: CheckpointConfig, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """What request.rank_by thinks of images, uint8 (N, C, H, W) with labels (N,): higher is better, float64 (N,).
+        """float64 (N,): the scores of images, uint8 (N, C, H, W), with labels (N,), -1 is none. Higher is better.
 
-        classifier: the probability of the class asked for, the highest of any where none was. clip: the similarity to the text, or
-        without one to "a photo of a {class}". Raises ValueError where the judge is missing or has nothing to go by."""
+        rank_by "classifier": the probability of the image's label, or without a label the highest probability of any class
+        rank_by "clip":       the similarity to the text, or without a text to "a photo of a {class}"
+        Raises ValueError if there is no classifier that fits, or neither a text nor a class.
+        """
         pictures = torch.from_numpy(np.ascontiguousarray(images))
         if request.rank_by == "classifier":
             probabilities = self.classifier(config).classify(pictures)
-            asked = torch.from_numpy(np.where(labels < 0, probabilities.argmax(1).numpy(), labels))
-            return probabilities.gather(1, asked[:, None])[:, 0].double().numpy()
+            target = torch.from_numpy(np.where(labels < 0, probabilities.argmax(1).numpy(), labels))
+            return probabilities.gather(1, target[:, None])[:, 0].double().numpy()
         clip = self._clip(config)
         if request.text:
-            wanted = clip.text([request.text]).expand(len(images), -1)
+            target = clip.text([request.text]).expand(len(images), -1)
         elif labels.min() >= 0:
             from ddpm_app.classifiers.clip_scores import class_prompts
 
-            wanted = clip.text(class_prompts(self.classes(request, config)))[torch.from_numpy(labels)]
+            target = clip.text(class_prompts(self.classes(request, config)))[torch.from_numpy(labels)]
         else:
-            raise ValueError("ranking by CLIP needs a text or a class to compare with")
-        return (clip.images(pictures) * wanted).sum(1).double().numpy()
+            raise ValueError("ranking by CLIP needs a text or a class; the request has neither")
+        return (clip.images(pictures) * target).sum(1).double().numpy()
 
     def check(self, request: Request, config: CheckpointConfig) -> None:
-        """Fail before the denoising rather than after it: load the judge that will rank."""
+        """Load what re-ranking needs. Raises ValueError if it is missing: before the sampling, not after it."""
         if request.candidates > 1:
             self.classifier(config) if request.rank_by == "classifier" else self._clip(config)
 
@@ -149,5 +154,5 @@ def _similarity(clip, text: Tensor, x0: Tensor) -> Tensor:
 
 
 def best_of(scores: np.ndarray, n: int) -> np.ndarray:
-    """(n,) int64: for each of n places the candidate that scores best, of i, i + n, i + 2n, ...; the first of equals."""
+    """(n,) int64: for each image i the candidate of i, i + n, i + 2n, ... with the highest score; among equal scores the first."""
     return np.arange(n) + n * scores.reshape(-1, n).argmax(0)

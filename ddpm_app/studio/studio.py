@@ -1,4 +1,4 @@
-"""Sampling: a Request in, an iterator of Frames out, in numpy. The page, the CLI and the API produce identical pixels."""
+"""Sampling: takes a Request, gives an iterator of Frames in numpy. The page, the CLI and the API produce identical pixels."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Frame:
 
 
 class Ranked(NamedTuple):
-    """Images and how they were chosen.
+    """Images, and the candidate that each one was chosen from.
 
     images: (n, H, W, C) uint8
     labels: (n,) int64, -1 is none
-    chosen: (n,) image i is the candidate chosen[i], whose seed is seed + chosen[i]
-    scores: (candidates, n) of all candidates, NaN without re-ranking
+    chosen: (n,) index of the candidate kept as image i; its seed is seed + chosen[i]
+    scores: (candidates, n) score of every candidate, NaN without re-ranking
     """
 
     images: np.ndarray
@@ -77,7 +77,10 @@ class Ranked(NamedTuple):
 
 
 class Studio:
-    """Checkpoints on disk, the few last used in memory, one network at work at a time."""
+    """Loads checkpoints, keeps the last `keep` used ones in memory, and runs one network at a time.
+
+    roots: directories in which checkpoints are looked for (default: checkpoints/ and runs/)
+    """
 
     def __init__(self, roots: list[Path] | None = None, device: str = "auto", precision: str = "auto", keep: int = 3):
         self.roots = roots if roots is not None else model_roots()
@@ -92,7 +95,7 @@ class Studio:
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """By name: those under the roots and those added since."""
+        """All checkpoints by name: those under the roots and those loaded with add()."""
         return {**checkpoints.find(self.roots), **self._extra}
 
     def unreadable(self) -> dict[str, str]:
@@ -102,24 +105,24 @@ class Studio:
         return refused
 
     def checkpoint(self, name: str) -> Checkpoint:
-        everything = self.checkpoints()
-        if name not in everything and (Path(name) / "config.json").is_file():
+        known = self.checkpoints()
+        if name not in known and (Path(name) / "config.json").is_file():
             return checkpoints.open_checkpoint(Path(name))
-        if not everything:
+        if not known:
             raise ValueError(f"no checkpoint found in {' or '.join(str(r) for r in self.roots)}")
-        return everything[check_choice("checkpoint", name, everything)]
+        return known[check_choice("checkpoint", name, known)]
 
     def address(self, name: str) -> str:
-        """What names this checkpoint elsewhere, too: its name if it is found on disk, its path if it was loaded by hand."""
+        """A name that another process accepts: the checkpoint's name if it lies under the roots, its path if it was loaded with add()."""
         return str(self._extra[name].path) if name in self._extra and name not in checkpoints.find(self.roots) else name
 
     def default(self) -> str:
-        """The checkpoint to open with: class-conditional CIFAR-10 before others, shipped before own."""
+        """The checkpoint shown first: the first CIFAR-10 model, else the first of all; "" without any."""
         names = list(self.checkpoints())
         return next((n for n in names if n.startswith("cifar10")), names[0] if names else "")
 
     def add(self, source: str) -> Checkpoint:
-        """Load a checkpoint from a directory or a Hugging Face repo id, and read its weights once to be sure of them."""
+        """Add a checkpoint from a directory or a Hugging Face repo id. Reads its weights once; raises ValueError if that fails."""
         source = source.strip()
         if not source:
             raise ValueError("give a folder with config.json and weights.safetensors, or a Hugging Face repo id such as user/model")
@@ -131,7 +134,7 @@ class Studio:
         if looks_like_path:
             path = Path(source).expanduser().resolve()
         else:
-            from ddpm_app.checkpoints import hub  # only here: it knows the network
+            from ddpm_app.checkpoints import hub  # imported only here: this package needs network access
 
             path = hub.fetch(source)
         checkpoint = checkpoints.open_checkpoint(path)
@@ -140,7 +143,7 @@ class Studio:
         return checkpoint
 
     def denoiser(self, checkpoint: Checkpoint) -> Denoiser:
-        """The network, on the device; the last few stay in memory and are read again when their files change."""
+        """The network on the device, from memory if it is there and its config.json has not changed since."""
         key, stamp = str(checkpoint.path), (checkpoint.path / "config.json").stat().st_mtime
         with self._loading:
             if key in self._loaded and self._loaded[key][0] == stamp:
@@ -159,12 +162,14 @@ class Studio:
         k, label = len(classes), request.label
         if not k or label == "none":
             if label not in ("any", "none", "all"):
-                raise ValueError(f"this checkpoint has no classes, so no class {label!r}; a classifier scale may pull it toward one")
+                raise ValueError(
+                    f"this checkpoint has no classes, so class {label!r} is not accepted; a classifier scale above 0 guides it toward one"
+                )
             return np.full(request.n, -1, np.int64)
         index = np.arange(request.n, dtype=np.int64)
         if label == "all":
             return index % k
-        if label == "any":  # from each image's own seed, apart from the stream its noise is drawn from
+        if label == "any":  # drawn from the image's seed, in another random stream than its noise
             return np.array([np.random.default_rng([request.seed + int(i), 7]).integers(k) for i in index], np.int64)
         if label in classes:
             return np.full(request.n, classes.index(label), np.int64)
@@ -181,11 +186,11 @@ class Studio:
         labels: np.ndarray | None = None,
         most: int = MAX_BATCH,
     ) -> Iterator[Frame]:
-        """Denoise n <= most images, or all candidates for them, yielding the start and every move.
+        """Denoise n <= most images, or all their candidates. Yields the initial noise and the state after each step.
 
         picture, start: SDEdit (Meng et al. 2022): begin at sigma `start` from this image, uint8 (C, H, W), with each seed's noise.
-        labels: (n,) int64 in place of what request.label says (-1: none), for one batch of a larger request.
-        Closing the iterator stops at the next step.
+        labels: (n,) int64 instead of request.label (-1: none), for one batch of a larger request.
+        Closing the iterator stops the sampling.
         """
         if (total := request.n * request.candidates) > most:
             what = f"n is {total}" if request.candidates == 1 else f"{request.n} images of {request.candidates} candidates are {total}"
@@ -201,28 +206,28 @@ class Studio:
             raise ValueError(f"the picture is {picture.shape}; this checkpoint takes {shape[1:]}")
         denoiser = self.denoiser(checkpoint)
         sampler = SAMPLERS[request.sampler]
-        kind = sampler.grid if request.grid == "auto" else request.grid
-        sigmas = sigma_grid(denoiser.schedule, request.steps, kind, start)
+        grid = sampler.grid if request.grid == "auto" else request.grid
+        sigmas = sigma_grid(denoiser.schedule, request.steps, grid, start)
         x0 = None if picture is None else to_model(torch.from_numpy(picture.copy())).to(self.device)
         seeds = range(request.seed, request.seed + request.n)
         x, noise = start_sampling(seeds, shape, sigmas, self.device, x0=x0)
-        moves = sampler.steps(self._guided(denoiser, request, config, labels), x, sigmas, noise, **request.options())
+        steps = sampler.steps(self._guided(denoiser, request, config, labels), x, sigmas, noise, **request.options())
         yield self._frame(denoiser, request, 0, 0, sigmas[0], x, torch.zeros_like(x), labels)
-        for step in self.turns(moves):
+        for step in self.exclusively(steps):
             yield self._frame(denoiser, request, step.i + 1, step.nfe, step.sigma_next, step.x, step.x0, labels)
 
-    def turns(self, moves: Generator, inference: bool = True) -> Generator:
-        """A generator's steps, each while no one else's network runs; returns what it returns."""
+    def exclusively(self, steps: Generator, inference: bool = True) -> Generator:
+        """The values of a generator, each computed while no other network of this Studio runs; returns the generator's return value."""
         while True:
             with self._working, torch.inference_mode(inference):
                 try:
-                    step = next(moves)
+                    step = next(steps)
                 except StopIteration as end:
                     return end.value
             yield step
 
     def _labels(self, request: Request, config: CheckpointConfig) -> np.ndarray:
-        """The class of each image, and again for each further set of candidates: (n candidates,)."""
+        """(n * candidates,) int64: the classes of the n images, repeated for each set of candidates."""
         return np.tile(self.labels(request, self.steering.classes(request, config)), request.candidates)
 
     def _guided(self, denoiser: Denoiser, request: Request, config: CheckpointConfig, labels: np.ndarray):
@@ -237,50 +242,50 @@ class Studio:
         level = float(sigma)
         if not level and not x.isfinite().all():
             raise ValueError(f"{request.checkpoint} gives infinities or NaN instead of images")
-        t = float(denoiser.schedule.sigma_to_t(sigma)) + 1 if level else 0.0  # the textbook counts from 1; 0 is the clean image
+        t = float(denoiser.schedule.sigma_to_t(sigma)) + 1 if level else 0.0  # papers count t from 1; 0 is the clean image
         log_snr = -2 * math.log(level) if level else math.inf
         shown = [to_uint8(v).cpu().numpy() for v in (to_vp(x, sigma), x0)]
         return Frame(i, request.steps, nfe, request.true_evaluations, t, level, log_snr, *shown, labels)
 
     def images(self, request: Request, progress=None) -> tuple[np.ndarray, np.ndarray]:
-        """All n images, uint8 (n, H, W, C), and labels, int64 (n,), in batches; progress(done, n) after each batch."""
-        found = self.ranked(request, progress)
-        return found.images, found.labels
+        """All n images, uint8 (n, H, W, C), and labels, int64 (n,). progress(done, n) is called after each batch."""
+        samples = self.ranked(request, progress)
+        return samples.images, samples.labels
 
     def ranked(self, request: Request, progress=None) -> Ranked:
-        """As images(), and which candidate each one was; progress counts candidates."""
+        """The images, their scores and which candidate each one was. progress(done, n) counts candidates."""
         config = self.checkpoint(request.checkpoint).config
         size = config.network.image_size**2 * config.network.in_channels
         if request.n * size > MAX_RESULT_BYTES:
             raise ValueError(f"n is {request.n}; {MAX_RESULT_BYTES // size} images fit the memory limit of {MAX_RESULT_BYTES >> 30} GiB")
-        labels, everyone, n = self._labels(request, config), request.unranked(), request.n
+        labels, candidates, n = self._labels(request, config), request.unranked(), request.n
         self.steering.check(request, config)
         images = np.empty((n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
         scores, chosen = np.full((request.candidates, n), np.nan), np.arange(n)
         best = np.full(n, -np.inf)
-        for at in range(0, everyone.n, MAX_BATCH):
-            part = dataclasses.replace(everyone, n=min(MAX_BATCH, everyone.n - at), seed=request.seed + at)
-            asked = labels[at : at + part.n]
-            for frame in self.sample(part, labels=asked):
+        for at in range(0, candidates.n, MAX_BATCH):
+            part = dataclasses.replace(candidates, n=min(MAX_BATCH, candidates.n - at), seed=request.seed + at)
+            part_labels = labels[at : at + part.n]
+            for frame in self.sample(part, labels=part_labels):
                 if frame.done:
                     index = np.arange(at, at + part.n)
                     if request.candidates > 1:
-                        scores.flat[index] = self.steering.scores(request, config, frame.x, asked)
+                        scores.flat[index] = self.steering.scores(request, config, frame.x, part_labels)
                     for j, image in zip(index, frame.x):
                         if request.candidates == 1 or scores.flat[j] > best[j % n]:
                             best[j % n], chosen[j % n], images[j % n] = scores.flat[j], j, image.transpose(1, 2, 0)
             if progress:
-                progress(at + part.n, everyone.n)
+                progress(at + part.n, candidates.n)
         return Ranked(images, labels[:n], chosen, scores)
 
     def compare(self, first: Request, second: Request) -> Iterator[tuple[Frame, Frame]]:
-        """Two requests side by side, in step by their share of evaluations; the shorter one waits on its last frame."""
+        """Sample two requests together. Yields pairs of frames with nearly the same share of steps done, at last both final frames."""
         runs = [self.sample(first), self.sample(second)]
         frames = [next(run) for run in runs]
         try:
             yield frames[0], frames[1]
             while not all(f.done for f in frames):
-                k = min((0, 1), key=lambda j: (frames[j].done, frames[j].i / frames[j].n))
+                k = min((0, 1), key=lambda j: (frames[j].done, frames[j].i / frames[j].n))  # the one that is behind
                 ahead = frames[k].i + 1, frames[k].n
                 frames[k] = next(runs[k])
                 other = 1 - k

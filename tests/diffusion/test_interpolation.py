@@ -177,11 +177,11 @@ def test_what_is_refused(studio):
         with pytest.raises(ValueError):
             interpolate.PathRequest("mnist-random", **bad)
     for request, pictures, says in (
-        ({"way": "ode"}, None, "two images"),
-        ({"way": "seeds"}, two, "no images"),
-        ({"way": "noise"}, two[:1], "ends are 2"),
+        ({"way": "ode"}, None, "needs two images"),
+        ({"way": "seeds"}, two, "accepts no images"),
+        ({"way": "noise"}, two[:1], "1 images were given; 2 are accepted"),
         ({"way": "noise"}, two[:, :, :9], "takes 1 to"),
-        ({"way": "noise", "t": 1001}, two, "between 1 and 1000"),
+        ({"way": "noise", "t": 1001}, two, "from 1 to 1000"),
         ({"way": "seeds", "first": "any"}, None, "one class"),
         ({"way": "seeds", "first": "eleven"}, None, "unknown class"),
     ):

@@ -135,7 +135,7 @@ def test_an_npz_with_labels(capsys, tmp_path, shipped):
     assert code == 0 and f"matching accuracy {found['matching']:.4f}" in out and "a photo of a deer" in out
     np.savez(tmp_path / "m.npz", arr_0=images.transpose(0, 2, 3, 1), arr_1=np.arange(30))
     code, out, err = run(capsys, "--images", tmp_path / "m.npz", "--json")
-    assert code == 0 and json.loads(out)["matching"] is None and "label 29, and 10 classes" in err
+    assert code == 0 and json.loads(out)["matching"] is None and "label 29, but there are 10 classes" in err
     np.savez(tmp_path / "u.npz", arr_0=images.transpose(0, 2, 3, 1))
     assert json.loads(run(capsys, "--images", tmp_path / "u.npz", "--json")[1])["matching"] is None
 

@@ -118,10 +118,10 @@ def test_what_a_menu_may_offer(studio):
 
 def test_words_that_clip_has_never_read_are_named(studio):
     config = studio.checkpoint("cifar10-random").config
-    assert studio.steering.unread(ask(text="light zyx"), config) == ["zyx"]
+    assert studio.steering.unknown_words(ask(text="light zyx"), config) == ["zyx"]
     for silent in ({"text": "light zyx", "text_scale": 0.0}, {"text": ""}, {"text": "zyx", "text_scale": 0.0, "candidates": 2}):
-        assert studio.steering.unread(ask(**silent), config) == []
-    assert studio.steering.unread(ask(text="zyx", text_scale=0.0, candidates=2, rank_by="clip"), config) == ["zyx"]
+        assert studio.steering.unknown_words(ask(**silent), config) == []
+    assert studio.steering.unknown_words(ask(text="zyx", text_scale=0.0, candidates=2, rank_by="clip"), config) == ["zyx"]
 
 
 def test_the_best_candidate_of_each_place():
@@ -193,9 +193,9 @@ def test_what_cannot_steer_says_so_before_anything_is_denoised(studio, tmp_path,
 
     make_checkpoint(roots[0] / "elsewhere", size=16, data="../random")
     for change, says in (
-        ({"checkpoint": "mnist-random", "label": "7", "text": "light"}, "reads no random-grey pictures: .* by their classifier"),
+        ({"checkpoint": "mnist-random", "label": "7", "text": "light"}, "cannot read random-grey images; .* by their classifier"),
         ({"checkpoint": "mnist-random", "label": "7", "candidates": 2, "rank_by": "clip"}, "colour photos only"),
-        ({"label": "none", "classifier_scale": 1.0}, "none is asked for"),
+        ({"label": "none", "classifier_scale": 1.0}, "classifier guidance needs a class"),
         ({"checkpoint": "elsewhere", "classifier_scale": 1.0}, "no noise-aware classifier of '../random'"),
         ({"checkpoint": "elsewhere", "candidates": 2}, "train one with python train/train_classifier.py --data"),
     ):
@@ -204,7 +204,7 @@ def test_what_cannot_steer_says_so_before_anything_is_denoised(studio, tmp_path,
         with pytest.raises(ValueError, match=says):
             studio.images(ask(**change))
     make_checkpoint(roots[0] / "elsewhere", size=32)  # the right name, other pictures
-    with pytest.raises(ValueError, match="reads other pictures"):
+    with pytest.raises(ValueError, match="images of another shape"):
         next(studio.sample(ask(checkpoint="elsewhere", classifier_scale=1.0)))
     assert not Steering(roots).has_noisy(dataclasses.replace(studio.checkpoint("elsewhere").config, data="nothing"))
     with pytest.raises(ValueError, match="needs a text or a class"):

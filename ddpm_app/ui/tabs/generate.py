@@ -58,7 +58,7 @@ def finished(studio: Studio, request: Request, frame: Frame, head: dict, classes
         first = grid_head(request, dataclasses.replace(frame, labels=frame.labels[: request.n]), classes)
         layout = {**first, "order": [order[i] for i in first["order"]]}
         message |= {"ranked": {**ranked, "layout": layout}, "status": f"{status}. Kept: {ranked['means']}"}
-    if words := studio.steering.unread(request, studio.checkpoint(request.checkpoint).config):
+    if words := studio.steering.unknown_words(request, studio.checkpoint(request.checkpoint).config):
         message["status"] += f". CLIP has never read {', '.join(words)}"
     run = head["run"]
     for i in order:  # what the ZIP holds
