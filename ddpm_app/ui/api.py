@@ -18,15 +18,15 @@ def build(studio: Studio) -> None:
         checkpoint: str = "",
         label: str = "any",
         n: int = 4,
-        guidance: float = 1.5,
-        sampler: str = "dpmpp-2m",
-        evaluations: int = 20,
+        guidance: float = Request.guidance,
+        sampler: str = Request.sampler,
+        evaluations: int = Request.evaluations,
         seed: int = 0,
         text: str = "",
         text_scale: float = Request.text_scale,
-        classifier_scale: float = 0.0,
-        candidates: int = 1,
-        rank_by: str = "classifier",
+        classifier_scale: float = Request.classifier_scale,
+        candidates: int = Request.candidates,
+        rank_by: str = Request.rank_by,
     ) -> list[str]:
         """Denoise images from noise.
 
@@ -39,13 +39,13 @@ def build(studio: Studio) -> None:
             evaluations: Denoiser evaluations per image, 1 to 1000.
             seed: Seed of the first image, 0 or more.
             text: CLIP guidance: a prompt to steer toward; empty for none.
-            text_scale: Of the CLIP guidance, 0 is off.
-            classifier_scale: Of the guidance by a noise-aware classifier toward the class, 0 is off.
+            text_scale: Scale of the CLIP guidance, 0 is off.
+            classifier_scale: Scale of the guidance by a noise-aware classifier toward the class, 0 is off.
             candidates: Re-ranking: each image is the best of this many; n times candidates is at most 64 here.
             rank_by: classifier or clip.
 
         Returns:
-            One PNG data URL an image, with its settings embedded.
+            One PNG data URL per image; each PNG contains its settings.
         """
         if not isinstance(n, int) or not 1 <= n <= API_LIMIT:
             raise ValueError(f"n is {n!r}; 1 to {API_LIMIT} images are accepted here")
@@ -65,16 +65,16 @@ def build(studio: Studio) -> None:
             candidates=candidates,
             rank_by=rank_by,
         )
-        found = studio.ranked(request)
-        rows = zip(found.images, found.chosen, found.labels)
+        ranked = studio.ranked(request)
+        rows = zip(ranked.images, ranked.chosen, ranked.labels)
         pngs = [exports.image_png(image.transpose(2, 0, 1), request, int(i), int(label)) for image, i, label in rows]
         return [render.data_url(p) for p in pngs]
 
     def models() -> list[dict]:
-        """List the models found: name, data, classes, parameters, images seen, measured numbers.
+        """List the models: name, data, classes, parameters, images seen, measured numbers.
 
         Returns:
-            One object a model.
+            One object per model.
         """
         return [model_facts(c) for c in studio.checkpoints().values()]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.checkpoints.facts import model_facts
-from ddpm_app.ui.components.base import Component, b64
+from ddpm_app.images import render
+from ddpm_app.ui.components.base import Component
 
 
 class ModelCard(Component):
@@ -15,7 +15,7 @@ class ModelCard(Component):
 
 
 def card_html(checkpoint: Checkpoint) -> str:
-    """Facts, measured numbers with their protocol and the sample grid, escaped: a checkpoint may come from anywhere."""
+    """Facts, measured numbers with their protocol and the sample grid. All text is escaped: a checkpoint may be a download."""
     f, e = model_facts(checkpoint), lambda v: html.escape(str(v))
     facts = [
         ("Data", f"{f['data']}, {f['image']}, {len(f['classes'])} classes"),
@@ -39,18 +39,9 @@ def card_html(checkpoint: Checkpoint) -> str:
         else "<p class='none'>No measured numbers are stored with this model.</p>"
     )
     samples = checkpoint.path / "samples.png"
-    picture = newest_sample(checkpoint.path) if not samples.is_file() else samples
-    image = (
-        f"<img alt='Samples of {e(checkpoint.name)}, one row a class' src='data:image/png;base64,{b64(picture.read_bytes())}'>"
-        if picture
-        else ""
-    )
+    picture = samples if samples.is_file() else max((checkpoint.path / "samples").glob("*.png"), default=None)  # of a run: its newest grid
+    image = f"<img alt='Samples of {e(checkpoint.name)}, one row a class' src='{render.data_url(picture.read_bytes())}'>" if picture else ""
     return f"<div class='card'><div><h3>{e(checkpoint.name)}</h3><dl>{rows}</dl></div><div>{image}</div></div>{table}"
-
-
-def newest_sample(path: Path) -> Path | None:
-    """The last sample grid a run has written."""
-    return max((path / "samples").glob("*.png"), default=None)
 
 
 def _number(value) -> str:

@@ -117,9 +117,9 @@ def sampler_choices() -> list[tuple[str, str]]:
     return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
 
 
-def bounds(field: str) -> tuple[float, float]:
-    """The lowest and the highest accepted value of a Request's field."""
-    setting = settings_of(Request)[field]
+def bounds(field: str, cls: type = Request) -> tuple[float, float]:
+    """The lowest and the highest accepted value of a field of a settings class."""
+    setting = settings_of(cls)[field]
     return setting.low, setting.high
 
 

@@ -101,10 +101,10 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
             low = gr.Number(0, label="Steer above σ", minimum=0, min_width=90)
             high = gr.Number(SIGMA_CAP, label="up to σ", minimum=0, min_width=90)  # where every grid begins: everywhere
         candidates = gr.Slider(
-            1, 16, value=1, step=1, label="Candidates per image",
+            1, 16, value=Request.candidates, step=1, label="Candidates per image",
             info=f"Re-ranking, or best of n: this many are denoised, the best is kept. At most {MAX_BATCH} in all.",
         )  # fmt: skip
-        rank_by = gr.Radio(RANKINGS, value="classifier", label="Keep the best by")
+        rank_by = gr.Radio(RANKINGS, value=Request.rank_by, label="Keep the best by")
     model.change(
         lambda name: gr.Markdown(advice(studio, name), visible=bool(advice(studio, name))),
         model, note, **INSTANT,

@@ -1,8 +1,9 @@
-"""The Train tab's form: its controls, and the settings of a run that they add up to."""
+"""The Train tab's form: its controls, and the settings of a run that they hold."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import gradio as gr
@@ -11,7 +12,6 @@ from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, WEIGHTS
 from ddpm_app.diffusion.schedules import SCHEDULES
 from ddpm_app.flags import parse_flags, settings_to_flags, whole
 from ddpm_app.networks.device import pick_device
-from ddpm_app.networks.unet import PRESETS
 from ddpm_app.training import runs
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.probe import VALIDATIONS
@@ -23,22 +23,25 @@ DATA = [
     ("Digits (8 × 8, no download)", "digits"),
     ("Own images", OWN),
 ]
-# settings without a control of their own
+MINUTES = 30  # of a run, until the visitor chooses another budget
+# settings that have no control
 FURTHER = ("T", "weight_decay", "decay", "clip", "label_dropout", "flip", "averages", "dropout", "device", "precision", "compile")
 
 
 def own_data(path: str) -> str:
-    """A folder or .npz of this machine, as an absolute path. Raises ValueError."""
+    """The absolute path of a folder or .npz on this machine. Raises ValueError if there is none."""
     if not path.strip():
-        raise ValueError("give a folder with one sub-folder a class, or upload a ZIP of one")
+        raise ValueError("no folder is given; a folder with one sub-folder per class, or a ZIP of one, is accepted")
     place = Path(path.strip()).expanduser()
     if not (place.is_dir() or (place.is_file() and place.suffix == ".npz")):
-        raise ValueError(f"{path.strip()[:200]} is neither a folder nor an .npz file on the machine the studio runs on")
+        raise ValueError(
+            f"{path.strip()[:200]} is not on the machine of the studio, or of another kind; a folder or an .npz file is accepted"
+        )
     return str(place.resolve())
 
 
 def further(text: str) -> dict:
-    """Settings without a control of their own, written as flags of train_unet.py: "--T 200 --flip no". Raises ValueError."""
+    """Settings that have no control, from a text of train_unet.py's flags: "--T 200 --flip no". Raises ValueError."""
     try:
         return parse_flags(TrainConfig, text, FURTHER)
     except ValueError as error:
@@ -46,17 +49,16 @@ def further(text: str) -> dict:
 
 
 def further_text(settings: dict) -> str:
-    """What further() reads back as the same settings; those at their defaults are left out."""
+    """The text from which further() reads these settings. Settings at their defaults are left out."""
     return shlex.join(settings_to_flags(TrainConfig, settings, FURTHER))
 
 
 class Form:
-    """The controls and what they add up to."""
+    """The controls, and the settings of a run that they hold."""
 
     def __init__(self):
-        t = {f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}
         with gr.Group():
-            self.data = gr.Dropdown(DATA, value="mnist", label="Data", elem_id="train-data")
+            self.data = gr.Dropdown(DATA, value=TrainConfig.data, label="Data", elem_id="train-data")
             self.path = gr.Textbox(
                 label="Folder", placeholder="/home/me/photos", max_length=400, visible=False, elem_id="train-path",
                 info="On this machine, one sub-folder a class; or an .npz with arr_0 and arr_1.",
@@ -67,28 +69,30 @@ class Form:
             self.size = gr.Slider(8, 64, value=32, step=8, label="Pixels a side", visible=False)
             self.preset = gr.Dropdown(
                 [("tiny: a CPU's half hour", "tiny"), ("small: a GPU's half hour", "small"), ("ddpm: Ho et al., 35.7 M", "ddpm")],
-                value="tiny", label="Network", elem_id="train-preset",
+                value=TrainConfig.preset, label="Network", elem_id="train-preset",
             )  # fmt: skip
-            self.row = gr.Dropdown(list(PREDICTION_TYPES), value=t["row"], label="Predicts", info="v and edm stand few-step sampling best.")
-            self.schedule = gr.Dropdown(list(SCHEDULES), value=t["schedule"], label="Noise schedule")
-            self.minutes = gr.Number(30, label="Budget, minutes", elem_id="train-minutes")
+            self.row = gr.Dropdown(
+                list(PREDICTION_TYPES), value=TrainConfig.row, label="Predicts", info="v and edm stand few-step sampling best."
+            )
+            self.schedule = gr.Dropdown(list(SCHEDULES), value=TrainConfig.schedule, label="Noise schedule")
+            self.minutes = gr.Number(MINUTES, label="Budget, minutes", elem_id="train-minutes")
         with gr.Accordion("Advanced", open=False):
-            # no minimum, maximum or precision: Gradio would refuse, or round, before the command can say why
-            self.batch = gr.Number(t["batch"], label="Batch", elem_id="train-batch")
-            self.lr = gr.Number(t["lr"], label="Learning rate, peak")
-            self.warmup = gr.Number(t["warmup"], label="Warm-up, images")
-            self.ema = gr.Number(t["ema"], label="EMA length", info="A share of the run; 0.9 and more is a fixed decay.")
+            # no minimum, maximum or precision: Gradio would refuse or round the number before TrainConfig can name the accepted ones
+            self.batch = gr.Number(TrainConfig.batch, label="Batch", elem_id="train-batch")
+            self.lr = gr.Number(TrainConfig.lr, label="Learning rate, peak")
+            self.warmup = gr.Number(TrainConfig.warmup, label="Warm-up, images")
+            self.ema = gr.Number(TrainConfig.ema, label="EMA length", info="A share of the run; 0.9 and more is a fixed decay.")
             self.validations = gr.Number(
                 VALIDATIONS[1], label="Evaluations", elem_id="train-validations",
                 info="Validation, sample grid and saved state, this often over the budget.",
             )  # fmt: skip
             self.weight = gr.Dropdown(
                 list(WEIGHTS),
-                value=t["weight"],
+                value=TrainConfig.weight,
                 label="Loss weight",
                 info="min-snr-5 makes better pictures soon; uniform costs fewer bits per dimension.",
             )
-            self.seed = gr.Number(0, label="Seed")
+            self.seed = gr.Number(TrainConfig.seed, label="Seed")
             self.further = gr.Textbox(
                 "", label="Further settings", placeholder="--T 200 --flip no --label-dropout 0.2", max_lines=1, max_length=300,
                 info="Flags of train_unet.py that have no control here.", elem_id="train-further",
@@ -102,16 +106,14 @@ class Form:
         return list(vars(self).values())
 
     def settings(self, values: dict) -> dict:
-        """Fields of TrainConfig. Raises ValueError for what cannot be trained."""
+        """Fields of TrainConfig. Raises ValueError for settings that cannot be trained."""
         data = str(values[self.data])
         if data not in [v for _, v in DATA]:
-            raise ValueError(f"unknown data {data[:40]!r}")
+            raise ValueError(f"unknown data {data[:40]!r}; known: {', '.join(v for _, v in DATA)}")
         numbers = {k: values[getattr(self, k)] for k in ("minutes", "lr", "ema")}
         for k, v in numbers.items():
-            if v is None:
-                raise ValueError(f"{k} is empty; a number is accepted")
             if not isinstance(v, (int, float)) or isinstance(v, bool):
-                raise ValueError(f"{k} is {v!r}; a number is accepted")
+                raise ValueError(f"{k} is {'empty' if v is None else repr(v)}; a number is accepted")
         settings = {
             "data": data if data != OWN else own_data(str(values[self.path] or "")),
             **{k: str(values[getattr(self, k)]) for k in ("preset", "row", "schedule", "weight")},
@@ -121,15 +123,12 @@ class Form:
         }
         if data == OWN and whole(values[self.size], "pixels a side") != 32:
             settings["image_size"] = int(values[self.size])
-        for k, names in (("preset", PRESETS), ("row", PREDICTION_TYPES), ("schedule", SCHEDULES), ("weight", WEIGHTS)):
-            if settings[k] not in names:
-                raise ValueError(f"{k} is {settings[k][:40]!r}; {', '.join(names)} are known")
-        TrainConfig(**settings)
+        TrainConfig(**settings)  # checks every field
         pick_device(settings.get("device", "auto"))
         return settings
 
     def extra(self, values: dict) -> list[str]:
-        """Arguments of train_unet.py beside TrainConfig's. Raises ValueError."""
+        """Arguments of train_unet.py that are no field of TrainConfig. Raises ValueError."""
         validations = whole(values[self.validations], "evaluations", 1, 1000)
         return [] if validations == VALIDATIONS[1] else ["--validations", str(validations)]
 
@@ -137,25 +136,26 @@ class Form:
         return str(values[self.name] or "").strip() or runs.free_name(f"{Path(settings['data']).stem}-{settings['preset']}")
 
     def from_run(self, run: runs.Run, snapshot: str) -> dict:
-        """Updates that set every control as the run's, beginning from one of its snapshots."""
+        """Updates that set every control to the run's settings; the new run starts from the weights of one of its snapshots."""
         place = next((p for p in run.snapshots() if p.name == snapshot), None)
         if place is None:
-            raise ValueError(f"{run.name} has no such snapshot")
-        s = {**{f.name: f.default for f in TrainConfig.__dataclass_fields__.values()}, **run.settings}
-        own = s["data"] not in [v for _, v in DATA]
-        path = str(Path(runs.read_json(run.folder / "job.json").get("cwd") or "", s["data"])) if own else ""  # as the run saw it
+            raise ValueError(f"{run.name} has no snapshot {snapshot[:40]!r}")
+        s = {**asdict(TrainConfig(minutes=MINUTES)), **run.settings}
+        is_folder = s["data"] not in [v for _, v in DATA]
+        directory = runs.read_json(run.folder / "job.json").get("cwd") or ""  # a relative path of the data starts there
+        path = str(Path(directory, s["data"])) if is_folder else ""
         argv = run.job.get("argv") or []
-        count = next((after for arg, after in zip(argv, argv[1:]) if arg in ("--validations", "--marks")), "")  # --marks: older runs
+        count = next((value for name, value in zip(argv, argv[1:]) if name in ("--validations", "--marks")), "")  # --marks: older runs
         same = {self.validations: int(count) if count.isdecimal() else VALIDATIONS[1]}
         same |= {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
         return {
             **same,
-            self.data: OWN if own else s["data"],
-            self.path: gr.Textbox(path, visible=own),
-            self.zip: gr.File(visible=own),
-            self.size: gr.Slider(value=s["image_size"] or 32, visible=own),
+            self.data: OWN if is_folder else s["data"],
+            self.path: gr.Textbox(path, visible=is_folder),
+            self.zip: gr.File(visible=is_folder),
+            self.size: gr.Slider(value=s["image_size"] or 32, visible=is_folder),
             self.further: further_text(s),
-            self.minutes: s["minutes"] or 30,
+            self.minutes: s["minutes"] or MINUTES,
             self.name: "",
             self.init: str(place),
         }

@@ -1,4 +1,4 @@
-"""Progressive coding: how many bits an image needs, noise level by noise level, and what its first bits already show."""
+"""Progressive coding: the bits that an image needs at each noise level, and the image decoded from the first bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_app.diffusion.coding import State, curve
-from ddpm_app.flags import whole
+from ddpm_app.flags import whole, write_flags
 from ddpm_app.images import render
 from ddpm_app.studio import compression, exports
 from ddpm_app.studio.studio import Studio
@@ -17,6 +17,7 @@ from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.rate_curve import RateCurve
 from ddpm_app.ui.events import Pace, idle, running, wire_run
 from ddpm_app.ui.forms.image_source import GIVEN, TEST, build_source
+from ddpm_app.ui.forms.sampling import UI_SEED, bounds
 from ddpm_app.ui.replay import RECORDINGS
 
 GAP = 2
@@ -49,17 +50,16 @@ def meta_of(state: State, dims: int) -> dict:
 
 
 def summary_of(states: list[State], lossless: dict[str, float]) -> dict:
-    found = curve([states])
-    parts = {k: getattr(found, k) for k in ("L_T", "L_mid", "L_0", "total")}
-    error = found.standard_error if found.n > 1 else None
-    return {**parts, "error": error, "n": found.n, "files": lossless}
+    rates = curve([states])
+    parts = {k: getattr(rates, k) for k in ("L_T", "L_mid", "L_0", "total")}
+    error = rates.standard_error if rates.n > 1 else None
+    return {**parts, "error": error, "n": rates.n, "files": lossless}
 
 
 def command_of(request: compression.CodeRequest, flags: str, n: int) -> str:
-    """The shell's version of what the page did."""
+    """The shell command that does the same as the page."""
     flags += f" --n {n}" if n > 1 else ""
-    for k, default in (("states", 60), ("variance", "large"), ("levels", "schedule"), ("seed", 0)):
-        flags += f" --{k} {getattr(request, k)}" if getattr(request, k) != default else ""
+    flags = " ".join([flags, *write_flags(request, ("states", "variance", "levels", "seed"))])
     name, label = shlex.quote(request.checkpoint), shlex.quote(request.label)
     return f"python -m ddpm_app code --checkpoint {name} {flags} --label {label} --precision auto --out curve.json bits.webp"
 
@@ -79,7 +79,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 source = build_source(studio, model, "coding")
             with gr.Group():
                 states = gr.Slider(
-                    10, 999, value=60, step=1, label="Noise levels visited", elem_id="coding-states",
+                    10, 999, value=compression.CodeRequest.states, step=1, label="Noise levels visited", elem_id="coding-states",
                     info="A cost drawn in each stretch of steps stands for all of them; 999 visits every t.",
                 )  # fmt: skip
                 flow = gr.Checkbox(
@@ -89,10 +89,12 @@ def build(studio: Studio, model: gr.Radio) -> None:
             with gr.Accordion("Advanced", open=False):
                 count = gr.Slider(1, 16, value=1, step=1, label="Test images", info="From the one chosen on; the curves are their mean.")
                 variance = gr.Dropdown(
-                    [("large: beta_t", "large"), ("small: beta_tilde", "small")], value="large", label="Variance of the reverse step"
+                    [("large: beta_t", "large"), ("small: beta_tilde", "small")],
+                    value=compression.CodeRequest.variance,
+                    label="Variance of the reverse step",
                 )
                 levels = gr.Dropdown(
-                    [("the schedule's own", "schedule"), ("equal steps of log-SNR", "log-snr")], value="schedule",
+                    [("the schedule's own", "schedule"), ("equal steps of log-SNR", "log-snr")], value=compression.CodeRequest.levels,
                     label="Levels of the chain",
                     info="The same network in other steps: cosine's first ones are coarse.",
                 )  # fmt: skip
@@ -115,16 +117,17 @@ def build(studio: Studio, model: gr.Radio) -> None:
         config = studio.checkpoint(name).config
         n = whole(values[count], "test images", 1, 16) if values[source.kind] == TEST else 1
         yield {view: {"run": None, "busy": "Preparing the image…"}, **running(start, stop)}
-        images, own, what, flags = source.images(values, studio, name, n)
-        label = source.class_name(values, own, config.classes) if n == 1 or values[source.label] != GIVEN else "given"
+        images, classes, what, flags = source.images(values, studio, name, n)
+        label = source.class_name(values, classes, config.classes) if n == 1 or values[source.label] != GIVEN else "given"
         request = compression.CodeRequest(
-            name, label, whole(values[states], "noise levels", 2, 100_000), str(values[variance]), str(values[levels]),
-            whole(values[seed], "the seed", 0, 2**31 - 1),
+            name, label, whole(values[states], "noise levels", *bounds("states", compression.CodeRequest)),
+            str(values[variance]), str(values[levels]),
+            whole(values[seed], "the seed", 0, UI_SEED),
         )  # fmt: skip
         T, dims, columns = config.schedule.get("T", 1000), images[0].numel(), exports.grid_columns(n)
         total = min(request.states, T - 1) + 2
         width, height = exports.frame_grid(images.numpy(), columns).size
-        told_class = "no class" if label == "none" else "each its own class" if label == "given" else f"class {label}"
+        class_text = "no class" if label == "none" else "each its own class" if label == "given" else f"class {label}"
         head = {
             "run": RECORDINGS.new(),
             "total": total,
@@ -133,11 +136,11 @@ def build(studio: Studio, model: gr.Radio) -> None:
             "gap": GAP,
             "T": T,
             "dims": dims,
-            "what": f"{what}, {told_class}",
+            "what": f"{what}, {class_text}",
         }
         head["visited"] = f"{total - 2} of {T - 1} times t" + ("" if total - 2 == T - 1 else ", each counted for its stretch of steps")
         pace, seen, waiting, at = Pace(), [], [], 0
-        for state in compression.code(studio, request, images, own):
+        for state in compression.code(studio, request, images, classes):
             seen.append(state)
             data, meta = render.encode(panels(state, images), "png"), meta_of(state, dims)
             RECORDINGS.add(head["run"], data, meta, compression.caption(state, 0, dims))
@@ -152,18 +155,18 @@ def build(studio: Studio, model: gr.Radio) -> None:
         if not values[flow]:
             return
         draws = max(FLOW_DRAWS // n, 1)
-        steps = compression.flow(studio, request, images, own, draws, FLOW_STEPS)
+        steps = compression.flow(studio, request, images, classes, draws, FLOW_STEPS)
         message |= {"at": total, "frames": [], "meta": []}
         while True:
             try:
                 share = next(steps)
             except StopIteration as end:
-                found = end.value
+                likelihood = end.value
                 break
             if pace.due():
                 yield {view: {**message, "flow": {"share": share}}}
-        error = found.standard_error if found.n > 1 else None
-        yield {view: {**message, "flow": {"bits": found.bits, "error": error, "draws": found.n}}, **idle(start, stop)}
+        error = likelihood.standard_error if likelihood.n > 1 else None
+        yield {view: {**message, "flow": {"bits": likelihood.bits, "error": error, "draws": likelihood.n}}, **idle(start, stop)}
 
     inputs = source.inputs | {model, states, flow, count, variance, levels, seed}
     wire_run(start, stop, run, inputs, [view, command], "coding-view", {view: {"run": None}})

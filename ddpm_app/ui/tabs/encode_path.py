@@ -1,4 +1,4 @@
-"""Interpolation: the way between two images, through their codes or a noise level, or between two seeds; a strip and an animation."""
+"""Interpolation between two images (through their latent codes or a noise level) or two seeds: a strip and an animation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.flags import whole
 from ddpm_app.images import render
 from ddpm_app.studio import exports, interpolate
+from ddpm_app.studio.interpolate import PathRequest
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.player import Player
@@ -29,7 +30,7 @@ ABOUT = {
 
 
 def chosen(n: int, most: int = STRIP) -> list[int]:
-    """At most `most` of n indices, evenly, both ends always."""
+    """At most `most` of n indices, evenly spaced, with both ends."""
     return list(range(n)) if n <= most else [round(k * (n - 1) / (most - 1)) for k in range(most)]
 
 
@@ -48,20 +49,24 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 stop = gr.Button("Stop", interactive=False, elem_id="path-stop", min_width=80)
             with gr.Group():
                 way = gr.Radio(WAYS, value="ode", label="Between", info=ABOUT["ode"], elem_id="path-way")
-                t = gr.Slider(1, 1000, value=500, step=1, label="t both are noised to", visible=False, elem_id="path-t")
+                t = gr.Slider(1, 1000, value=PathRequest.t, step=1, label="t both are noised to", visible=False, elem_id="path-t")
                 share = gr.Checkbox(True, label="The same noise for both", visible=False)
             with gr.Group():
                 first = build_source(studio, model, "path-a", 0, "A")
             with gr.Group():
                 second = build_source(studio, model, "path-b", 1, "B")
             with gr.Row(visible=False) as seeds:
-                seed = gr.Number(0, label="Seed A", precision=0, minimum=0, min_width=110, elem_id="path-seed")
-                seed_b = gr.Number(1, label="Seed B", precision=0, minimum=0, min_width=110, elem_id="path-seed-b")
+                seed = gr.Number(PathRequest.seed, label="Seed A", precision=0, minimum=0, min_width=110, elem_id="path-seed")
+                seed_b = gr.Number(PathRequest.seed_b, label="Seed B", precision=0, minimum=0, min_width=110, elem_id="path-seed-b")
             with gr.Accordion("Advanced", open=False):
-                frames = gr.Slider(3, 64, value=17, step=1, label="Frames", elem_id="path-frames")
-                sampler = gr.Dropdown(sampler_choices(), value="heun", label="Sampler of the way back")
-                evaluations = gr.Slider(3, 200, value=39, step=2, label="Evaluations", info="Of each way; 39 bring most images back.")
-                guidance = gr.Slider(0, 10, value=1, step=0.1, label="Guidance scale s", info="Of the way back; 1 is off.")
+                frames = gr.Slider(3, 64, value=PathRequest.frames, step=1, label="Frames", elem_id="path-frames")
+                sampler = gr.Dropdown(sampler_choices(), value=PathRequest.sampler, label="Sampler of the way back")
+                evaluations = gr.Slider(
+                    3, 200, value=PathRequest.evaluations, step=2, label="Evaluations", info="Of each way; 39 bring most images back."
+                )
+                guidance = gr.Slider(
+                    0, 10, value=PathRequest.guidance, step=0.1, label="Guidance scale s", info="Of the way back; 1 is off."
+                )
             command = gr.Code(
                 "", language="shell", label="The same from a shell", interactive=False, wrap_lines=True, lines=3, max_lines=8,
                 elem_classes="mono", elem_id="path-command",
@@ -85,17 +90,17 @@ def build(studio: Studio, model: gr.Radio) -> None:
         yield {view: {"run": None, "busy": "Preparing the ends…"}, **running(start, stop)}
         pictures, labels, names = None, [], []
         for source in (first, second):
-            own = None
+            classes = None
             if kind != "seeds":
-                image, own, what, _ = source.images(values, studio, name)
+                image, classes, what, _ = source.images(values, studio, name)
                 pictures = image if pictures is None else torch.cat([pictures, image])
                 names.append(what)
-            labels.append(source.class_name(values, own, config.classes))
+            labels.append(source.class_name(values, classes, config.classes))
         one = whole(values[seed], "seed A", 0, UI_SEED)
         other = one if kind == "noise" and values[share] else whole(values[seed_b], "seed B", 0, UI_SEED)
-        request = interpolate.PathRequest(
-            name, kind, *labels, values[guidance], whole(values[frames], "frames", 3, 64), str(values[sampler]),
-            whole(values[evaluations], "evaluations", 3, 1000), whole(values[t], "t", 1, 100_000), one, other,
+        request = PathRequest(
+            name, kind, *labels, values[guidance], whole(values[frames], "frames"), str(values[sampler]),
+            whole(values[evaluations], "evaluations"), whole(values[t], "t"), one, other,
         )  # fmt: skip
         tests = [int(values[s.index]) for s in (first, second) if kind != "seeds" and values[s.kind] == TEST]
         ends = "" if kind == "seeds" else "--test {} {}".format(*tests) if len(tests) == 2 else "--images A.png B.png"
@@ -114,13 +119,11 @@ def build(studio: Studio, model: gr.Radio) -> None:
                 yield {view: strip_message(tag, moment.images[picks], labelled, [], text, (up + moment.i) / (up + back) * 0.99)}
         yield {**finished(tag, request, moment, pictures, names, picks), **idle(start, stop)}
 
-    def finished(
-        tag: str, request: interpolate.PathRequest, moment: interpolate.Passage, pictures, names: list[str], picks: list[int]
-    ) -> dict:
+    def finished(tag: str, request: PathRequest, moment: interpolate.Passage, pictures, names: list[str], picks: list[int]) -> dict:
         weights = request.weights.tolist()
         shown, labels, ends = moment.images[picks], [f"{weights[k]:.2f}" for k in picks], []
         status = f"{request.frames} images, {request.evaluations} evaluations back"
-        if pictures is not None:  # the originals beside what became of them
+        if pictures is not None:  # the originals stand beside their reconstructions
             shown = np.concatenate([pictures[:1].numpy(), shown, pictures[1:].numpy()])
             labels, ends = ["A", *labels, "B"], [0, len(picks) + 1]
             status = f"A: {names[0]}, B: {names[1]}; {status}"

@@ -72,7 +72,7 @@ def hero_value(studio: Studio, name: str | None) -> dict:
     file = checkpoint.path / "denoising.webp" if checkpoint else None
     if file is None or not file.is_file() or file.stat().st_size > 1_000_000:
         return {"run": None, "hero": ""}
-    return {"run": None, "hero": "data:image/webp;base64," + b64(file.read_bytes())}
+    return {"run": None, "hero": render.data_url(file.read_bytes(), "image/webp")}
 
 
 def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:

@@ -1,4 +1,4 @@
-"""Lab: diffusion in the plane, where the truth is known. Layout and wiring; what is shown comes from ddpm_app.lab."""
+"""Lab: diffusion in the plane, where the exact density is known. Layout and wiring; ddpm_app.toy.playground computes what it shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import gradio as gr
 
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import SCHEDULES
+from ddpm_app.flags import settings_of
 from ddpm_app.toy import playground as use_cases
 from ddpm_app.toy.shapes import SHAPES
 from ddpm_app.toy.training import ToyTrainConfig
@@ -60,21 +61,23 @@ def build(tab: gr.Tab) -> None:
                 layout = gr.Slider(0, 50, value=0, step=1, label="Layout", visible=False, info="Seed of where they lie.")
                 upload = gr.UploadButton("Upload CSV or NPY", file_types=[".csv", ".npy"], elem_id="lab-upload")
             with gr.Group(elem_classes="tight"):
-                which = gr.Dropdown(DENOISERS, value="learned", label="Denoiser", elem_id="lab-which")
+                which = gr.Dropdown(DENOISERS, value=use_cases.PlaneRequest.which, label="Denoiser", elem_id="lab-which")
                 label = gr.Dropdown(class_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
                 about = "1 is off. s = 1 + w in (1 + w) cond - w uncond."
-                scale = gr.Slider(0, 10, value=1, step=0.5, label="Guidance scale s", info=about)
-                sampler = gr.Dropdown(list(SAMPLERS), value="ddim", label="Sampler")
-                evaluations = gr.Slider(1, 200, value=60, step=1, label="Evaluations")
+                scale = gr.Slider(0, 10, value=use_cases.PlaneRequest.scale, step=0.5, label="Guidance scale s", info=about)
+                sampler = gr.Dropdown(list(SAMPLERS), value=use_cases.PlaneRequest.sampler, label="Sampler")
+                evaluations = gr.Slider(1, 200, value=use_cases.PlaneRequest.evaluations, step=1, label="Evaluations")
             with gr.Accordion("Particles, seed and training", open=False):
-                points = gr.Slider(100, 4000, value=2000, step=100, label="Particles")
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
-                steps = gr.Slider(100, 20_000, value=2000, step=100, label="Steps")
-                width = gr.Slider(16, 512, value=256, step=16, label="Width")
-                depth = gr.Slider(1, 6, value=2, step=1, label="Hidden layers")
+                points = gr.Slider(100, 4000, value=use_cases.PlaneRequest.n, step=100, label="Particles")
+                seed = gr.Number(
+                    ToyTrainConfig.seed, label="Seed", precision=0, minimum=0, maximum=settings_of(ToyTrainConfig)["seed"].high
+                )
+                steps = gr.Slider(100, 20_000, value=ToyTrainConfig.steps, step=100, label="Steps")
+                width = gr.Slider(16, 512, value=ToyTrainConfig.width, step=16, label="Width")
+                depth = gr.Slider(1, 6, value=ToyTrainConfig.depth, step=1, label="Hidden layers")
                 with_classes = gr.Checkbox(True, label="Learn the classes", info="An embedding of the class, and a null class for any.")
-                schedule = gr.Dropdown(list(SCHEDULES), value="cosine", label="Schedule")
-                T = gr.Number(1000, label="T", precision=0, info="Steps of the schedule, 2 or more.")
+                schedule = gr.Dropdown(list(SCHEDULES), value=ToyTrainConfig.schedule, label="Schedule")
+                T = gr.Number(ToyTrainConfig.T, label="T", precision=0, info="Steps of the schedule, 2 or more.")
                 betas = gr.Textbox("", label="Betas", placeholder="0.0001, 0.02", info="First and last, for linear and quadratic.")
         with gr.Column(scale=3, min_width=320):
             view = Plane(elem_id="lab-plane")
