@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from ddpm_app.checkpoints.checkpoint import open_checkpoint
-from ddpm_app.files import read_text, write_atomically
+from ddpm_app.files import plain, read_text, write_atomically
 from ddpm_app.images import render
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -225,19 +225,10 @@ def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
             else:
                 numbers[event.name] = dataclasses.asdict(event)
         row = {**dataclasses.asdict(moment(run, int(place.name))), "share": float(share), "snapshot": place.name, "n": n}
-        row |= {"numbers": _plain(numbers), "refused": list(dict.fromkeys(refused))}
+        row |= {"numbers": plain(numbers), "refused": list(dict.fromkeys(refused))}
         rows = [r for r in table(run) if r["share"] != share] + [row]
         write_atomically(run.folder / "history" / "table.json", json.dumps(rows, indent=1))
     yield {"what": "done", "done": len(places), "total": len(places)}
-
-
-def _plain(value):
-    """The same for strict JSON: what is no finite number becomes None."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def short(row: dict) -> dict:
