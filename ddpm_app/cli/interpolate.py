@@ -1,4 +1,4 @@
-"""python -m ddpm_app interpolate: images between two images or two seeds, as a strip and an animation."""
+"""python -m ddpm_app interpolate: interpolate between two images or two seeds; writes a strip or an animation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ from ddpm_app.studio.studio import Studio
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--images", nargs=2, default=None, metavar=("A", "B"), help="two image files")
-    p.add_argument("--test", nargs=2, type=int, default=None, metavar=("I", "J"), help="or two test images of the model's data")
+    p.add_argument(
+        "--test",
+        nargs=2,
+        type=int,
+        default=None,
+        metavar=("I", "J"),
+        help="instead of --images: indices of two test images of the model's data",
+    )
     add_flags(p, PathRequest)
-    p.add_argument("--json", action="store_true", help="the settings and the ends' errors as JSON on stdout")
+    p.add_argument("--json", action="store_true", help="print the settings and the errors of the two ends as JSON")
     add_shared_arguments(p, "FILE.png (a strip), .gif, .webp, .mp4; several are accepted")
 
 
@@ -38,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     way = args.way or PathRequest.way
     if way == "seeds":
         if args.images or args.test:
-            raise ValueError("--way seeds needs no images; --way ode or --way noise takes them")
+            raise ValueError("--way seeds accepts no images; --way ode and --way noise take two")
     elif args.images and args.test:
-        raise ValueError("--images A B and --test I J each name the two images; give one of them")
+        raise ValueError("--images and --test are both given; only one of them is accepted")
     elif args.images:
         pictures = torch.from_numpy(np.stack([read_image(path, shape_of(config)) for path in args.images]))
     elif args.test:
@@ -50,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         raise ValueError(f"--way {way} needs two images: --images A B or --test I J")
     request = PathRequest(**{**read_flags(PathRequest, args), "checkpoint": name, "first": first, "second": second})
-    end = None
-    for end in interpolate(studio, request, pictures):
+    state = None
+    for state in interpolate(studio, request, pictures):
         if sys.stderr.isatty():
-            print(f"\r{end.phase} {end.i}/{end.n}   ", end="", file=sys.stderr)
-    images = torch.from_numpy(end.images)
+            print(f"\r{state.phase} {state.i}/{state.n}   ", end="", file=sys.stderr)
+    images = torch.from_numpy(state.images)
     for out in outputs:
         if out.suffix == ".png":
             render.save_png(render.strip(images if pictures is None else torch.cat([pictures[:1], images, pictures[1:]])), out)
@@ -62,10 +69,14 @@ def run(args: argparse.Namespace) -> int:
             frames = [render.strip(image[None]) for image in images]
             captions = [f"{w:.2f}" for w in request.weights.tolist()]
             write_atomically(out, ANIMATIONS[out.suffix](frames, 12, 384, captions))
-    result = {**dataclasses.asdict(request), "error": end.error, "classes": [class_index(studio, config, k) for k in (first, second)]}
+    result = {**dataclasses.asdict(request), "error": state.error, "classes": [class_index(studio, config, k) for k in (first, second)]}
     if args.json:
         print(json.dumps(plain(result), indent=1))
     else:
-        back = "" if end.error is None else f"; the ends come back to {end.error[0]:.2f} and {end.error[1]:.2f} grey levels (rms)"
-        print(f"{', '.join(map(str, outputs))}: {len(images)} images, {WAYS[way]}{back}")
+        errors = (
+            ""
+            if state.error is None
+            else f"; root mean squared errors of the ends: {state.error[0]:.2f} and {state.error[1]:.2f} grey levels"
+        )
+        print(f"{', '.join(map(str, outputs))}: {len(images)} images, {WAYS[way]}{errors}")
     return 0

@@ -1,4 +1,4 @@
-"""python -m ddpm_app noise: noise an image: a strip of x_t, one row a schedule."""
+"""python -m ddpm_app noise: add noise to an image; writes a grid of x_t with one row per schedule."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from ddpm_app.studio.studio import noised
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--image", required=True, help="PNG, JPEG, WebP, GIF, BMP or TIFF; centre-cropped to a square")
-    p.add_argument("--schedule", default="linear", help=f"one or more, separated by commas: {', '.join(SCHEDULES)} (default linear)")
+    p.add_argument(
+        "--schedule", default="linear", help=f"one or more schedules, separated by commas: {', '.join(SCHEDULES)} (default linear)"
+    )
     p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
-    p.add_argument("--t", default="", help="times, e.g. 0,250,500 (default: ten from 0 to T)")
+    p.add_argument("--t", default="", help="times t, separated by commas, such as 0,250,500 (default: ten from 0 to T)")
     p.add_argument("--size", type=int, default=32, help="pixels a side (default 32)")
-    p.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     p.add_argument("--out", required=True, help="FILE.png")
 
 
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if not 4 <= args.size <= 512:
         raise ValueError(f"--size is {args.size}; 4 to 512 pixels are accepted")
     if Path(args.out).suffix != ".png":
-        raise ValueError(f"--out is {args.out}; a FILE.png is accepted")
+        raise ValueError(f"--out is {args.out}; FILE.png is accepted")
     check_target(Path(args.out))
     names = [check_choice("schedule", name.strip(), SCHEDULES) for name in args.schedule.split(",")]
     try:

@@ -1,4 +1,4 @@
-"""python -m ddpm_app sample: denoise images from noise to .npz, .png or a folder."""
+"""python -m ddpm_app sample: sample images; writes an .npz, a grid as .png, or a folder of PNGs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from ddpm_app.studio.studio import Ranked, Studio
 def add_arguments(p: argparse.ArgumentParser) -> None:
     add_flags(p, Request)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    p.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="default auto: bf16 where it is fast")
+    p.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "bf16", "fp32"),
+        help="precision of matrix products; auto is bf16 where it is fast (default auto)",
+    )
     p.add_argument("--out", required=True, help="FILE.npz (arr_0 uint8 NHWC, arr_1 int64), FILE.png (a grid) or a folder of PNGs")
 
 
@@ -36,17 +41,18 @@ def run(args: argparse.Namespace) -> int:
     samples = studio.ranked(request, progress)
     write_samples(out, samples, request, studio.checkpoint(request.checkpoint).config.classes)
     if words := studio.steering.unknown_words(request, studio.checkpoint(request.checkpoint).config):
-        print(f"words that the CLIP that ships does not know: {', '.join(words)}", file=sys.stderr)
-    ranked = f"; {request.rank_by} of the best {samples.scores.max(0).mean():.4f}, of all {samples.scores.mean():.4f}"
+        print(f"words that were not in the shipped CLIP's training captions and have no effect: {', '.join(words)}", file=sys.stderr)
+    best, mean = samples.scores.max(0).mean(), samples.scores.mean()
+    ranking = f"; mean {request.rank_by} score of the kept images {best:.4f}, of all candidates {mean:.4f}"
     print(
         f"{out}: {len(samples.images)} image{'s' if len(samples.images) != 1 else ''}, {request.true_evaluations} evaluations each"
-        + (ranked if request.candidates > 1 else "")
+        + (ranking if request.candidates > 1 else "")
     )
     return 0
 
 
 def write_samples(out: Path, samples: Ranked, request: Request, classes: tuple[str, ...]) -> None:
-    """Under a temporary name, then renamed. A folder gets one PNG an image, with its settings embedded."""
+    """Write the samples; each file is written under a temporary name first. A folder gets one PNG per image, with its settings."""
     images, labels = samples.images, samples.labels
     if out.suffix == ".npz":
         buffer = io.BytesIO()

@@ -28,7 +28,7 @@ from ddpm_app.training import posthoc_ema
 from ddpm_app.training.posthoc_ema import OWN
 from ddpm_app.training.runs import Run
 
-COLUMNS, PREDICTION_TYPES = 4, 10  # pictures a class and classes in a grid, as in train_unet.py's
+COLUMNS, MAX_ROWS = 4, 10  # images per class and classes in a grid, the same as in the grids drawn during training
 SETTINGS = {"sampler": "dpmpp-2m", "evaluations": 12, "guidance": 1.5, "grid": "uniform-t", "seed": 0}
 SHARES = (0.1, 0.3, 1.0)  # of the budget, where the table looks
 NEAR = 0.06  # a snapshot further than this from a share does not stand for it
@@ -145,9 +145,9 @@ def draw(studio: Studio, run: Run, weights: str | float = OWN, snapshots: tuple[
 
 
 def grid_request(checkpoint: Path) -> tuple[Request, np.ndarray]:
-    """The request and labels of a grid, one row a class (at most PREDICTION_TYPES); -1 where the network knows none."""
-    classes = min(open_checkpoint(checkpoint).config.network.num_classes, PREDICTION_TYPES)
-    rows = classes or PREDICTION_TYPES
+    """The request and labels of a grid, one row a class (at most MAX_ROWS); -1 where the network knows none."""
+    classes = min(open_checkpoint(checkpoint).config.network.num_classes, MAX_ROWS)
+    rows = classes or MAX_ROWS
     labels = np.arange(rows).repeat(COLUMNS) if classes else np.full(rows * COLUMNS, -1)
     return Request(str(checkpoint), n=rows * COLUMNS, label="all" if classes else "none", **SETTINGS), labels.astype(np.int64)
 

@@ -240,7 +240,7 @@ def test_the_command(tmp_path, roots, monkeypatch, capsys):
     )
     assert Image.open(tmp_path / "o.png").size == (10 * 16 + 9, 16) and Image.open(tmp_path / "o.webp").n_frames == 10
     for flags, says in (
-        (["--n", "3"], "one picture"),
+        (["--n", "3"], "--image is one image"),
         (["--out", "x.bmp"], ".json"),
         (["--states", "1"], "2 to"),
         (["--label", "dogg"], "dog"),

@@ -129,7 +129,7 @@ def test_codes_and_paths_say_what_does_not_go_together(roots, tmp_path, monkeypa
         )
         == 2
     )
-    assert "give one of them" in capsys.readouterr().err
+    assert "only one of them is accepted" in capsys.readouterr().err
     code = ["code", "--checkpoint", MODEL, "--image", a, "--states", "3", "--flow", "1", "--steps", "1"]
     assert cli.main([*code, "--json"]) == 0
 
