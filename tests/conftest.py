@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints import weights as checkpoints_weights
 from ddpm_app.images.datasets import CIFAR10_CLASSES, MNIST_CLASSES
-from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.networks.unet import UNet
+from ddpm_app.networks.unet_config import UNetConfig
 from ddpm_app.studio.studio import Studio
 
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits
@@ -83,7 +85,7 @@ def run_with_snapshots(tmp_path, roots, monkeypatch):
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "runs" / "past"
     source = checkpoint.open_checkpoint(roots[0] / "mnist-random")
-    weights = checkpoint.read_weights(source.path)
+    weights = checkpoints_weights.read_weights(source.path)
     for k, images in enumerate((1000, 3000, 10_000), 1):
         moved = {a: {n: v * (1 + 0.02 * k * a) for n, v in weights.items()} for a in (0.05, 0.1, 0.9)}
         place = folder / "snapshots" / f"{images:010d}"

@@ -25,7 +25,8 @@ from ddpm_app.diffusion.samplers import ddim, last
 from ddpm_app.diffusion.schedules import from_vp, make_schedule, sigma_grid
 from ddpm_app.files import save_tensors
 from ddpm_app.networks.device import describe, for_inference, pick_device, pick_dtype
-from ddpm_app.networks.unet import PRESETS, UNet, UNetConfig, forward_flops, preset_config
+from ddpm_app.networks.unet import UNet, forward_flops
+from ddpm_app.networks.unet_config import PRESETS, UNetConfig, preset_config
 from ddpm_app.paths import PROJECT
 
 BATCHES = (1, 4, 16)

@@ -12,7 +12,8 @@ from statistics import median
 import torch
 
 from ddpm_app.bench.sampling import machine, seconds_per_call
-from ddpm_app.networks.unet import PRESETS, UNet, forward_flops
+from ddpm_app.networks.unet import UNet, forward_flops
+from ddpm_app.networks.unet_config import PRESETS
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.probe import stand_in
 from ddpm_app.training.trainer import Trainer

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ddpm_app.checkpoints.checkpoint import CheckpointError, check_weights
-from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.checkpoints.description import CheckpointError
+from ddpm_app.checkpoints.weights import check_weights
+from ddpm_app.networks.unet import UNet
+from ddpm_app.networks.unet_config import UNetConfig
 
 # fmt: off
 PARAMETER_NAMES = (  # our parameters' names -> diffusers'

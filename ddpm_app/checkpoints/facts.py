@@ -1,19 +1,39 @@
-"""What a list of models says of a checkpoint, as plain values. Loads no weights."""
+"""The facts of a model for lists and cards, as plain values. Loads neither weights nor torch."""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
-import torch
+from safetensors import SafetensorError, safe_open
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.checkpoints.measurements import card_rows
-from ddpm_app.networks.unet import UNet, UNetConfig, parameter_count
+from ddpm_app.networks.unet_config import UNetConfig
+
+
+def parameters(checkpoint: Checkpoint) -> int:
+    """The number of the network's parameters: of the stored tensors or, where those cannot be read, of the network itself."""
+    try:
+        files = sorted(checkpoint.path.glob("weights*.safetensors"))
+        return sum(_stored_parameters(str(file), file.stat().st_mtime_ns) for file in files) or _built_parameters(checkpoint.config.network)
+    except (OSError, SafetensorError, ValueError):
+        return _built_parameters(checkpoint.config.network)
 
 
 @lru_cache(maxsize=64)
-def _parameters(config: UNetConfig) -> int:
+def _stored_parameters(file: str, changed: int) -> int:
+    with safe_open(file, "numpy") as tensors:  # reads the header only
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+
+
+@lru_cache(maxsize=64)
+def _built_parameters(config: UNetConfig) -> int:
+    import torch
+
+    from ddpm_app.networks.unet import UNet, parameter_count
+
     with torch.device("meta"):  # shapes only, no memory
         return parameter_count(UNet(config))
 
@@ -37,7 +57,7 @@ def model_facts(checkpoint: Checkpoint) -> dict:
         "channels": c.network.channels,
         "multipliers": list(c.network.multipliers),
         "blocks": c.network.blocks,
-        "parameters": _parameters(c.network),
+        "parameters": parameters(checkpoint),
         "images_seen": c.images_seen,
         "ema": c.ema,
         "metrics": metrics,

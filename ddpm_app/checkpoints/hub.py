@@ -17,8 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, check_weights, open_checkpoint, read_weights, save
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig, open_checkpoint, save
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.checkpoints.diffusers import PREDICTION_TYPES, SCHEDULE_NAMES, from_diffusers, unet_config
+from ddpm_app.checkpoints.weights import check_weights, read_weights
 from ddpm_app.files import read_text, write_atomically
 from ddpm_app.networks.unet import UNet
 from ddpm_app.paths import cache_dir

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_app.checkpoints.checkpoint import FORMAT, digest_of_weights, half_weights, read_model, save_model
+from ddpm_app.checkpoints.description import FORMAT
+from ddpm_app.checkpoints.weights import digest_of_weights, half_weights, read_model, save_model
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import memory_format
 from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig, NoisyResNet, ResNet, folded

@@ -25,7 +25,7 @@ from torch.nn import functional as nnf
 
 from ddpm_app import paths
 from ddpm_app.checkpoints import hub
-from ddpm_app.checkpoints.checkpoint import digest_of_weights, half_weights, read_model, save_model
+from ddpm_app.checkpoints.weights import digest_of_weights, half_weights, read_model, save_model
 from ddpm_app.classifiers.clip_scores import check_prompts
 from ddpm_app.classifiers.clip_tower import Tower, register_tower
 from ddpm_app.files import file_digest, read_text, write_atomically

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddpm_app.checkpoints.checkpoint import check_weights, load_weights
+from ddpm_app.checkpoints.weights import check_weights, load_weights
 from ddpm_app.classifiers.captions import CaptionedImages, Captioner, load_captioned
 from ddpm_app.classifiers.card import clip_card
 from ddpm_app.classifiers.classifier import load_classifier

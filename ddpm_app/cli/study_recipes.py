@@ -28,7 +28,7 @@ from ddpm_app.evaluation.recipes import Study
 from ddpm_app.evaluation.recipes_table import table, write_section
 from ddpm_app.files import read_json, write_atomically
 from ddpm_app.networks.device import pick_device
-from ddpm_app.networks.unet import PRESETS
+from ddpm_app.networks.unet_config import PRESETS
 from ddpm_app.paths import PROJECT, SHIPPED, runs_dir
 from ddpm_app.training.config import TrainConfig
 

@@ -1,5 +1,6 @@
 """The theory of diffusion models: tensors in and out, no files and no networks.
 
+names.py          the names of schedules and prediction types, without torch
 schedules.py      noise levels a network is trained on, and the grids of levels a sampler visits
 denoiser.py       prediction types, and Denoiser: a network read as (x, sigma, label) -> predicted x0
 guidance.py       changes to a denoiser: classifier-free, classifier and CLIP guidance, clipping

@@ -14,6 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ddpm_app.diffusion.names import check_schedule
+
 SIGMA_CAP = 160.0  # above it nothing but noise is left of an image; the cosine schedule formally ends at 2e4
 
 
@@ -121,18 +123,7 @@ def make_schedule(name: str = "linear", T: int = 1000, **params: float) -> Sched
     T: number of steps, at least 2. params: those of the schedule's own function, e.g. beta_start and beta_end in (0, 1).
     Raises ValueError naming what is wrong and what is accepted.
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
-    if not isinstance(T, int) or not 2 <= T <= 100_000:
-        raise ValueError(f"T is {T!r}; a schedule has 2 to 100000 steps")
-    accepted = [p for p in SCHEDULES[name].__code__.co_varnames[1 : SCHEDULES[name].__code__.co_argcount]]
-    for key, value in params.items():
-        if key not in accepted:
-            raise ValueError(f"schedule {name!r} has no parameter {key!r}; it takes {', '.join(accepted)}")
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{key} is {value!r}; it must be a finite number")
-        if key in ("beta_start", "beta_end") and not 0 < value < 1:
-            raise ValueError(f"{key} is {value}; betas lie strictly between 0 and 1")
+    check_schedule(name, T, params)
     schedule = _schedule(name, T, tuple(sorted(params.items())))
     if not bool((schedule.sigma.diff() > 0).all()) or not bool(schedule.sigma.isfinite().all()):
         raise ValueError(f"schedule {name!r} with {params} does not give finite, increasing noise levels")

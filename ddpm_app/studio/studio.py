@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.checkpoints import checkpoint as checkpoints
+from ddpm_app.checkpoints import description
 from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointConfig
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped, conditioned
@@ -130,7 +131,7 @@ class Studio:
             is_path = Path(source).expanduser().exists()
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"{source[:60]!r} cannot be a folder's name or a repo id") from error
-        looks_like_path = is_path or source.startswith((".", "/", "~")) or Path(source).suffix in checkpoints.PICKLES
+        looks_like_path = is_path or source.startswith((".", "/", "~")) or Path(source).suffix in description.PICKLES
         if looks_like_path:
             path = Path(source).expanduser().resolve()
         else:

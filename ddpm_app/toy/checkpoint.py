@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_app.checkpoints.checkpoint import FORMAT, CheckpointError, read_model, save_model
+from ddpm_app.checkpoints.description import FORMAT, CheckpointError
+from ddpm_app.checkpoints.weights import read_model, save_model
 from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, Denoiser
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.networks.mlp import ToyConfig, ToyMLP

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_app.checkpoints.checkpoint import CheckpointError
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, cfg, conditioned
 from ddpm_app.diffusion.likelihood import flow_levels

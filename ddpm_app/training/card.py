@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints import checkpoint, weights
 from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.checkpoints.measurements import card_rows, copy_measurements
 from ddpm_app.files import read_json, write_atomically
@@ -61,7 +61,7 @@ def ship(run: Path, out: Path, note: str, machine: str = "") -> Checkpoint:
         kind = "mean squared error of F" + ("" if weight == "uniform" else f", weighted by {weight},")
         entry = {"name": "validation loss", "value": loss, "protocol": f"{kind} {VALIDATION}"}
         config = dataclasses.replace(config, metrics=[entry, *config.metrics])
-    shipped = checkpoint.save(out, config, checkpoint.read_weights(source.path))
+    shipped = checkpoint.save(out, config, weights.read_weights(source.path))
     if not same_weights:
         copy_measurements(source, shipped)
 
@@ -93,7 +93,7 @@ def card(model: Checkpoint, parts: list[Checkpoint], note: str, machine: str) ->
         channels=network.channels,
         multipliers="-".join(map(str, network.multipliers)),
         blocks=network.blocks,
-        parameters=sum(v.numel() for v in checkpoint.read_weights(model.path).values()),
+        parameters=sum(v.numel() for v in weights.read_weights(model.path).values()),
         row=config.prediction_type,
         schedule=config.schedule["name"],
         T=config.schedule.get("T", 1000),

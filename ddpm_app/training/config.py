@@ -8,7 +8,7 @@ from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, WEIGHTS
 from ddpm_app.diffusion.schedules import SCHEDULES, make_schedule
 from ddpm_app.flags import check, setting
 from ddpm_app.networks.ema import average_lengths
-from ddpm_app.networks.unet import PRESETS
+from ddpm_app.networks.unet_config import PRESETS
 
 LR = {"tiny": 1.6e-3, "small": 8e-4, "ddpm": 2e-4}  # at a batch of 64, ddpm (Ho et al.'s) at 128; tiny: train/RECIPES.md
 FREE = ("minutes", "images", "device", "precision", "compile")  # what a resumed run may have anew

@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.checkpoints.checkpoint import CheckpointError
+from ddpm_app.checkpoints import weights as checkpoints_weights
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.files import read_text, save_tensors, write_atomically
 from ddpm_app.networks.ema import power_gamma
 from ddpm_app.training.runs import LIVE, Run
@@ -122,7 +123,7 @@ def stored(run: Path) -> list[Stored]:
 
 def read(place: Stored, base: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The stored weights, float32. base: the weights of the snapshot, if they are loaded already. Raises CheckpointError."""
-    base = base or checkpoint.read_weights(place.snapshot)
+    base = base or checkpoints_weights.read_weights(place.snapshot)
     try:
         with safe_open(place.file, "pt") as f:
             return {k: v + f.get_tensor(k).float() for k, v in base.items()}
@@ -189,7 +190,7 @@ def reconstruct(run: Path, length: float | str, snapshot: str = "") -> tuple[dic
     before, base = None, {}
     for k, place in zip(x.tolist(), known):
         if place.snapshot != before:
-            before, base = place.snapshot, checkpoint.read_weights(place.snapshot)
+            before, base = place.snapshot, checkpoints_weights.read_weights(place.snapshot)
         for name, value in read(place, base).items():
             total[name] = total[name].add_(value, alpha=k) if name in total else value * k
     return total, Average(length, at.step, at.images, error, len(known))
@@ -232,7 +233,7 @@ def _keep_own(run: Run, snapshot: str) -> Average:
         before = checkpoint.open_checkpoint(run.folder).config
         if (before.ema, before.images_seen) == (config.ema, config.images_seen):
             return Average(OWN, 0, config.images_seen, 0.0, 1, config.ema)
-    checkpoint.save(run.folder, dataclasses.replace(config, metrics=[]), checkpoint.read_weights(place))
+    checkpoint.save(run.folder, dataclasses.replace(config, metrics=[]), checkpoints_weights.read_weights(place))
     return Average(OWN, 0, config.images_seen, 0.0, 1, config.ema)
 
 

@@ -25,6 +25,7 @@ import torch
 
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints import weights as checkpoints_weights
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped
 from ddpm_app.diffusion.samplers import SAMPLERS, last, start
@@ -130,8 +131,8 @@ def initialize(trainer: Trainer, options: RunOptions) -> None:
         there, here = dataclasses.asdict(source.config.network), dataclasses.asdict(trainer.network.config)
         if differences := [f"{k} {there[k]} instead of {here[k]}" for k in here if k != "dropout" and there[k] != here[k]]:
             raise ValueError(f"--init: {options.init} is another network: {', '.join(differences)}")
-        weights = checkpoint.read_weights(source.path)
-        checkpoint.check_weights(weights, trainer.network, options.init)
+        weights = checkpoints_weights.read_weights(source.path)
+        checkpoints_weights.check_weights(weights, trainer.network, options.init)
         trainer.init_weights(weights)
 
 

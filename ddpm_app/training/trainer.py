@@ -25,7 +25,8 @@ from ddpm_app.images.datasets import GLYPHS, ImageData
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import keep_freed_memory, memory_format, pick_device, pick_dtype
 from ddpm_app.networks.ema import Ema, average_lengths
-from ddpm_app.networks.unet import UNet, preset_config
+from ddpm_app.networks.unet import UNet
+from ddpm_app.networks.unet_config import preset_config
 from ddpm_app.training.config import FREE, TrainConfig
 from ddpm_app.training.distributed import World
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ddpm_app.bench import sampling, training
 from ddpm_app.cli.main import main
 from ddpm_app.images.datasets import ImageData
-from ddpm_app.networks import unet
+from ddpm_app.networks import unet, unet_config
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.probe import stand_in
 from ddpm_app.training.trainer import Trainer, validation_loss
@@ -67,7 +67,7 @@ class FailsOnSynchronization(TorchDispatchMode):
 
 @pytest.mark.parametrize("label_dropout", [0.1, 1.0])
 def test_a_training_step_never_waits_for_the_device(monkeypatch, label_dropout):
-    monkeypatch.setitem(unet.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1))
+    monkeypatch.setitem(unet_config.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1))
     config = TrainConfig(
         data="digits", preset="micro", images=640, batch=48, flip="yes", device="cpu", weight="min-snr-5", label_dropout=label_dropout
     )
@@ -88,7 +88,9 @@ def test_quick_training_figures_are_consistent(capsys):
     facts = json.loads(capsys.readouterr().out)
     (row,) = facts["training"]
     assert row["preset"] == "tiny" and row["images_per_s"] > 0 and row["ratio"] > 0 and row["note"] == ""
-    assert row["gflop_per_image"] == pytest.approx(3 * unet.forward_flops(unet.UNet(unet.preset_config("tiny", num_classes=10))) / 1e9)
+    assert row["gflop_per_image"] == pytest.approx(
+        3 * unet.forward_flops(unet.UNet(unet_config.preset_config("tiny", num_classes=10))) / 1e9
+    )
     assert row["share"] == pytest.approx(row["images_per_s"] * row["gflop_per_image"] / facts["matmul"])
     assert "tiny" in training.table(facts) and "plain float32" in training.table(facts)
     with pytest.raises(ValueError, match="giant"):

@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm_app import files
-from ddpm_app.checkpoints import checkpoint
-from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, find, open_checkpoint, read_weights, save
-from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.checkpoints import checkpoint, description
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig, find, open_checkpoint, save
+from ddpm_app.checkpoints.description import CheckpointError
+from ddpm_app.checkpoints.weights import read_weights
+from ddpm_app.networks.unet import UNet
+from ddpm_app.networks.unet_config import UNetConfig
 from ddpm_app.paths import PROJECT
 
 MICRO = UNetConfig(8, 1, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), num_classes=3, dropout=0.0)
@@ -163,7 +166,7 @@ class Bomb:
 
 def test_pickles_are_refused_unopened(saved, tmp_path):
     trace = tmp_path / "trace"
-    for suffix in checkpoint.PICKLES:
+    for suffix in description.PICKLES:
         file = tmp_path / f"model{suffix}"
         file.write_bytes(pickle.dumps(Bomb(trace)))
         refused(lambda file=file: open_checkpoint(file), "pickle")

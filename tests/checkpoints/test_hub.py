@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from ddpm_app.checkpoints import checkpoint, diffusers, hub
-from ddpm_app.checkpoints.checkpoint import CheckpointConfig, CheckpointError, open_checkpoint
-from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig, open_checkpoint
+from ddpm_app.checkpoints.description import CheckpointError
+from ddpm_app.networks.unet import UNet
+from ddpm_app.networks.unet_config import UNetConfig
 
 pytest.importorskip("diffusers")
 SMALL = UNetConfig(8, 1, channels=128, multipliers=(1, 1), blocks=1, attention=(4,), num_classes=3, dropout=0.0)

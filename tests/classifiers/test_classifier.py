@@ -9,7 +9,7 @@ import torch
 
 from ddpm_app import files
 from ddpm_app.checkpoints import checkpoint
-from ddpm_app.checkpoints.checkpoint import CheckpointError
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.classifiers.classifier import Classifier, load_classifier, save_classifier
 from ddpm_app.classifiers.metrics import wilson_interval
 from ddpm_app.diffusion.schedules import add_noise, make_schedule

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ddpm_app import files
 from ddpm_app.checkpoints import hub
-from ddpm_app.checkpoints.checkpoint import CheckpointError
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.classifiers import clip as clip_labels
 from ddpm_app.classifiers.clip import build_model, load_clip, open_clip_directory, save_clip_directory
 from ddpm_app.classifiers.clip_tower import register_tower, tower_name

@@ -18,7 +18,8 @@ from ddpm_app.cli import main as cli
 from ddpm_app.evaluation.agreement import split_test_images
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.networks.resnet import ClassifierConfig, ResNet
-from ddpm_app.networks.unet import UNet, UNetConfig
+from ddpm_app.networks.unet import UNet
+from ddpm_app.networks.unet_config import UNetConfig
 
 TINY = ClassifierConfig("toy", ("a", "b", "c"), image_size=16, in_channels=3, widths=(8, 12), blocks=(1, 1))
 

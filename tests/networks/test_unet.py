@@ -9,7 +9,8 @@ from torch.nn import functional as nnf
 
 from ddpm_app.networks import unet as module
 from ddpm_app.networks.device import for_inference, pick_device, pick_dtype
-from ddpm_app.networks.unet import PRESETS, UNet, UNetConfig, forward_flops, parameter_count, preset_config, timestep_embedding
+from ddpm_app.networks.unet import UNet, forward_flops, parameter_count, timestep_embedding
+from ddpm_app.networks.unet_config import PRESETS, UNetConfig, preset_config
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from ddpm_app.cli import main as cli
 from ddpm_app.diffusion.denoiser import PREDICTION_TYPES
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS, SCHEDULES
-from ddpm_app.networks.unet import PRESETS
+from ddpm_app.networks.unet_config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {p: p.read_text() for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm_app.checkpoints.checkpoint import CheckpointError
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.files import save_tensors
 from ddpm_app.toy.checkpoint import load_toy, save_toy
 from ddpm_app.toy.shapes import make_data

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints import checkpoint, weights
 from ddpm_app.cli.ship import main
 from ddpm_app.training import card as training_card
 from ddpm_app.training.config import TrainConfig
@@ -17,7 +17,7 @@ def run(folder: Path, images: int, seconds: float, loss: float, argv: list[str],
     found = checkpoint.open_checkpoint(folder)
     training = dataclasses.asdict(TrainConfig(data="digits", images=images, **settings))
     config = dataclasses.replace(found.config, images_seen=images, training=training)
-    checkpoint.save(folder, config, checkpoint.read_weights(found.path))
+    checkpoint.save(folder, config, weights.read_weights(found.path))
     (folder / "log.jsonl").write_text(json.dumps({"step": 9, "images": images, "seconds": seconds, "validation_loss": loss}) + "\n")
     (folder / "job.json").write_text(json.dumps({"argv": argv, "cwd": str(folder.parent)}))
     return folder
@@ -40,7 +40,7 @@ def test_a_card_tells_of_the_run_that_was_forked(tmp_path, capsys):
     # numbers judged since are kept when the same run is shipped again
     judged = [*shipped.metrics, {"name": "agreement", "value": 0.5, "protocol": "p"}]
     checkpoint.save(
-        tmp_path / "out", dataclasses.replace(shipped, metrics=judged), checkpoint.read_weights(checkpoint.open_checkpoint(second).path)
+        tmp_path / "out", dataclasses.replace(shipped, metrics=judged), weights.read_weights(checkpoint.open_checkpoint(second).path)
     )
     assert main([str(second), str(tmp_path / "out")]) == 0
     assert [m["name"] for m in checkpoint.open_checkpoint(tmp_path / "out").config.metrics] == ["validation loss", "agreement"]
@@ -71,9 +71,9 @@ def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
     checkpoint.save(
         early / "snapshots" / "0000000640",
         dataclasses.replace(source.config, ema="power, 0.05 of the run"),
-        {**checkpoint.read_weights(early)},
+        {**weights.read_weights(early)},
     )
-    checkpoint.save(early, dataclasses.replace(source.config, ema="none (raw weights)"), checkpoint.read_weights(early))
+    checkpoint.save(early, dataclasses.replace(source.config, ema="none (raw weights)"), weights.read_weights(early))
     assert main([str(early), str(tmp_path / "b")]) == 0
     (early / "samples").mkdir()
     (early / "samples" / "0000000640.png").write_bytes(b"the EMA's")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from ddpm_app.cli.train import main
 from ddpm_app.evaluation import samples
 from ddpm_app.images.datasets import ImageData
-from ddpm_app.networks import unet
+from ddpm_app.networks import unet_config
 from ddpm_app.studio.studio import Request
 from ddpm_app.training import distributed
 from ddpm_app.training.config import TrainConfig
@@ -33,10 +33,10 @@ MICRO = dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0
 @pytest.fixture(autouse=True)
 def presets_stay():
     """What a test adds to the presets is gone after it."""
-    before = dict(unet.PRESETS)
+    before = dict(unet_config.PRESETS)
     yield
-    unet.PRESETS.clear()
-    unet.PRESETS.update(before)
+    unet_config.PRESETS.clear()
+    unet_config.PRESETS.update(before)
 
 
 def together(*command, size=2, wait=240):
@@ -56,7 +56,7 @@ def together(*command, size=2, wait=240):
 
 def trainer(world=None, **changes) -> Trainer:
     """Of a micro network, with everything random in use but dropout; a batch of 15 does not divide by two."""
-    unet.PRESETS["micro"] = MICRO  # taken back by the fixture below
+    unet_config.PRESETS["micro"] = MICRO  # taken back by the fixture below
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (40, 1, 8, 8), generator=g, dtype=torch.uint8)
     data = ImageData("toy", images, torch.arange(40) % 3, ("a", "b", "c"))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_app.checkpoints import checkpoint
+from ddpm_app.checkpoints import checkpoint, description, weights
 from ddpm_app.cli.main import command_parser
 from ddpm_app.images.datasets import ImageData
-from ddpm_app.networks import unet
+from ddpm_app.networks import unet_config
 from ddpm_app.networks.ema import Ema, average_lengths, power_gamma
 from ddpm_app.training import posthoc_ema, runs
 from ddpm_app.training.config import TrainConfig
@@ -89,7 +89,7 @@ def run(tmp_path_factory):
     """A real training run with snapshots, and averages of other lengths tracked directly beside it: (folder, {length: weights})."""
     folder, direct = tmp_path_factory.mktemp("runs") / "toy", {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(unet.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(), dropout=0.0))
+        patch.setitem(unet_config.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(), dropout=0.0))
         images = torch.randint(0, 256, (32, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         data = ImageData("toy", images, torch.arange(32) % 2, ("a", "b"))
         trainer = Trainer(TrainConfig(data="toy", preset="micro", images=8 * STEPS, batch=8, warmup=40, lr=2e-3, device="cpu"), data)
@@ -170,22 +170,22 @@ def test_runs_ema_from_a_shell(run, tmp_path, monkeypatch, capsys):
         args = parser.parse_args(argv)
         return args.run(args)
 
-    before = checkpoint.read_weights(folder)
+    before = weights.read_weights(folder)
     assert call("ema", "toy") == 0 and "0.05, 0.1 and raw" in capsys.readouterr().out
     assert call("ema", "toy", "--length", "0.08", "--out", str(tmp_path / "x"), "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["length"] == 0.08 and 0 < told["profile_error"] < 0.01 and (tmp_path / "x" / "config.json").is_file()
-    assert all(torch.equal(v, before[k]) for k, v in checkpoint.read_weights(folder).items()), "nothing is kept unasked"
+    assert all(torch.equal(v, before[k]) for k, v in weights.read_weights(folder).items()), "nothing is kept unasked"
     assert call("ema", "toy", "--length", "0.15", "--keep") == 0
     assert "0.15" in checkpoint.open_checkpoint(folder).config.ema
-    assert posthoc_ema.deviation(checkpoint.read_weights(folder), direct[0.15]) < 1e-3
+    assert posthoc_ema.deviation(weights.read_weights(folder), direct[0.15]) < 1e-3
     assert call("ema", "toy", "--length", "raw", "--keep") == 0 and "raw" in checkpoint.open_checkpoint(folder).config.ema
     assert call("ema", "toy", "--length", "0.05", "--keep") == 0
-    assert posthoc_ema.deviation(checkpoint.read_weights(folder), before) < 1e-4, "and the way back is open"
+    assert posthoc_ema.deviation(weights.read_weights(folder), before) < 1e-4, "and the way back is open"
     assert call("ema", "toy", "--length", "raw", "--snapshot", "0000000160", "--keep") == 0
     assert checkpoint.open_checkpoint(folder).config.images_seen == 160
     assert call("ema", "toy", "--length", "own", "--keep") == 0 and checkpoint.open_checkpoint(folder).config.images_seen == 8 * STEPS
-    assert posthoc_ema.deviation(checkpoint.read_weights(folder), before) < 1e-4, "the run's own EMA can be kept again"
+    assert posthoc_ema.deviation(weights.read_weights(folder), before) < 1e-4, "the run's own EMA can be kept again"
     for wrong in (
         ["--length", "own", "--out", str(tmp_path / "y")],
         ["--length", "0.5"],
@@ -211,7 +211,7 @@ def test_damage_is_named(run, tmp_path):
     __import__("shutil").copytree(folder, copy)
     snapshots = sorted((copy / "snapshots").iterdir())
     (snapshots[3] / "ema-0.1.safetensors").write_bytes(b"x")
-    with pytest.raises(checkpoint.CheckpointError, match="ema-0.1"):
+    with pytest.raises(description.CheckpointError, match="ema-0.1"):
         posthoc_ema.reconstruct(copy, 0.08)
     (snapshots[3] / "profiles.json").write_text('{"step": 3, "files": {"../../x": 0.1, "raw.safetensors": "raw"}}')
     assert len([p for p in posthoc_ema.stored(copy) if p.snapshot == snapshots[3]]) == 1, "no name leaves the snapshot"

@@ -11,7 +11,7 @@ import torch
 
 from ddpm_app.images.datasets import ImageData, load_data
 from ddpm_app.images.pixels import to_model
-from ddpm_app.networks import unet
+from ddpm_app.networks import unet_config
 from ddpm_app.networks.ema import Ema, power_gamma
 from ddpm_app.training import trainer as training
 from ddpm_app.training.config import RECIPES, TrainConfig
@@ -21,7 +21,7 @@ from ddpm_app.training.trainer import Trainer, train, validation_loss
 @pytest.fixture(autouse=True)
 def micro(monkeypatch):
     """A preset that takes milliseconds; dropout on, because resuming has to repeat it, too."""
-    monkeypatch.setitem(unet.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1))
+    monkeypatch.setitem(unet_config.PRESETS, "micro", dict(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1))
 
 
 def toy(n=24, size=8, classes=3, name="toy") -> ImageData:

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from ddpm_app.checkpoints.checkpoint import CheckpointError, open_checkpoint
+from ddpm_app.checkpoints.checkpoint import open_checkpoint
+from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.evaluation import snapshots as history
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training import posthoc_ema, runs
