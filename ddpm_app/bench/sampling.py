@@ -103,7 +103,7 @@ def _beside_diffusers(config: UNetConfig, batch: int, steps: int, rounds: int, d
     with tempfile.TemporaryDirectory() as folder:
         checkpoints_diffusers.to_diffusers(network).save_pretrained(folder)
         g = torch.Generator().manual_seed(1)
-        start = torch.randn(batch, config.in_channels, config.image_size, config.image_size, generator=g)
+        start = torch.randn(batch, *config.image_shape, generator=g)
         save_tensors(Path(folder) / "start.safetensors", {"x": start})
         denoiser = Denoiser(for_inference(network, device, dtype), make_schedule("linear"), "eps")
         sigmas = sigma_grid(denoiser.schedule, steps)

@@ -23,7 +23,7 @@ from ddpm_app.flags import add_flags, read_flags
 from ddpm_app.images import render
 from ddpm_app.images.datasets import load_data
 from ddpm_app.images.decode import centre_crop, open_picture, to_array
-from ddpm_app.studio.compression import LEVELS, VARIANCES, CodeRequest, caption, code, flow, lossless, shape_of
+from ddpm_app.studio.compression import LEVELS, VARIANCES, CodeRequest, caption, code, flow, lossless
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 ANIMATIONS = {".gif": render.gif, ".webp": render.webp, ".mp4": render.mp4}
@@ -86,9 +86,10 @@ def run(args: argparse.Namespace) -> int:
     if args.image:
         if args.n > 1 or label == "given":
             raise ValueError("--image is one image; with it, --n is not accepted and --label is a class name, an index or none")
-        images, given, what = torch.from_numpy(np.array(read_image(args.image, shape_of(config))))[None], None, Path(args.image).name
+        images = torch.from_numpy(np.array(read_image(args.image, config.network.image_shape)))[None]
+        given, what = None, Path(args.image).name
     else:
-        images, given = images_of_test_split(config.data, list(range(args.test, args.test + args.n)), shape_of(config))
+        images, given = images_of_test_split(config.data, list(range(args.test, args.test + args.n)), config.network.image_shape)
         what = f"{config.data} test, {args.test} to {args.test + args.n - 1}" if args.n > 1 else f"{config.data} test, {args.test}"
     request = CodeRequest(**{**read_flags(CodeRequest, args), "checkpoint": args.checkpoint or studio.default(), "label": label})
     runs, first_run = [], None

@@ -14,7 +14,6 @@ from ddpm_app.cli.code import ANIMATIONS, add_shared_arguments, images_of_test_s
 from ddpm_app.files import plain, write_atomically
 from ddpm_app.flags import add_flags, read_flags
 from ddpm_app.images import render
-from ddpm_app.studio.compression import class_index, shape_of
 from ddpm_app.studio.interpolate import WAYS, PathRequest, interpolate
 from ddpm_app.studio.studio import Studio
 
@@ -49,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.images and args.test:
         raise ValueError("--images and --test are both given; only one of them is accepted")
     elif args.images:
-        pictures = torch.from_numpy(np.stack([read_image(path, shape_of(config)) for path in args.images]))
+        pictures = torch.from_numpy(np.stack([read_image(path, config.network.image_shape) for path in args.images]))
     elif args.test:
-        pictures, labels = images_of_test_split(config.data, args.test, shape_of(config))
+        pictures, labels = images_of_test_split(config.data, args.test, config.network.image_shape)
         if config.network.num_classes:
             first, second = args.first or str(int(labels[0])), args.second or str(int(labels[1]))
     else:
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             frames = [render.strip(image[None]) for image in images]
             captions = [f"{w:.2f}" for w in request.weights.tolist()]
             write_atomically(out, ANIMATIONS[out.suffix](frames, 12, 384, captions))
-    result = {**dataclasses.asdict(request), "error": state.error, "classes": [class_index(studio, config, k) for k in (first, second)]}
+    result = {**dataclasses.asdict(request), "error": state.error, "classes": [studio.class_index(config, k) for k in (first, second)]}
     if args.json:
         print(json.dumps(plain(result), indent=1))
     else:

@@ -12,7 +12,7 @@ from ddpm_app.files import check_target
 from ddpm_app.flags import check_choice
 from ddpm_app.images import render
 from ddpm_app.images.decode import centre_crop, open_picture, to_array
-from ddpm_app.studio.studio import noised
+from ddpm_app.studio.forward import forward_process
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError:
         raise ValueError(f"--t is {args.t!r}; whole numbers separated by commas are accepted") from None
     picture = to_array(centre_crop(open_picture(args.image), args.size))
-    rows = [torch.from_numpy(noised(picture, make_schedule(name, args.T), times, args.seed)) for name in names]
+    rows = [torch.from_numpy(forward_process(picture, make_schedule(name, args.T), times, args.seed)[0]) for name in names]
     render.save_png(render.grid(torch.cat(rows), len(times)), Path(args.out))
     print(f"{args.out}: t = {', '.join(map(str, times))}; rows: {', '.join(names)}")
     return 0

@@ -30,7 +30,7 @@ def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: Imag
     """Yield Progress, then the Measurement, of one of BITS on the first plan.bits_n images of data, each given its own class, unguided."""
     check_choice("metric", metric, BITS)
     config, n, seed, draws, steps = checkpoint.config, plan.bits_n, plan.request.seed, plan.draws, plan.steps
-    shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
+    shape = config.network.image_shape
     if tuple(data.images.shape[1:]) != shape:
         raise ValueError(f"{data.name} has images {tuple(data.images.shape[1:])}; {checkpoint.name} makes {shape}")
     if not 2 <= n <= len(data):

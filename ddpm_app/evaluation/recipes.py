@@ -185,7 +185,7 @@ def denoiser_of(folder: Path, ema: float, device: torch.device) -> Denoiser:
 
 def sample(denoiser: Denoiser, labels: torch.Tensor, study: Study) -> torch.Tensor:
     """uint8 (N, C, H, W), image i of its class from seed i."""
-    shape, sampler, parts = (denoiser.network.config.in_channels, *2 * (denoiser.network.config.image_size,)), SAMPLERS["dpmpp-2m"], []
+    shape, sampler, parts = denoiser.network.config.image_shape, SAMPLERS["dpmpp-2m"], []
     sigmas = sigma_grid(denoiser.schedule, sampler.steps_for(study.evaluations), sampler.grid)
     with torch.inference_mode():
         for at in range(0, len(labels), study.batch):

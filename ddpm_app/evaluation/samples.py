@@ -69,7 +69,7 @@ def sampled(
     config = checkpoint.config
     folder = folder_of(studio, request, checkpoint, labels)
     labels = studio.labels(request, config.classes if config.network.num_classes else ()) if labels is None else labels
-    shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
+    shape = config.network.image_shape
     size, batch = int(np.prod(shape)), batch_of(studio)
     make_room(folder)
     for at in range(0, request.n, batch):
@@ -125,9 +125,7 @@ def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_B
 def samples_of(studio: Studio, request: Request) -> Images:
     """The samples of a request that sampled() has been through."""
     checkpoint = studio.checkpoint(request.checkpoint)
-    network = checkpoint.config.network
-    shape = (network.in_channels, network.image_size, network.image_size)
-    return stored(folder_of(studio, request, checkpoint), request.n, shape, batch_of(studio))
+    return stored(folder_of(studio, request, checkpoint), request.n, checkpoint.config.network.image_shape, batch_of(studio))
 
 
 def make_room(keep: Path, most: int = MOST_BYTES) -> None:

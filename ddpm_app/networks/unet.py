@@ -250,7 +250,7 @@ def forward_flops(network: UNet, batch: int = 1) -> int:
 
     c = network.config
     p = next(network.parameters())
-    x = torch.zeros(batch, c.in_channels, c.image_size, c.image_size, device=p.device)
+    x = torch.zeros(batch, *c.image_shape, device=p.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(x, torch.zeros(batch, device=p.device))
     return counter.get_total_flops()

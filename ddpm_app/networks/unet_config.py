@@ -34,6 +34,11 @@ class UNetConfig:
             raise ValueError(f"not a U-Net this program can build: {self}")
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self.in_channels, self.image_size, self.image_size
+
+    @property
     def resolutions(self) -> list[int]:
         """Side of the feature maps at each level; halving rounds down, as the stride-2 convolution does."""
         return [self.image_size >> k for k in range(len(self.multipliers))]

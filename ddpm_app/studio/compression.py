@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm_app.checkpoints.checkpoint import CheckpointConfig
 from ddpm_app.diffusion.coding import State, fine_levels, progressive
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.likelihood import FlowLikelihood, flow_likelihood_steps
@@ -17,7 +16,7 @@ from ddpm_app.diffusion.schedules import Schedule
 from ddpm_app.flags import check, setting
 from ddpm_app.images import render
 from ddpm_app.studio.exports import picture
-from ddpm_app.studio.request import SEED_LIMIT, Request
+from ddpm_app.studio.request import SEED_LIMIT
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 VARIANCES = {"large": "beta_t", "small": "beta_tilde"}
@@ -39,19 +38,6 @@ class CodeRequest:
         check(self)
 
 
-def shape_of(config: CheckpointConfig) -> tuple[int, int, int]:
-    """(C, H, W) of a model's images."""
-    return (config.network.in_channels, config.network.image_size, config.network.image_size)
-
-
-def class_index(studio: Studio, config: CheckpointConfig, label: str) -> int:
-    """The index of a class name, -1 for "none". Raises ValueError for a class that the model does not have."""
-    if label in ("any", "all"):
-        raise ValueError(f"the class is {label!r}; one class or none is accepted here")
-    classes = config.classes if config.network.num_classes else ()
-    return int(studio.labels(Request(label=label, n=1), classes)[0])
-
-
 def chain(studio: Studio, request: CodeRequest) -> tuple[Denoiser, Schedule]:
     """The network and the noise levels that the code visits."""
     denoiser = studio.denoiser(studio.checkpoint(request.checkpoint))
@@ -64,7 +50,7 @@ def _denoise(studio: Studio, request: CodeRequest, denoiser: Denoiser, n: int, g
     if request.label == "given":
         labels = given if given is not None and config.network.num_classes else None
     else:
-        index = class_index(studio, config, request.label)
+        index = studio.class_index(config, request.label)
         labels = torch.full((n,), index) if index >= 0 else None
     if labels is not None and (len(labels) != n or int(labels.max()) >= config.network.num_classes or int(labels.min()) < 0):
         raise ValueError(f"the images' classes do not fit the {config.network.num_classes} of {request.checkpoint}")
@@ -78,7 +64,7 @@ def _denoise(studio: Studio, request: CodeRequest, denoiser: Denoiser, n: int, g
 
 def check_images(studio: Studio, name: str, images: Tensor) -> Tensor:
     """Return the images. Raises ValueError unless they are 1 to MAX_BATCH images of the model's shape."""
-    shape = shape_of(studio.checkpoint(name).config)
+    shape = studio.checkpoint(name).config.network.image_shape
     if tuple(images.shape[1:]) != shape or not 1 <= len(images) <= MAX_BATCH:
         raise ValueError(f"the images are {tuple(images.shape)}; {name} takes 1 to {MAX_BATCH} of {shape}")
     return images

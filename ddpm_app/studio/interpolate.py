@@ -17,7 +17,7 @@ from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, from_vp, sigma_grid, to_vp
 from ddpm_app.flags import check, setting, write_flags
 from ddpm_app.images.pixels import to_model, to_uint8
-from ddpm_app.studio.compression import check_images, class_index, shape_of
+from ddpm_app.studio.compression import check_images
 from ddpm_app.studio.request import SEED_LIMIT
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
@@ -95,9 +95,9 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
         )
     if pictures is not None and (len(pictures) != 2 or check_images(studio, request.checkpoint, pictures) is None):
         raise ValueError(f"{len(pictures)} images were given; 2 are accepted")
-    labels = tuple(class_index(studio, config, name) for name in (request.first, request.second))
+    labels = tuple(studio.class_index(config, name) for name in (request.first, request.second))
     denoiser, sampler = studio.denoiser(studio.checkpoint(request.checkpoint)), SAMPLERS[request.sampler]
-    steps, shape, weights = sampler.steps_for(request.evaluations), shape_of(config), request.weights
+    steps, shape, weights = sampler.steps_for(request.evaluations), config.network.image_shape, request.weights
     denoise = blend(denoiser, labels, weights.to(studio.device, torch.float32), request.guidance)
     denoise = (
         denoise if request.way == "ode" else clipped(denoise)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +20,14 @@ from ddpm_app.checkpoints import description
 from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointConfig
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, clipped, conditioned
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
+from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.samplers import start as start_sampling
-from ddpm_app.diffusion.schedules import Schedule, add_noise, sigma_grid, to_vp
+from ddpm_app.diffusion.schedules import sigma_grid, to_vp
 from ddpm_app.flags import check_choice
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.networks.device import pick_device, pick_dtype
 from ddpm_app.paths import model_roots
-from ddpm_app.studio.request import SEED_LIMIT, Request
+from ddpm_app.studio.request import Request
 from ddpm_app.studio.steering import Steering
 
 MAX_BATCH = 64  # images denoised at once; larger requests are split into such batches
@@ -179,6 +179,12 @@ class Studio:
         check_choice("class", label, ["any", "all", "none", *classes])
         raise ValueError(f"class {label} is out of range; this checkpoint has {k} classes")
 
+    def class_index(self, config: CheckpointConfig, label: str) -> int:
+        """The index of a class name, -1 for "none". Raises ValueError for a class that the model does not have."""
+        if label in ("any", "all"):
+            raise ValueError(f"the class is {label!r}; one class or none is accepted here")
+        return int(self.labels(Request(label=label, n=1), config.classes if config.network.num_classes else ())[0])
+
     def sample(
         self,
         request: Request,
@@ -202,7 +208,7 @@ class Studio:
             labels = self._labels(request, config)
         self.steering.check(request, config)
         request = request.unranked()
-        shape = (request.n, config.network.in_channels, config.network.image_size, config.network.image_size)
+        shape = (request.n, *config.network.image_shape)
         if picture is not None and picture.shape != shape[1:]:
             raise ValueError(f"the picture is {picture.shape}; this checkpoint takes {shape[1:]}")
         denoiser = self.denoiser(checkpoint)
@@ -256,12 +262,13 @@ class Studio:
     def ranked(self, request: Request, progress=None) -> Ranked:
         """The images, their scores and which candidate each one was. progress(done, n) counts candidates."""
         config = self.checkpoint(request.checkpoint).config
-        size = config.network.image_size**2 * config.network.in_channels
+        c, h, w = config.network.image_shape
+        size = c * h * w
         if request.n * size > MAX_RESULT_BYTES:
             raise ValueError(f"n is {request.n}; {MAX_RESULT_BYTES // size} images fit the memory limit of {MAX_RESULT_BYTES >> 30} GiB")
         labels, candidates, n = self._labels(request, config), request.unranked(), request.n
         self.steering.check(request, config)
-        images = np.empty((n, config.network.image_size, config.network.image_size, config.network.in_channels), np.uint8)
+        images = np.empty((n, h, w, c), np.uint8)
         scores, chosen = np.full((request.candidates, n), np.nan), np.arange(n)
         best = np.full(n, -np.inf)
         for at in range(0, candidates.n, MAX_BATCH):
@@ -296,24 +303,3 @@ class Studio:
         finally:
             for run in runs:
                 run.close()
-
-
-def noised(picture: np.ndarray, schedule: Schedule, t: Iterable[int], seed: int = 0) -> np.ndarray:
-    """The forward process: x_t of one picture, uint8 (C, H, W), at textbook times t in [0, T] (0 is the picture itself), with one
-    and the same noise -> uint8 (len(t), C, H, W)."""
-    x0 = to_model(torch.from_numpy(picture.copy()))[None]
-    eps = forward_noise(picture.shape, seed)
-    out = []
-    for k in t:
-        if not 0 <= k <= schedule.T:
-            raise ValueError(f"t is {k}; it lies between 0 and {schedule.T}")
-        sigma = schedule.sigma[k - 1] if k else torch.zeros((), dtype=torch.float64)
-        out.append(to_uint8(to_vp(add_noise(x0, sigma, eps), sigma)))
-    return torch.cat(out).numpy()
-
-
-def forward_noise(shape: tuple[int, ...], seed: int) -> Tensor:
-    """(1, *shape) float32, the noise that sample() gives the image with this seed."""
-    if not 0 <= seed <= SEED_LIMIT:
-        raise ValueError(f"seed is {seed}; a whole number from 0 to {SEED_LIMIT} is accepted")
-    return SeededNoise([seed])(torch.empty(1, *shape))

@@ -14,7 +14,8 @@ from ddpm_app.cli import main as cli
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.images import png_settings
-from ddpm_app.studio.studio import Request, Studio, noised
+from ddpm_app.studio.forward import forward_process
+from ddpm_app.studio.studio import Request, Studio
 
 
 @pytest.fixture(autouse=True)
@@ -118,11 +119,11 @@ def test_noise_strip(tmp_path, capsys):
     assert cli.main(["noise", *flags]) == 0
     strip = np.asarray(Image.open(tmp_path / "o.png"))
     assert (strip[:12, :12] == picture).all() and strip.shape == (25, 25, 3)
-    assert (strip[13:, 13:] == noised(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0].transpose(1, 2, 0)).all()
+    assert (strip[13:, 13:] == forward_process(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0][0].transpose(1, 2, 0)).all()
     for bad, says in (
         (["--schedule", "cosin"], "did you mean 'cosine'"),
         (["--t", "x"], "whole numbers"),
-        (["--t", "2000"], "between 0 and 1000"),
+        (["--t", "2000"], "from 0 to 1000"),
     ):
         assert cli.main(["noise", *flags, *bad]) == 2
         assert says in capsys.readouterr().err

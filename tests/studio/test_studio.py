@@ -13,7 +13,8 @@ from ddpm_app.diffusion.schedules import GRIDS, make_schedule
 from ddpm_app.images import png_settings
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.studio.exports import frame_picture, image_png, images_zip, request_from_settings
-from ddpm_app.studio.studio import MAX_BATCH, Request, Studio, forward_noise, noised
+from ddpm_app.studio.forward import forward_process
+from ddpm_app.studio.studio import MAX_BATCH, Request, Studio
 
 
 def ask(**changes) -> Request:
@@ -173,26 +174,29 @@ def test_zip_holds_every_png():
 # -- the forward process and SDEdit -------------------------------------------------------------------------------------
 
 
-def test_noised_follows_the_textbook():
+def test_forward_process_equals_the_closed_form():
     picture = np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8)
     schedule = make_schedule("linear")
-    shown = noised(picture, schedule, [0, 1, 500, 1000], seed=3)
-    assert (shown[0] == picture).all()
+    x_t, noise = forward_process(picture, schedule, [0, 1, 500, 1000], seed=3)
+    assert (x_t[0] == picture).all()
     bar = float(np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:500]))
     eps = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(3))
-    assert (shown[2] == to_uint8(math.sqrt(bar) * to_model(torch.from_numpy(picture)) + math.sqrt(1 - bar) * eps).numpy()).all()
+    assert (noise == eps.numpy()).all()
+    assert (x_t[2] == to_uint8(math.sqrt(bar) * to_model(torch.from_numpy(picture)) + math.sqrt(1 - bar) * eps).numpy()).all()
     for bad in (-1, 1001):
-        with pytest.raises(ValueError, match="between 0 and 1000"):
-            noised(picture, schedule, [bad])
+        with pytest.raises(ValueError, match="from 0 to 1000"):
+            forward_process(picture, schedule, [bad])
+    with pytest.raises(ValueError, match="seed is -1"):
+        forward_process(picture, schedule, [0], seed=-1)
 
 
-def test_denoise_from_here_starts_at_the_shown_x_t(studio):
+def test_sdedit_starts_from_x_t_of_the_forward_process(studio):
     picture = np.random.default_rng(1).integers(0, 256, (3, 16, 16), np.uint8)
     schedule = make_schedule(**studio.checkpoint("cifar10-random").config.schedule)
     start = next(studio.sample(ask(n=1), picture=picture, start=float(schedule.sigma[399])))
     assert start.t == pytest.approx(400)
-    assert (start.x[0] == noised(picture, schedule, [400], seed=5)[0]).all()
-    assert forward_noise((3, 16, 16), 5).shape == (1, 3, 16, 16)
+    x_t, noise = forward_process(picture, schedule, [400], seed=5)
+    assert (start.x[0] == x_t[0]).all() and noise.shape == (3, 16, 16)
 
 
 def test_denoising_from_almost_clean_returns_almost_the_picture(studio):

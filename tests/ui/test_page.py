@@ -12,7 +12,7 @@ from PIL import Image
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.images import png_settings
 from ddpm_app.studio.exports import request_from_settings
-from ddpm_app.studio.studio import noised
+from ddpm_app.studio.forward import forward_process
 
 pytestmark = pytest.mark.browser
 
@@ -238,7 +238,7 @@ def test_forward_shows_what_the_core_computes(page, tmp_path, app):
             "() => { const c = document.querySelector('#forward-view .xt'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; }"
         )
         shown = np.array(shown, np.uint8).reshape(16, 16, 4)[..., :3]
-        want = noised(picture.transpose(2, 0, 1), schedule, [t], seed=0)[0].transpose(1, 2, 0)
+        want = forward_process(picture.transpose(2, 0, 1), schedule, [t], seed=0)[0][0].transpose(1, 2, 0)
         assert np.abs(shown.astype(int) - want.astype(int)).max() <= 1, t  # alpha_bar travels with five decimals
     assert page.locator("#forward-view .strip canvas").count() == 10 and page.locator("#forward-view .three canvas").count() == 3
     page.click("#forward-view .strip button >> nth=3")

@@ -51,7 +51,7 @@ class ImageSource:
     def images(self, values: dict, studio: Studio, name: str, count: int = 1) -> tuple[Tensor, Tensor | None, str, str]:
         """uint8 (count, C, H, W), their own classes (count,) or None, what they are, and the command line's flags for them."""
         config = studio.checkpoint(name).config
-        shape = (config.network.in_channels, config.network.image_size, config.network.image_size)
+        shape = config.network.image_shape
         kind = values[self.kind]
         if kind == TEST:
             data = local_data(config.data)

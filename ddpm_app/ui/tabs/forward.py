@@ -10,7 +10,8 @@ import numpy as np
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.images import render
 from ddpm_app.images.decode import PictureError, centre_crop, crop_preview, open_picture, to_array
-from ddpm_app.studio.studio import Studio, forward_noise
+from ddpm_app.studio.forward import forward_process
+from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.noise_view import NoiseView
 from ddpm_app.ui.components.player import Player
@@ -33,6 +34,7 @@ def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
     x0 = model_picture(path, studio, name)
     own = config.schedule["name"]
     own_schedule = make_schedule(**config.schedule)
+    _, eps = forward_process(x0, own_schedule, [], seed)
     names = [own, *[k for k in ("linear", "cosine", "sigmoid") if k != own]]
     schedules = {k: own_schedule if k == own else make_schedule(k, own_schedule.T) for k in names}
     return {
@@ -40,7 +42,7 @@ def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
         "size": config.network.image_size,
         "channels": config.network.in_channels,
         "x0": b64(x0.tobytes()),
-        "eps": b64(forward_noise(x0.shape, seed).numpy().astype("<f4").tobytes()),
+        "eps": b64(eps.astype("<f4").tobytes()),
         "T": own_schedule.T,
         "model": own,
         "bars": {k: alpha_bar_curve(s) for k, s in schedules.items()},
