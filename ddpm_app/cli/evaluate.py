@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
                 store(studio.checkpoint(args.checkpoint), event)
         else:
             refusals += 1
-            print(f"{event.metric}: not measured: {event.says}", file=sys.stderr, flush=True)
+            print(f"{event.metric}: not measured: {event.reason}", file=sys.stderr, flush=True)
     progress.clear()
     if args.json:
         print(json.dumps([plain(asdict(m)) for m in measured], indent=1))
@@ -145,11 +145,12 @@ def run_sweep(studio: Studio, plan: Plan, args: argparse.Namespace) -> int:
             progress.show(event)
             continue
         progress.clear()
-        rows.append({k: v for k, v in event._asdict().items() if k not in ("images", "request")})
+        names = {"reason": "says"}  # the key in the JSON
+        rows.append({names.get(k, k): v for k, v in event._asdict().items() if k not in ("images", "request")})
         if not args.json:
             values = {event.name: event.distance, "agreement": event.agreement, "confidence": event.confidence}
             shown = "  ".join(f"{k} {'not measured' if v is None else format(v, '.4f')}" for k, v in values.items())
-            print(f"{along.axis} {event.value}   {shown}" + (f"   ({event.says})" if event.says else ""), flush=True)
+            print(f"{along.axis} {event.value}   {shown}" + (f"   ({event.reason})" if event.reason else ""), flush=True)
     print(json.dumps(rows if args.json else rows[-1]["protocol"], indent=1 if args.json else None))
     return 0
 

@@ -1,4 +1,4 @@
-"""Tensors kept on disk under a hash, with a SHA-256 of their own: a damaged cache would be a wrong number."""
+"""Tensors on disk, each file with the SHA-256 of its tensors: a damaged cache would give a wrong number."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from ddpm_app.files import save_tensors
 
 
 def load_cached(file: Path) -> dict[str, Tensor]:
-    """Tensors of a cache file, {} where it is missing, cut short or not what was written: it is then made again."""
+    """The tensors of a cache file; {} if it is missing or damaged."""
     try:
-        found = load_file(file)
+        tensors = load_file(file)
         with safe_open(file, "pt") as f:
             digest = (f.metadata() or {}).get("sha256")
     except (OSError, SafetensorError):
         return {}
-    return found if digest == _digest(found) else {}
+    return tensors if digest == _digest(tensors) else {}
 
 
 def save_cached(file: Path, tensors: dict[str, Tensor]) -> None:
-    """What load_cached reads, with a SHA-256: a damaged cache would be a wrong number. What cannot be kept is logged, no error: a full
-    or read-only disk costs the next call its time, not this one its numbers."""
+    """Write the file that load_cached reads. A failure to write is logged and is no error: the numbers do not depend on the cache."""
     try:
         save_tensors(file, tensors, {"sha256": _digest(tensors)})
     except (OSError, SafetensorError) as error:

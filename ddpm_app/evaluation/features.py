@@ -1,7 +1,7 @@
-"""Feature networks that distances are measured in: our classifier, the shipped CLIP, torch-fidelity's Inception.
+"""Feature networks of distances: the classifier, CLIP, torch-fidelity's Inception.
 
-Each is a feature extractor registered with torch-fidelity, so that its own functions and command line see the same numbers.
-Features are computed once per set of images and kept in a cache under a hash of the pixels and of the network.
+Each is registered with torch-fidelity as a feature extractor, so that torch-fidelity's functions and command line give the same numbers.
+The features of a set of images are computed once and cached under a hash of the pixels and of the network.
 """
 
 from __future__ import annotations
@@ -21,17 +21,28 @@ from ddpm_app.evaluation.distances import Stats, statistics
 from ddpm_app.images.sets import Images, Progress
 from ddpm_app.paths import cache_dir
 
-FORMAT = 1  # of cached features; raise it when what a network gives for the same pixels changes
+FORMAT = 1  # of cached features; raise it if a network's features of the same pixels change
 KINDS = ("classifier", "clip", "inception")
-LEGACY = "6726825d"  # SHA-256 of torch-fidelity's conversion of the 2015 TensorFlow Inception begins so: the FID of the literature
+LEGACY = "6726825d"  # start of the SHA-256 of torch-fidelity's conversion of the 2015 TensorFlow Inception, which the literature uses
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """kind: one of KINDS. key: its name in torch-fidelity's registry. digest: SHA-256 of the weights. layers: what one pass gives.
-    layer: the one distances are measured in, of `dims` dimensions. about: for a protocol. shape: (C, H, W) it takes, None: any RGB.
-    source: what it was asked for as."""
+    """A feature network.
+
+    kind:     one of KINDS
+    key:      its name in torch-fidelity's registry
+    digest:   SHA-256 of the weights
+    layers:   names of its outputs
+    layer:    the output that distances use
+    dims:     dimensions of that output
+    about:    its name in a protocol
+    shape:    (C, H, W) of accepted images; None accepts any grey or RGB images
+    network:  torch-fidelity's module
+    device:   of the network
+    source:   the name that it was loaded by
+    """
 
     kind: str
     key: str
@@ -47,13 +58,13 @@ class Extractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 (B, C, H, W) -> {layer: (B, D) float32 on the CPU}."""
+        """uint8 (B, C, H, W) -> {layer: (B, D) float32 on the CPU}. Raises ValueError for images of another shape."""
         if self.shape is None and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         if self.shape is not None and tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"the {self.about} reads images {self.shape}, not {tuple(images.shape[1:])}")
-        found = self.network.convert_features_tuple_to_dict(self.network(images.to(self.device)))
-        return {k: v.float().cpu() for k, v in found.items()}
+        features = self.network.convert_features_tuple_to_dict(self.network(images.to(self.device)))
+        return {k: v.float().cpu() for k, v in features.items()}
 
 
 def register(key: str, layers: tuple[str, ...], defaults: dict[str, str], compute: Callable[[Tensor], dict[str, Tensor]]) -> None:
@@ -78,10 +89,10 @@ def register(key: str, layers: tuple[str, ...], defaults: dict[str, str], comput
             return False
 
         def forward(self, images):
-            found = compute(images)
-            return tuple(found[name].to(images.device) for name in self.features_list)
+            features = compute(images)
+            return tuple(features[name].to(images.device) for name in self.features_list)
 
-    FEATURE_EXTRACTORS_REGISTRY.pop(key, None)  # the same weights again, perhaps on another device
+    FEATURE_EXTRACTORS_REGISTRY.pop(key, None)  # the same weights may be registered for another device
     register_feature_extractor(key, Registered)
 
 
@@ -92,7 +103,7 @@ def _created(key: str, layers: tuple[str, ...], device: torch.device, **options)
 
 
 def classifier_features(classifier: Classifier) -> Extractor:
-    """Layers "features" (N, D), those in front of the last layer, and "logits" (N, K)."""
+    """Layers "features" (N, D), the inputs of the last layer, and "logits" (N, K)."""
     config, head = classifier.config, classifier.network.head
 
     def compute(images: Tensor) -> dict[str, Tensor]:
@@ -108,7 +119,7 @@ def classifier_features(classifier: Classifier) -> Extractor:
 
 
 def clip_features(clip) -> Extractor:
-    """A clip_labels.Clip. One layer, "features": unit vectors (N, D)."""
+    """clip: a Clip of classifiers/clip.py. One layer, "features": unit vectors (N, D)."""
     layers, key = ("features",), f"clip-{clip.name.replace('/', '-').replace(':', '-')}-{clip.digest[:8]}"
     register(key, layers, dict.fromkeys(("fid", "kid", "prc"), "features"), lambda images: {"features": clip.images(images)})
     dims = clip.images(torch.zeros(1, 3, clip.image_size, clip.image_size, dtype=torch.uint8)).shape[1]
@@ -122,25 +133,25 @@ def clip_features(clip) -> Extractor:
 
 
 def inception_features(weights: str = "", device: torch.device | str = "cpu") -> Extractor:
-    """torch-fidelity's Inception v3. Layers "2048", which FID and KID are measured in, and "logits_unbiased" for the score.
+    """torch-fidelity's Inception v3. Layers "2048" for FID and KID, and "logits_unbiased" for the inception score.
 
-    weights: a file or a URL; by default torch-fidelity's, downloaded once. Raises ValueError within seconds where they cannot be had."""
+    weights: a file or a URL; by default torch-fidelity's URL, downloaded once. Raises ValueError if they cannot be read or downloaded."""
     path = inception_weights(weights)
     layers, device = ("2048", "logits_unbiased"), torch.device(device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run whatever a pickle says
+        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run the code in a pickle
         network = _created("inception-v3-compat", layers, device, feature_extractor_weights_path=str(path))
-    except Exception as error:  # torch raises many kinds for a file that is none, or another network's
+    except Exception as error:  # torch raises many types for such files
         raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) does not hold the weights of torch-fidelity's Inception: cut short, or another file"
+            f"{path} ({path.stat().st_size:,} bytes) does not hold the weights of torch-fidelity's Inception; it is damaged or another file"
         ) from error
     about = "Inception v3" + (", legacy TensorFlow weights" if digest.startswith(LEGACY) else ", weights that are not the literature's")
     return Extractor("inception", f"inception-{digest[:8]}", digest, layers, "2048", 2048, about, None, network, device)
 
 
 def inception_weights(source: str = "") -> Path:
-    """The weights' file: source if it is one, else what source (a URL; torch-fidelity's by default) gives, kept in torch's hub cache."""
+    """The file of the weights. source: a file, or a URL to download into torch's hub cache (default torch-fidelity's)"""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     if source and "://" not in source:
@@ -150,7 +161,7 @@ def inception_weights(source: str = "") -> Path:
         return path
     url = source or URL_INCEPTION_V3
     if not url.startswith(("https://", "http://", "file://")):
-        raise ValueError(f"{url} is no http(s) address")
+        raise ValueError(f"{url} is not an http(s) address")
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
         return path
@@ -161,7 +172,7 @@ def inception_weights(source: str = "") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), LEGACY if not source else None, progress=True)
-    except Exception as error:  # whatever the connection or the disk met
+    except Exception as error:  # of the connection or the disk
         raise ValueError(f"Inception's weights could not be downloaded from {url} ({' '.join(str(error).split())[:160]})") from error
     return path
 
@@ -170,43 +181,43 @@ def inception_weights(source: str = "") -> Path:
 
 
 def features_of(extractor: Extractor, images: Images, what: str, cache: bool = True) -> Iterator[Progress]:
-    """Yield Progress a batch; return {layer: (N, D) float32, "mean" (D,), "cov" (D, D) float64 of the layer distances are measured
-    in}. One pass; beyond the features one batch is in memory.
+    """Yield Progress for each batch; return {layer: (N, D) float32, "mean": (D,), "cov": (D, D)}, the last two float64, of
+    extractor.layer. Images are read once, batch by batch.
 
-    Raises ValueError for images the network does not take, and for features that are no numbers."""
+    Raises ValueError for images that the network does not accept, and for features that are infinite or NaN."""
     file = None
     if cache:
         key = hashlib.sha256(f"{FORMAT} {extractor.key} {extractor.digest} {extractor.layers} {images.digest()}".encode()).hexdigest()
         file = cache_dir("evaluation") / "features" / f"{key[:32]}.safetensors"
-        found = cached(file, extractor, images.n)
-        if found is not None:
-            return found
+        features = cached(file, extractor, images.n)
+        if features is not None:
+            return features
     parts: dict[str, list[Tensor]] = {layer: [] for layer in extractor.layers}
     for a in range(0, images.n, BATCH):
         b = min(a + BATCH, images.n)
         for layer, value in extractor(images.part(a, b)).items():
             parts[layer].append(value)
         yield Progress(f"{extractor.kind} features of {what}", b, images.n)
-    found = {layer: torch.cat(values) for layer, values in parts.items()}
-    if not all(value.isfinite().all() for value in found.values()):
+    features = {layer: torch.cat(values) for layer, values in parts.items()}
+    if not all(value.isfinite().all() for value in features.values()):
         raise ValueError(f"the {extractor.about} gives infinities or NaN for {what}")
     if images.n > 1:
-        found |= dict(zip(("mean", "cov"), statistics(found[extractor.layer])[1:]))
+        features |= dict(zip(("mean", "cov"), statistics(features[extractor.layer])[1:]))
     if file is not None:
-        save_cached(file, found)
-    return found
+        save_cached(file, features)
+    return features
 
 
-def stats(found: dict[str, Tensor], extractor: Extractor) -> Stats:
-    """Mean and covariance out of what features_of returned."""
-    if "cov" not in found:
+def stats(features: dict[str, Tensor], extractor: Extractor) -> Stats:
+    """Mean and covariance from the result of features_of. Raises ValueError for one image."""
+    if "cov" not in features:
         raise ValueError("a covariance needs at least 2 images")
-    return Stats(len(found[extractor.layer]), found["mean"], found["cov"])
+    return Stats(len(features[extractor.layer]), features["mean"], features["cov"])
 
 
 def cached(file: Path, extractor: Extractor, n: int) -> dict[str, Tensor] | None:
-    """Features from a cache file, None where it does not hold what is wanted, whole."""
-    found = load_cached(file)
+    """Features from a cache file; None if it lacks some or is damaged."""
+    features = load_cached(file)
     wanted = {*extractor.layers, *(("mean", "cov") if n > 1 else ())}
-    whole = set(found) == wanted and all(len(found[k]) == n and found[k].isfinite().all() for k in extractor.layers)
-    return found if whole else None
+    whole = set(features) == wanted and all(len(features[k]) == n and features[k].isfinite().all() for k in extractor.layers)
+    return features if whole else None

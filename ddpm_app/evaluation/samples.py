@@ -1,7 +1,7 @@
-"""Many samples of a checkpoint, kept on disk as they come: stopped at any batch, gone on with later, never computed twice.
+"""Samples of a checkpoint on disk, batch by batch: sampling can stop after any batch and continue later.
 
-A batch is a file of raw pixels and their SHA-256, which says whether it is whole; its name says which images it holds. The folder's
-name is a hash of all that decides the pixels, so that the same request finds its samples again, also under another n.
+A file holds a batch: the raw pixels, then their SHA-256. Its name says which images it holds. The folder's name is a hash of everything
+that decides the pixels, but not of n: a request with another n uses the same samples.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ddpm_app.paths import cache_dir
 from ddpm_app.studio.studio import MAX_BATCH, Request, Studio
 from ddpm_app.training.distributed import World
 
-MOST_BYTES = 4 * 2**30  # of kept samples and features; the longest unused go first
+MOST_BYTES = 4 * 2**30  # of stored samples and features together; the longest unused are removed first
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of what turns noise into pictures: the weights' files, the network, the schedule, the prediction type."""
+    """SHA-256 of the weights' files, the network, the schedule and the prediction type, as hexadecimal digits."""
     config = dataclasses.asdict(checkpoint.config)
     h = hashlib.sha256(json.dumps([config[k] for k in ("network", "schedule", "prediction_type")], sort_keys=True).encode())
     for file in sorted(checkpoint.path.glob("weights*.safetensors")):
@@ -40,12 +40,12 @@ def weights_digest(checkpoint: Checkpoint) -> str:
 
 
 def batch_of(studio: Studio) -> int:
-    """Images denoised at once: on CUDA more than what is shown, or launching kernels would cost more than running them."""
+    """Images denoised at once. More on CUDA: with few images, launching the kernels takes longer than running them."""
     return 8 * MAX_BATCH if studio.device.type == "cuda" else MAX_BATCH
 
 
 def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: np.ndarray | None = None) -> Path:
-    """Where the samples of a request lie; n is no part of it, because image i does not depend on it. labels: see sampled."""
+    """The folder of a request's samples. It does not depend on n, because image i does not. labels: see sampled."""
     settings = {k: v for k, v in dataclasses.asdict(request).items() if k not in ("n", "checkpoint")}
     if labels is not None:
         settings["label"] = hashlib.sha256(labels.tobytes()).hexdigest()
@@ -61,10 +61,10 @@ def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: 
 def sampled(
     studio: Studio, request: Request, what: str = "sampling", labels: np.ndarray | None = None, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Progress]:
-    """Yield Progress at every step; return (Images, labels (n,) int64, -1 for none). Closing it loses the batch at hand, no other.
+    """Yield Progress at every step; return (Images, labels (n,) int64, -1 for none). Closing the generator loses only the present batch.
 
-    labels: (n,) int64 in place of what request.label says. share: (rank, size) makes every size-th batch, from rank on, and leaves the
-    rest to processes that do theirs (distributed.py). Raises ValueError for a network that gives infinities or NaN."""
+    labels: (n,) int64 in place of request.label. share: (rank, size) makes every size-th batch, starting with batch number rank; other
+    processes make the others (distributed.py). Raises ValueError for a network that gives infinities or NaN."""
     checkpoint = studio.checkpoint(request.checkpoint)
     config = checkpoint.config
     folder = folder_of(studio, request, checkpoint, labels)
@@ -100,7 +100,7 @@ def _file(folder: Path, at: int, count: int) -> Path:
 
 
 def _whole(file: Path, size: int) -> bool:
-    """Whether the file holds what was written, `size` bytes: a power cut can leave the right length with other content."""
+    """Whether the file holds `size` bytes and their SHA-256. After a power cut a file can have the right length and wrong content."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -109,7 +109,7 @@ def _whole(file: Path, size: int) -> bool:
 
 
 def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_BATCH) -> Images:
-    """The n first samples of a folder, kept `batch` a file, read when asked for."""
+    """The first n samples of a folder with `batch` samples in a file. Files are read when images are used."""
 
     def part(a: int, b: int) -> Tensor:
         pieces = []
@@ -123,13 +123,13 @@ def stored(folder: Path, n: int, shape: tuple[int, int, int], batch: int = MAX_B
 
 
 def samples_of(studio: Studio, request: Request) -> Images:
-    """The samples of a request that sampled() has been through."""
+    """The samples of a request that sampled() has made."""
     checkpoint = studio.checkpoint(request.checkpoint)
     return stored(folder_of(studio, request, checkpoint), request.n, checkpoint.config.network.image_shape, batch_of(studio))
 
 
 def make_room(keep: Path, most: int = MOST_BYTES) -> None:
-    """Remove the longest unused samples and features while there are more than `most` bytes of them; keep's are used now."""
+    """Remove the longest unused samples and features until at most `most` bytes of them are left. keep: a folder that stays."""
     keep.mkdir(parents=True, exist_ok=True)
     os.utime(keep)
     places = [p for folder in ("samples", "features") for p in (cache_dir("evaluation") / folder).glob("*")]
@@ -143,11 +143,11 @@ def make_room(keep: Path, most: int = MOST_BYTES) -> None:
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
-def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tuple[Images, Tensor]:
+def load_images(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tuple[Images, Tensor]:
     """Images of an .npz (arr_0, and arr_1 with -1 for no class) or of a folder, with their labels; nothing is resized.
 
-    channels: 1 reads colour pictures that are grey in truth (a folder of grey PNGs) as grey. classes: what the labels mean. A folder's
-    sub-folders are found among them by name, or by number where they are named so; an image of any other has no class."""
+    channels: 1 reads grey pictures that are stored as colour as grey. classes: the classes of the labels. A sub-folder's name is a class
+    or its number; images in other sub-folders have no class. Raises ValueError for images that cannot be read or have different sizes."""
     path = Path(source).expanduser()
     data = load_data(str(path), image_size=_side(path) if path.is_dir() else None, unlabelled=True)
     images = data.images
@@ -157,14 +157,14 @@ def given(source: str, channels: int = 0, classes: tuple[str, ...] = ()) -> tupl
     if classes and path.is_dir() and int(labels.max()) >= 0:
         known = {str(k): k for k in range(len(classes))} | {name.lower(): k for k, name in enumerate(classes)}
         labels = torch.tensor([known.get(name.lower(), -1) for name in data.classes])[labels]
-        if strange := [name for name in data.classes if name.lower() not in known]:
-            told = ", ".join(strange[:5]) + (", …" if len(strange) > 5 else "")
-            logging.getLogger(__name__).warning("%s: no class is called %s; these images count for no class", source, told)
+        if unknown := [name for name in data.classes if name.lower() not in known]:
+            names = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            logging.getLogger(__name__).warning("%s: no class is called %s; these images have no class", source, names)
     return Images.from_tensor(images), labels
 
 
 def _side(folder: Path) -> int:
-    """The side of a folder's pictures. Raises ValueError where they differ or are not square: numbers are not taken on resized pictures."""
+    """The side of a folder's pictures in pixels. Raises ValueError if they differ or are not square: resized pictures are not measured."""
     from ddpm_app.images.decode import IMAGE_SUFFIXES, PictureError, open_picture
 
     sizes = set()
@@ -172,7 +172,7 @@ def _side(folder: Path) -> int:
         try:
             sizes.add(open_picture(file).size)
         except PictureError:
-            continue  # load_data names it
+            continue  # load_data reports it
         if len(sizes) > 1:
             raise ValueError(
                 f"{folder}: its pictures have different sizes ({' and '.join(f'{w}x{h}' for w, h in sorted(sizes))}); one size is needed"
@@ -181,5 +181,5 @@ def _side(folder: Path) -> int:
         raise ValueError(f"{folder}: no readable image in it")
     w, h = sizes.pop()
     if w != h:
-        raise ValueError(f"{folder}: its pictures are {w}x{h}; square ones are needed")
+        raise ValueError(f"{folder}: its pictures are {w}x{h}; square pictures are needed")
     return w

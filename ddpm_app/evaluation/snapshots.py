@@ -49,11 +49,11 @@ def moment(run: Run, images: int) -> Moment:
     """What the log says of the time after so many images."""
     log = run.log()
     rows = [r for r in log if isinstance(r.get("loss"), (int, float)) and isinstance(r.get("images"), int)]
-    held = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and isinstance(r.get("images"), int)]
+    measured = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and isinstance(r.get("images"), int)]
     near = min(range(len(rows)), key=lambda k: abs(rows[k]["images"] - images), default=None)
     around = [] if near is None else [r["loss"] for r in rows[max(near - 2, 0) : near + 3]]
     # the nearest measurement, and none where it belongs to another time of the run
-    nearest = min(held, key=lambda r: abs(r["images"] - images), default={"images": math.inf})
+    nearest = min(measured, key=lambda r: abs(r["images"] - images), default={"images": math.inf})
     close = abs(nearest["images"] - images) <= max(0.06 * max((r["images"] for r in rows), default=0), 1)
     validation = nearest["validation_loss"] if close else None
     share = None if near is None else share_of(run, rows[near])
@@ -220,8 +220,8 @@ def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
             if hasattr(event, "total"):
                 done = k + event.done / max(event.total, 1)
                 yield {"what": f"{share:.0%} of the budget: {event.what}", "done": done, "total": len(places)}
-            elif hasattr(event, "says"):
-                refused.append(event.says)
+            elif hasattr(event, "reason"):
+                refused.append(event.reason)
             else:
                 numbers[event.name] = dataclasses.asdict(event)
         row = {**dataclasses.asdict(moment(run, int(place.name))), "share": float(share), "snapshot": place.name, "n": n}

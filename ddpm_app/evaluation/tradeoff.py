@@ -1,4 +1,4 @@
-"""Trade-off curves: sweep guidance, evaluations or the sampler; distance against agreement or confidence, point by point."""
+"""Trade-off curves: distance against agreement or confidence over guidance, evaluations or samplers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ from ddpm_app.studio.studio import Studio
 AXES: dict[str, tuple] = {
     "guidance": (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0),
     "evaluations": (5, 8, 10, 15, 20, 30),
-    "sampler": tuple(name for name, s in SAMPLERS.items() if not s.stochastic),  # ancestral sampling wants hundreds of evaluations
+    "sampler": tuple(name for name, s in SAMPLERS.items() if not s.stochastic),  # ancestral sampling needs hundreds of evaluations
 }
 MOST_POINTS = 20
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """axis: one of AXES; values along it, () for the usual ones; kind: the feature network the distance is measured in."""
+    """What to vary.
+
+    axis:    one of AXES
+    values:  of the axis; () takes those of AXES
+    kind:    feature network of the distance
+    """
 
     axis: str
     values: tuple = ()
@@ -39,21 +44,31 @@ class Sweep:
     def __post_init__(self):
         check_choice("axis", self.axis, AXES)
         if len(self.values) > MOST_POINTS:
-            raise ValueError(f"{len(self.values)} values are given; at most {MOST_POINTS} are swept at once")
+            raise ValueError(f"{len(self.values)} values are given; at most {MOST_POINTS} are accepted")
         if not self.values:
             object.__setattr__(self, "values", AXES[self.axis])
 
 
 class Point(NamedTuple):
-    """value: along the axis. distance (Frechet, called `name`), agreement, confidence: None where they could not be had, and `says`
-    why. images: the samples; request: what made them; protocol: of the distance, else of the confidence."""
+    """A point of the curve. Numbers that could not be measured are None.
+
+    value:       of the axis
+    name:        of the distance, as in FD-classifier
+    distance:    Frechet distance
+    agreement:   with the requested classes
+    confidence:  mean of the classifier's highest probability
+    reason:      why numbers are None, "" if none is
+    images:      the samples
+    request:     of the samples
+    protocol:    of the distance, or of the confidence where there is no distance
+    """
 
     value: float | int | str
     name: str
     distance: float | None
     agreement: float | None
     confidence: float | None
-    says: str
+    reason: str
     images: Images
     request: Request
     protocol: dict
@@ -68,37 +83,37 @@ def parse_sweep(text: str) -> Sweep:
         numbers = tuple(kind(v.strip()) for v in values.split(",") if v.strip())
     except ValueError:
         whole = "whole " if kind is int else ""
-        raise ValueError(f"{values[:80]!r} are no values of {axis}; {whole}numbers separated by commas are accepted") from None
+        raise ValueError(f"{values[:80]!r} are not values of {axis}; {whole}numbers separated by commas are accepted") from None
     return Sweep(axis.strip(), numbers)
 
 
 def sweep(studio: Studio, plan: Plan, along: Sweep) -> Iterator[Progress | Point]:
-    """Measure plan's samples at every value of an axis, each with the same seeds. Closing it stops at the next step; what was sampled
-    is kept. plan.metrics is not looked at."""
-    requests = [dataclasses.replace(plan.request, **{along.axis: value}) for value in along.values]  # all checked before the first begins
+    """Measure plan's samples at each value of an axis, with the same seeds. Closing the generator stops at the next step; finished batches
+    stay on disk. plan.metrics is not used. Raises ValueError for a value that is not accepted."""
+    requests = [dataclasses.replace(plan.request, **{along.axis: value}) for value in along.values]  # checks all first
     for k, (value, request) in enumerate(zip(along.values, requests)):
         one = dataclasses.replace(plan, request=request, metrics=("fid", "classifier"), features=(along.kind,), seeds=1, images="")
-        found: dict[str, Measurement] = {}
-        says = []
+        measured: dict[str, Measurement] = {}
+        reasons = []
         with closing(evaluate(studio, one)) as events:
             for event in events:
                 if isinstance(event, Progress):
                     yield Progress(f"{along.axis} {value}, point {k + 1} of {len(requests)}: {event.what}", event.done, event.total)
                 elif isinstance(event, Refusal):
-                    says.append(event.says)
+                    reasons.append(event.reason)
                 else:
-                    found[event.name] = event
-        distance = next((m for name, m in found.items() if name.startswith(("FD-", "FID")) and not name.endswith("-infinity")), None)
-        agreement, confidence = found.get("agreement"), found.get("confidence")
-        told = distance or confidence
+                    measured[event.name] = event
+        distance = next((m for name, m in measured.items() if name.startswith(("FD-", "FID")) and not name.endswith("-infinity")), None)
+        agreement, confidence = measured.get("agreement"), measured.get("confidence")
+        main = distance or confidence
         yield Point(
             value,
             distance.name if distance else f"FD-{along.kind}",
             distance.value if distance else None,
             agreement.value if agreement else None,
             confidence.value if confidence else None,
-            "; ".join(dict.fromkeys(says)),
+            "; ".join(dict.fromkeys(reasons)),
             samples_of(studio, request),
             request,
-            plain(told.protocol) if told else {},
+            plain(main.protocol) if main else {},
         )

@@ -74,7 +74,7 @@ def plan(classifier_folder, n=80, metrics=("fid",), **options):
 
 def done(studio, plan):
     events = list(evaluate(studio, plan))
-    return {e.name: e for e in events if isinstance(e, Measurement)}, {e.metric: e.says for e in events if isinstance(e, Refusal)}, events
+    return {e.name: e for e in events if isinstance(e, Measurement)}, {e.metric: e.reason for e in events if isinstance(e, Refusal)}, events
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_images_without_labels_agree_with_nothing(studio, classifier_folder, mod
     for k, image in enumerate(reference_images[:20]):
         Image.fromarray(image).save(tmp_path / "flat" / f"{k}.png")
     for source in (tmp_path / "u.npz", tmp_path / "flat"):
-        assert set(samples.given(str(source))[1].tolist()) == {-1}
+        assert set(samples.load_images(str(source))[1].tolist()) == {-1}
         rows, _, _ = done(studio, plan(classifier_folder, images=str(source), metrics=("classifier",)))
         assert set(rows) == {"confidence", "distance-from-uniform"}
 
@@ -77,9 +77,9 @@ def test_a_folders_classes_are_found_by_their_names(reference_images, tmp_path, 
         (tmp_path / name).mkdir()
         Image.fromarray(reference_images[k]).save(tmp_path / name / "0.png")
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    assert samples.given(str(tmp_path), classes=classes)[1].tolist() == [8, 5, -1]
+    assert samples.load_images(str(tmp_path), classes=classes)[1].tolist() == [8, 5, -1]
     assert "no class is called zebra" in caplog.text
-    assert samples.given(str(tmp_path))[1].tolist() == [0, 1, 2]
+    assert samples.load_images(str(tmp_path))[1].tolist() == [0, 1, 2]
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def folder_of(images: torch.Tensor, place) -> str:
 
 @pytest.mark.slow
 def test_ours_equals_torch_fidelitys_command_line_on_the_same_pngs(random_inception, tmp_path):
-    from ddpm_app.evaluation.samples import given
+    from ddpm_app.evaluation.samples import load_images
 
     n = 24
     folders = [folder_of(pictures(n, seed=k, size=32), tmp_path / f"set{k}") for k in (0, 1)]
@@ -231,7 +231,7 @@ def test_ours_equals_torch_fidelitys_command_line_on_the_same_pngs(random_incept
     theirs = json.loads(done.stdout[done.stdout.index("{") :])
     extractor = features.inception_features(str(random_inception))
     assert "not the literature's" in extractor.about and extractor.dims == 2048
-    mine, other = (drained(features.features_of(extractor, given(f)[0], "x"))[1] for f in folders)
+    mine, other = (drained(features.features_of(extractor, load_images(f)[0], "x"))[1] for f in folders)
     fd = distances.frechet_distance(features.stats(mine, extractor), features.stats(other, extractor))
     assert fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3, abs=1e-3) and fd > 0.1
     kd = distances.kernel_distance(mine["2048"], other["2048"], subsets=4)[0]

@@ -31,7 +31,7 @@ def test_points_are_what_evaluate_measures(studio, classifier_folder, model):
 
 def test_a_point_without_a_distance_says_why(studio, classifier_folder, model):
     (p,) = [e for e in sweep(studio, plan(classifier_folder, n=8), Sweep("sampler", ("unipc",))) if isinstance(e, Point)]
-    assert p.distance is None and "more than 12 samples" in p.says and p.agreement is not None and p.images.n == 8
+    assert p.distance is None and "more than 12 samples" in p.reason and p.agreement is not None and p.images.n == 8
 
 
 def test_a_value_out_of_range_is_said_before_anything_is_sampled(studio, classifier_folder, model, monkeypatch):

@@ -18,7 +18,9 @@ VIEW = "#evaluate-view "
 @pytest.fixture(autouse=True)
 def places(tmp_path, monkeypatch, classifier_folder):  # noqa: F811
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(evaluate, "build", lambda kind, plan, own, device: classifier_features(load_classifier(classifier_folder, device)))
+    monkeypatch.setattr(
+        evaluate, "build", lambda kind, plan, data_name, device: classifier_features(load_classifier(classifier_folder, device))
+    )
 
 
 def wait_for(page, words):
@@ -90,7 +92,7 @@ def test_stop_and_go_on_and_a_curve(opened, app):
 
 
 def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
-    """The run goes on, and its numbers stand under its own name, once each."""
+    """The run goes on, and its numbers stand under its data_name name, once each."""
     page, (slow, _) = opened, app
     slow.hold_after = 1
     page.click("#evaluate-start")

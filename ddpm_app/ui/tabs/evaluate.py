@@ -166,7 +166,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
                         yield {view: {"run": run, "model": name, **message(event, left)}}
                     continue
                 if isinstance(event, Refusal):
-                    fresh.append({"refused": event.metric, "says": event.says})
+                    fresh.append({"refused": event.metric, "says": event.reason})
                 else:
                     row = plain(asdict(event))
                     if event.name.startswith("closer-than-real"):
@@ -217,6 +217,6 @@ def point_value(p: Point) -> dict:
     settings = {"sampler": p.request.sampler, "evaluations": p.request.true_evaluations, "guidance": p.request.guidance, "n": p.request.n}
     numbers = {"distance": p.distance, "agreement": p.agreement, "confidence": p.confidence}
     return {
-        "value": p.value, "name": p.name, **numbers, "says": p.says, "grid": b64(render.encode(grid, "png")), "shown": shown,
+        "value": p.value, "name": p.name, **numbers, "says": p.reason, "grid": b64(render.encode(grid, "png")), "shown": shown,
         "settings": settings, "protocol": p.protocol,
     }  # fmt: skip
