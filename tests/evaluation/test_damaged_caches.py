@@ -109,11 +109,11 @@ def test_the_expected_distance_is_the_binomial_mean():
 
 
 def test_ctrl_c_while_it_loads_is_said(monkeypatch, capsys):
-    def interrupted(commands):
+    def interrupted(command):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_toy", interrupted)
-    assert cli.main(["models"]) == 130 and capsys.readouterr().err == "ddpm_app: stopped\n"
+    monkeypatch.setattr(cli, "command_parser", interrupted)
+    assert cli.main(["models"]) == 130 and capsys.readouterr().err == "ddpm_app models: stopped\n"
 
 
 def test_codes_and_paths_say_what_does_not_go_together(roots, tmp_path, monkeypatch, capsys):
