@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ddpm_app.flags import add_flags, default_of, flag, read_flags
 from ddpm_app.training import distributed, probe, recorder, trackers
-from ddpm_app.training.config import FREE, RECIPES, TrainConfig
+from ddpm_app.training.config import CHANGEABLE, RECIPES, TrainConfig
 from ddpm_app.training.process import DiskFull, Follower, RunProcess, explain_full, is_full
 
 
@@ -101,7 +101,7 @@ def resumed_settings(source: Path, settings: dict, given: dict) -> dict:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"--resume: {stored} is damaged ({error})") from error
     previous = {"averages": "none", **previous}  # older runs kept no averages
-    changed = [k for k, v in settings.items() if k not in FREE and k in previous and previous[k] != v]
+    changed = [k for k, v in settings.items() if k not in CHANGEABLE and k in previous and previous[k] != v]
     if changed:
         changes = ", ".join(f"{flag(k)} {previous[k]}, not {settings[k]}" for k in changed)
         raise ValueError(f"--resume: {source} was started with {changes}; --init starts a new run with its weights")

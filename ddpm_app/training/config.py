@@ -1,4 +1,4 @@
-"""Everything that decides a training run, in one frozen record."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ from ddpm_app.flags import check, setting
 from ddpm_app.networks.ema import average_lengths
 from ddpm_app.networks.unet_config import PRESETS
 
-LR = {"tiny": 1.6e-3, "small": 8e-4, "ddpm": 2e-4}  # at a batch of 64, ddpm (Ho et al.'s) at 128; tiny: train/RECIPES.md
-FREE = ("minutes", "images", "device", "precision", "compile")  # what a resumed run may have anew
+# by preset: tiny from train/RECIPES.md, ddpm from Ho et al. 2020; for a batch of 64, ddpm for 128
+LR = {"tiny": 1.6e-3, "small": 8e-4, "ddpm": 2e-4}
+CHANGEABLE = ("minutes", "images", "device", "precision", "compile")  # settings that may change when a run is resumed
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run: each field with its help, its unit and what it accepts. The flags of train_unet.py are these."""
+    """All settings of a run, one field each with its help, its unit and the values it accepts. train_unet.py has a flag for each."""
 
-    data: str = setting("mnist", "digits (8x8, ships), mnist, cifar10, a folder of class folders, or an .npz", always=True)
+    data: str = setting("mnist", "digits (8x8, included), mnist, cifar10, a folder of class folders, or an .npz file", always=True)
     preset: str = setting("tiny", "network size", choices=PRESETS, always=True)
     row: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES, always=True)
     schedule: str = setting("cosine", "noise schedule", choices=SCHEDULES, always=True)
     T: int = setting(1000, "steps of the schedule")
     weight: str = setting("min-snr-5", "loss weighting", choices=WEIGHTS)
-    minutes: float = setting(0.0, "budget of training on this machine; or give --images", unit="minutes", low=0, high=1e6)
-    images: int = setting(0, "budget in training images; or give --minutes", unit="images", low=0)
-    batch: int = setting(64, "images of one training step", low=1, high=65536)
-    lr: float = setting(LR["tiny"], "peak learning rate of AdamW; small 8e-4, ddpm 2e-4", above=0, below=1, default_by=("preset", LR))
-    weight_decay: float = setting(0.01, "AdamW's decoupled weight decay", low=0)
-    warmup: int = setting(20_000, "linear warm-up, at most a tenth of an --images budget", unit="images", low=0)
-    decay: str = setting("linear", "learning rate to the end of the budget", choices=("linear", "none"))
-    clip: float = setting(1.0, "largest gradient norm", above=0)
+    minutes: float = setting(0.0, "budget as training time; alternative to --images", unit="minutes", low=0, high=1e6)
+    images: int = setting(0, "budget as a number of training images; alternative to --minutes", unit="images", low=0)
+    batch: int = setting(64, "images per training step", low=1, high=65536)
+    lr: float = setting(LR["tiny"], "peak learning rate of AdamW; small: 8e-4, ddpm: 2e-4", above=0, below=1, default_by=("preset", LR))
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW", low=0)
+    warmup: int = setting(20_000, "linear warm-up of the learning rate, at most a tenth of an --images budget", unit="images", low=0)
+    decay: str = setting("linear", "decay of the learning rate: linear to 0 at the end of the budget, or none", choices=("linear", "none"))
+    clip: float = setting(1.0, "gradients with a larger norm are scaled to this norm", above=0)
     label_dropout: float = setting(0.1, "share of labels replaced by the null class; 1 trains unconditionally", low=0, high=1)
     flip: str = setting("auto", "horizontal flips; auto flips all but digits", choices=("auto", "yes", "no"))
-    ema: float = setting(0.05, "EMA length as a share of the run (Karras et al. 2024); 0.9 and more is a fixed decay", low=0, below=1)
-    averages: str = setting("0.05,0.1", "EMA lengths kept in snapshots, from which any other is made afterwards, or none")
-    dropout: float = setting(-1.0, "the network's dropout; -1 keeps the preset's", low=0, below=1, also=(-1,))
-    seed: int = setting(0, "seed of everything random", low=0, high=2**31 - 1)
-    device: str = setting("auto", "auto, cpu, cuda, mps")
+    ema: float = setting(0.05, "EMA length as a share of the run (Karras et al. 2024); from 0.9 on, a fixed decay", low=0, below=1)
+    averages: str = setting("0.05,0.1", "EMA lengths stored in snapshots, for EMAs of other lengths after training; or none")
+    dropout: float = setting(-1.0, "dropout of the network; -1 is the preset's value", low=0, below=1, also=(-1,))
+    seed: int = setting(0, "seed of all random numbers", low=0, high=2**31 - 1)
+    device: str = setting("auto", "device: auto, cpu, cuda, mps")
     precision: str = setting("auto", "precision of matrix products", choices=("auto", "bf16", "fp32"))
     compile: str = setting("auto", "compile the network; auto: on CUDA, for budgets of 5 minutes or more", choices=("auto", "yes", "no"))
-    image_size: int = setting(0, "pixels a side of a folder's images; 0 is 32. Other data stay as stored", low=0)
+    image_size: int = setting(0, "side in pixels to which images of a folder are resized; 0 is 32. Other data keep their size", low=0)
 
     def __post_init__(self):
         if not (self.minutes > 0) ^ (self.images > 0):
-            raise ValueError("give a budget: either minutes or images, above 0")
+            raise ValueError(f"minutes is {self.minutes} and images is {self.images}; give a budget: exactly one of them above 0")
         check(self)
         make_schedule(self.schedule, self.T)
         average_lengths(self.averages)

@@ -27,7 +27,7 @@ from ddpm_app.networks.device import keep_freed_memory, memory_format, pick_devi
 from ddpm_app.networks.ema import Ema, average_lengths
 from ddpm_app.networks.unet import UNet
 from ddpm_app.networks.unet_config import preset_config
-from ddpm_app.training.config import FREE, TrainConfig
+from ddpm_app.training.config import CHANGEABLE, TrainConfig
 from ddpm_app.training.distributed import World
 
 BANDS = 10  # noise bands the loss is reported in: equal parts of t
@@ -225,7 +225,7 @@ class Trainer:
         save_tensors(file, tensors, {"ddpm-studio": json.dumps(meta)})
 
     def load_state(self, file: Path) -> None:
-        """Continue from a saved state. Only the settings in config.FREE may differ from its own. Raises ValueError."""
+        """Continue from a saved state. Only the settings in config.CHANGEABLE may differ from its own. Raises ValueError."""
         try:
             self._load_state(file)
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
@@ -236,7 +236,7 @@ class Trainer:
             meta = json.loads(f.metadata()["ddpm-studio"])
             settings = dataclasses.asdict(self.config)
             stored = {"averages": "none"} | meta["config"]  # older states have no averages
-            differs = [k for k in settings if k not in FREE and stored.get(k) != settings[k]]
+            differs = [k for k in settings if k not in CHANGEABLE and stored.get(k) != settings[k]]
             if differs:
                 raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
             with torch.no_grad():
