@@ -165,7 +165,7 @@ def test_nearest_is_brute_force(tile):
 def test_nearest_refuses_other_shapes():
     with pytest.raises(ValueError, match="the same shape"):
         D.nearest(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="fewer than 3"):
+    with pytest.raises(ValueError, match="at least 3"):
         D.nearest(torch.zeros(2, 3), torch.zeros(2, 3), k=3)
 
 
