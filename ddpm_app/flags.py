@@ -34,6 +34,7 @@ class Setting:
     choices:     the names that are accepted; a dict's keys
     always:      write_flags and changed give it even at its default
     default_by:  (another field, {its value: default}): the default depends on the other field
+    alias:       an older name of the field; its flag is accepted, too
     """
 
     help: str
@@ -46,6 +47,7 @@ class Setting:
     choices: Collection[str] | None = None
     always: bool = False
     default_by: tuple[str, Mapping] | None = None
+    alias: str = ""
 
     @property
     def bounds(self) -> str:
@@ -171,11 +173,19 @@ def add_flags(parser, cls, names: Collection[str] | None = None, **defaults) -> 
             parser.add_argument(flag(name), action="store_true", default=default, help=text)
         else:
             parser.add_argument(flag(name), type=_reader(kind), default=default, help=text)
+        if alias := settings_of(cls)[name].alias:
+            parser.add_argument(flag(alias), type=_reader(kind), help=argparse.SUPPRESS)
 
 
 def read_flags(cls, args: argparse.Namespace, names: Collection[str] | None = None) -> dict:
-    """{field: value} of the flags that were given: keyword arguments of cls."""
-    values = {name: getattr(args, name, None) for name in names or settings_of(cls)}
+    """{field: value} of the flags that were given: keyword arguments of cls. Raises ValueError if a flag and its alias differ."""
+    settings, values = settings_of(cls), {}
+    for name in names or settings:
+        values[name], alias = getattr(args, name, None), settings[name].alias
+        if alias and (other := getattr(args, alias, None)) is not None:
+            if values[name] not in (None, other):
+                raise ValueError(f"{flag(name)} is {values[name]} and its alias {flag(alias)} is {other}; give one of them")
+            values[name] = other
     return {name: value for name, value in values.items() if value is not None}
 
 

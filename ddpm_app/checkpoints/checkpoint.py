@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm_app.checkpoints.description import FORMAT, CheckpointError, read_description
-from ddpm_app.diffusion.names import PREDICTION_NAMES, check_schedule
+from ddpm_app.diffusion.names import PREDICTION_NAMES, check_schedule, rename_row
 from ddpm_app.files import read_text
 from ddpm_app.networks.unet_config import UNetConfig
 
@@ -58,9 +58,9 @@ class CheckpointConfig:
     @classmethod
     def from_dict(cls, raw: dict) -> CheckpointConfig:
         """The config that config.json holds, without its format. Raises CheckpointError, or what a wrong type or key raises."""
-        raw = {"prediction_type" if key == "row" else key: value for key, value in raw.items()}  # the key of older files
+        raw = rename_row(raw)
         network, classes = UNetConfig(**raw["network"]), tuple(str(c) for c in raw.get("classes", ()))
-        config = cls(**{**raw, "network": network, "classes": classes})
+        config = cls(**{**raw, "network": network, "classes": classes, "training": rename_row(raw.get("training", {}))})
         _check_levels(**config.schedule)
         if config.prediction_type not in PREDICTION_NAMES:
             raise CheckpointError(f"prediction type {config.prediction_type!r} is unknown; known: {', '.join(PREDICTION_NAMES)}")

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from ddpm_app.classifiers.classifier import load_classifier
+from ddpm_app.diffusion.names import rename_row
 from ddpm_app.evaluation import recipes
 from ddpm_app.evaluation.recipes import Study
 from ddpm_app.evaluation.recipes_table import table, write_section
@@ -116,7 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0: done; 1: some lines failed; 130: stopped."""
     study, lines, args = parse(argv)
     stored = {line.name: read_json(study.out / f"{line.name}.json") for line in lines}
-    results = {line.name: stored[line.name] for line in lines if stored[line.name].get("protocol") == recipes.protocol(study, line)}
+    protocols = {name: rename_row(result.get("protocol") or {}) for name, result in stored.items()}
+    results = {line.name: stored[line.name] for line in lines if protocols[line.name] == recipes.protocol(study, line)}
     if args.list:
         print_lines(study, lines, results)
         return 0

@@ -23,7 +23,8 @@ from ddpm_app.toy.shapes import SHAPES, ToyData
 from ddpm_app.toy.sweeps import DEFAULT_T, SWEEP, ExperimentEvent, Scale
 from ddpm_app.toy.tables import parse_numbers, parse_pairs, summarise, to_csv, to_table
 
-NETWORK = ("steps", "batch", "width", "depth", "lr", "row")  # the fields of ToyTrainConfig that every training command has as flags
+# the fields of ToyTrainConfig that every training command has as flags
+NETWORK = ("steps", "batch", "width", "depth", "lr", "prediction_type")
 SIZES = ("points", "nll_points", "bound_points")  # the fields of Scale that are flags
 # What each argument accepts. An argument that is a list holds one or more of these values.
 ACCEPTED = settings_of(Scale) | settings_of(training.ToyTrainConfig)

@@ -1,7 +1,7 @@
 """Train a U-Net for a budget of minutes or images, and write a checkpoint directory.
 
     python train/train_unet.py --data mnist --preset tiny --minutes 30 --out runs/mnist
-    python train/train_unet.py --data cifar10 --preset small --row v --schedule cosine --minutes 25 --out runs/cifar10
+    python train/train_unet.py --data cifar10 --preset small --prediction-type v --schedule cosine --minutes 25 --out runs/cifar10
 
 The directory holds config.json, weights.safetensors (the EMA), log.jsonl, samples/*.png, snapshots/ and state.safetensors, from
 which --resume continues with the same steps. Ctrl-C saves and stops. Runs in neighbouring folders use a device one after the
@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from ddpm_app.diffusion.names import rename_row
 from ddpm_app.flags import add_flags, default_of, flag, read_flags
 from ddpm_app.training import distributed, probe, recorder, trackers
 from ddpm_app.training.config import CHANGEABLE, RECIPES, TrainConfig
@@ -52,13 +53,13 @@ def parse(argv: list[str] | None) -> tuple[TrainConfig, argparse.Namespace]:
     """(the run's settings, the other flags). args.state is the file to resume from, or None. Exits with code 2 for wrong flags."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    given = read_flags(TrainConfig, args)
-    settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
     if args.resume and args.resume != "auto":
         args.out = args.out or args.resume
     source = Path(args.out or "" if args.resume == "auto" else args.resume or "")  # the run to continue
     args.state = source / "state.safetensors" if args.resume else None
     try:
+        given = read_flags(TrainConfig, args)
+        settings = {**(RECIPES[args.recipe] if args.recipe else {}), **given}
         check_numbers(args)
         if not args.out and not args.probe:
             raise ValueError("--out is needed")
@@ -97,8 +98,8 @@ def resumed_settings(source: Path, settings: dict, given: dict) -> dict:
     """The settings stored by the run in `source`. The flags may change its budget, device, precision and compile; nothing else."""
     stored = source / "config.json"
     try:
-        previous = dict(json.loads(stored.read_text())["training"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        previous = rename_row(json.loads(stored.read_text())["training"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"--resume: {stored} is damaged ({error})") from error
     previous = {"averages": "none", **previous}  # older runs kept no averages
     changed = [k for k, v in settings.items() if k not in CHANGEABLE and k in previous and previous[k] != v]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 PREDICTION_NAMES = ("eps", "v", "x0", "edm")
 SCHEDULE_PARAMETERS = {  # the keyword arguments of each function in schedules.SCHEDULES
@@ -28,3 +29,8 @@ def check_schedule(name: str, T: int, params: dict[str, float]) -> None:
             raise ValueError(f"{key} is {value!r}; it must be a finite number")
         if key in ("beta_start", "beta_end") and not 0 < value < 1:
             raise ValueError(f"{key} is {value}; betas lie strictly between 0 and 1")
+
+
+def rename_row(settings: Mapping) -> dict:
+    """Stored settings with the key `prediction_type`, which older files call `row`."""
+    return {"prediction_type" if key == "row" else key: value for key, value in settings.items()}

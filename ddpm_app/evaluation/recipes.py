@@ -98,16 +98,16 @@ class Line:
 
 def lines(default: TrainConfig) -> list[Line]:
     """The study around a default: thirteen runs, sixteen rows."""
-    study_lines, base = [], f"{default.row}-{default.schedule}"
+    study_lines, base = [], f"{default.prediction_type}-{default.schedule}"
 
     def add(name: str, factor: str, **changes) -> None:
         study_lines.append(Line(name, factor, changes, default.ema, name))
 
     add(base, "default")
-    for row in ("eps", "v", "edm"):
+    for kind in ("eps", "v", "edm"):
         for schedule in ("linear", "cosine"):
-            if (row, schedule) != (default.row, default.schedule):
-                add(f"{row}-{schedule}", "row x schedule", row=row, schedule=schedule)
+            if (kind, schedule) != (default.prediction_type, default.schedule):
+                add(f"{kind}-{schedule}", "prediction type x schedule", prediction_type=kind, schedule=schedule)
     for weight in ("uniform", "truncated-snr", "min-snr-5"):
         if weight != default.weight:
             add(weight, "loss weight", weight=weight)
@@ -198,7 +198,7 @@ def sample(denoiser: Denoiser, labels: torch.Tensor, study: Study) -> torch.Tens
 def protocol(study: Study, line: Line) -> dict:
     """The settings that a stored result must have to belong to this study."""
     d = dataclasses.asdict(study.default) | {"seed": line.seed}
-    settings = {k: d[k] for k in ("data", "preset", "minutes", "batch", "lr", "row", "schedule", "weight", "ema", "seed")}
+    settings = {k: d[k] for k in ("data", "preset", "minutes", "batch", "lr", "prediction_type", "schedule", "weight", "ema", "seed")}
     fixed = {"n": study.n, "evaluations": study.evaluations, "guidance": study.guidance, "classifier": study.classifier.digest}
     return settings | fixed | {"machine": describe(study.device)}
 

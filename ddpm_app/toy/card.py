@@ -61,7 +61,8 @@ def card(name: str, data: ToyData, config: ToyTrainConfig, measured: list[dict],
         f"# {name}",
         "",
         f"A {kind} denoising diffusion model of the set `{data.name}`, {len(data)} points of {data.dim} numbers; for the 2-D lab.",
-        f"An MLP of {c.depth} hidden layers of {c.width}; predicts {c.row}; {c.schedule} schedule, T = {c.T}; {c.steps} steps of {c.batch}",
+        f"An MLP of {c.depth} hidden layers of {c.width}; predicts {c.prediction_type}; "
+        f"{c.schedule} schedule, T = {c.T}; {c.steps} steps of {c.batch}",
         f"points, AdamW at {c.lr:g} falling to 0, EMA over {c.ema:g} of the run, seed {c.seed}: {seconds:.0f} s on "
         f"{threads} CPU thread{'s' * (threads > 1)}.",
         "",

@@ -12,6 +12,7 @@ from torch import Tensor
 from ddpm_app.checkpoints.description import FORMAT, CheckpointError
 from ddpm_app.checkpoints.weights import read_model, save_model
 from ddpm_app.diffusion.denoiser import PREDICTION_TYPES, Denoiser
+from ddpm_app.diffusion.names import rename_row
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.networks.mlp import ToyConfig, ToyMLP
 from ddpm_app.toy.shapes import ToyData
@@ -53,7 +54,7 @@ def save_toy(path: Path | str, denoiser: Denoiser, data: ToyData, config: ToyTra
         "kind": "toy",
         "network": dataclasses.asdict(network.config),
         "schedule": {"name": config.schedule, "T": config.T, **config.params},
-        "row": config.row,
+        "prediction_type": config.prediction_type,
         "data": recipe,
         "classes": list(data.classes) if network.config.num_classes else [],
         "center": data.center.tolist(),
@@ -71,12 +72,13 @@ def load_toy(path: Path | str, dtype: torch.dtype = torch.float32) -> ToyModel:
     def build(raw: dict) -> tuple[ToyModel, ToyMLP]:
         if raw.get("kind") != "toy":
             raise CheckpointError(f"it is not a toy model (its kind is {raw.get('kind', 'image')!r})")
-        network = ToyMLP(ToyConfig(**raw["network"]))
+        raw = rename_row(raw)
+        network, prediction_type = ToyMLP(ToyConfig(**raw["network"])), raw["prediction_type"]
         center, scale = torch.tensor(raw["center"], dtype=torch.float64), float(raw["scale"])
-        if center.shape != (network.config.dim,) or not scale > 0 or raw["row"] not in PREDICTION_TYPES:
-            raise CheckpointError("its center, scale or row does not fit its network")
-        denoiser, classes = Denoiser(network, make_schedule(**raw["schedule"]), raw["row"]), tuple(str(c) for c in raw["classes"])
-        optional = raw.get("training", {}), raw.get("metrics", [])
+        if center.shape != (network.config.dim,) or not scale > 0 or prediction_type not in PREDICTION_TYPES:
+            raise CheckpointError("its center, scale or prediction type does not fit its network")
+        denoiser, classes = Denoiser(network, make_schedule(**raw["schedule"]), prediction_type), tuple(str(c) for c in raw["classes"])
+        optional = rename_row(raw.get("training", {})), raw.get("metrics", [])
         return ToyModel(path, path.name, denoiser, classes, center, scale, raw["data"], *optional), network
 
     model, network = read_model(path, "config.json", "toy model", build)

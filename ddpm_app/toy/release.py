@@ -12,7 +12,7 @@ from ddpm_app.toy.points import load
 from ddpm_app.toy.shapes import split
 from ddpm_app.toy.training import ToyTrainConfig, ToyTrainer, train_toys
 
-SETTINGS = dict(schedule="cosine", row="v", lr=8e-3, steps=12_000, batch=256)
+SETTINGS = dict(schedule="cosine", prediction_type="v", lr=8e-3, steps=12_000, batch=256)
 SHIPPED = {
     "moons": ("moons", ToyTrainConfig(**SETTINGS, label_dropout=1.0)),
     "moons-classes": ("moons", ToyTrainConfig(**SETTINGS, label_dropout=0.1)),

@@ -137,7 +137,7 @@ def _sweep(
         for i in range(0, len(configs), size):
             columns = settings[i // len(seeds)][0]
             network = networks[i] if size == 1 else ToyStack(networks[i : i + size])
-            denoiser = Denoiser(network.requires_grad_(False), configs[i].make_schedule(), configs[0].row)
+            denoiser = Denoiser(network.requires_grad_(False), configs[i].make_schedule(), configs[0].prediction_type)
             rows, distances = [], []
             for config, (row, sample) in zip(configs[i : i + size], _measure(denoiser, data, test, scale, size)):
                 rows.append({"data": data.name, **columns, "seed": config.seed, **row})

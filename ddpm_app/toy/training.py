@@ -33,7 +33,7 @@ class ToyTrainConfig:
     schedule: str = setting("cosine", "noise schedule", choices=SCHEDULES)
     T: int = setting(1000, "steps of the schedule")  # make_schedule checks it
     params: dict = field(default_factory=dict)
-    row: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES)
+    prediction_type: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES, alias="row")
     width: int = setting(256, "width of the hidden layers", low=8, high=2048)
     depth: int = setting(2, "number of hidden layers", low=1, high=8)
     time_width: int = setting(128, "width of the layers that embed t", low=8, high=2048)
@@ -51,7 +51,8 @@ class ToyTrainConfig:
         return make_schedule(self.schedule, self.T, **self.params)
 
 
-SHARED = ("row", "width", "depth", "time_width", "steps", "batch", "lr", "label_dropout", "ema")  # equal in all networks of a stack
+# equal in all networks of a stack
+SHARED = ("prediction_type", "width", "depth", "time_width", "steps", "batch", "lr", "label_dropout", "ema")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class ToyTrainer:
         networks = [_initial(self.network_config, k.seed) for k in configs]
         self.network = networks[0] if len(configs) == 1 else ToyStack(networks, self.offset)
         levels = Schedule("stack", torch.cat([s.sigma for s in self.schedules]))  # all levels in one list, each network's from its offset
-        self.denoiser = Denoiser(self.network, levels, c.row)
+        self.denoiser = Denoiser(self.network, levels, c.prediction_type)
         self.parameters = list(self.network.parameters())
         self.optimiser = torch.optim.AdamW(self.parameters, lr=c.lr, weight_decay=0.0, fused=True)
         self.ema = Ema(self.parameters, c.ema)
@@ -144,7 +145,7 @@ class ToyTrainer:
 
     def denoisers(self) -> list[Denoiser]:
         """Each with its own schedule, ready to sample."""
-        return [Denoiser(n, s, self.config.row) for n, s in zip(self.networks(), self.schedules)]
+        return [Denoiser(n, s, self.config.prediction_type) for n, s in zip(self.networks(), self.schedules)]
 
 
 def _initial(config: ToyConfig, seed: int) -> ToyMLP:

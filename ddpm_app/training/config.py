@@ -21,7 +21,7 @@ class TrainConfig:
 
     data: str = setting("mnist", "digits (8x8, included), mnist, cifar10, a folder of class folders, or an .npz file", always=True)
     preset: str = setting("tiny", "network size", choices=PRESETS, always=True)
-    row: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES, always=True)
+    prediction_type: str = setting("v", "what the network predicts", choices=PREDICTION_TYPES, always=True, alias="row")
     schedule: str = setting("cosine", "noise schedule", choices=SCHEDULES, always=True)
     T: int = setting(1000, "steps of the schedule")
     weight: str = setting("min-snr-5", "loss weighting", choices=WEIGHTS)
@@ -53,6 +53,6 @@ class TrainConfig:
 
 
 RECIPES: dict[str, dict] = {
-    "classic": dict(preset="ddpm", row="eps", schedule="linear", weight="uniform", batch=128)
+    "classic": dict(preset="ddpm", prediction_type="eps", schedule="linear", weight="uniform", batch=128)
     | dict(lr=2e-4, weight_decay=1e-4, ema=0.9999, warmup=640_000, decay="none"),
 }

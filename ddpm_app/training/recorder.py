@@ -281,7 +281,7 @@ def checkpoint_config(trainer: Trainer) -> checkpoint.CheckpointConfig:
     return checkpoint.CheckpointConfig(
         network=trainer.network.config,
         schedule={"name": config.schedule, "T": config.T},
-        prediction_type=config.row,
+        prediction_type=config.prediction_type,
         data=trainer.data.name,
         classes=trainer.data.classes,
         images_seen=trainer.images,
@@ -296,7 +296,7 @@ def sample_grid(trainer: Trainer, per_class: int = COLUMNS, evaluations: int = 1
     If several processes train together, each makes a part."""
     network = UNet(trainer.network.config)
     network.load_state_dict({k: v.float() for k, v in trainer.weights().items()})
-    denoiser = Denoiser(for_inference(network, trainer.device, trainer.dtype), trainer.denoiser.schedule, trainer.config.row)
+    denoiser = Denoiser(for_inference(network, trainer.device, trainer.dtype), trainer.denoiser.schedule, trainer.config.prediction_type)
     classes = min(trainer.network.config.num_classes, 10) or 1
     shared = classes * per_class >= trainer.world.size
     part = trainer.world.slice(classes * per_class) if shared else slice(0, classes * per_class)

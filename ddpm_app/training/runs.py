@@ -19,6 +19,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddpm_app.diffusion.names import rename_row
 from ddpm_app.files import read_json, write_atomically
 from ddpm_app.flags import write_flags
 from ddpm_app.paths import PROJECT, runs_dir
@@ -54,7 +55,7 @@ class Run:
     @property
     def settings(self) -> dict:
         """The TrainConfig that the run was started with, as a dict."""
-        return self.job.get("settings") or read_json(self.folder / "config.json").get("training") or {}
+        return rename_row(self.job.get("settings") or read_json(self.folder / "config.json").get("training") or {})
 
     def status(self) -> tuple[str, str]:
         """(status, message).
@@ -237,8 +238,9 @@ def free_name(stem: str, root: Path | None = None) -> str:
 
 
 def flags(settings: dict, out: Path | str, init: str = "", now: bool = False) -> list[str]:
-    """The arguments of train_unet.py for these TrainConfig fields; defaults are left out, except the data, preset, row and schedule."""
-    argv = write_flags(TrainConfig(**settings))
+    """The arguments of train_unet.py for these TrainConfig fields. Defaults are left out, except the data, preset, prediction
+    type and schedule."""
+    argv = write_flags(TrainConfig(**rename_row(settings)))
     return [*argv, *(["--init", init] if init else []), *(["--now"] if now else []), "--out", str(out)]
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddpm_app.diffusion.denoiser import Denoiser
+from ddpm_app.diffusion.names import rename_row
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.files import save_tensors
 from ddpm_app.images.datasets import GLYPHS, ImageData
@@ -79,7 +80,7 @@ class Trainer:
             config.preset, image_size=data.images.shape[-1], in_channels=data.images.shape[1], num_classes=classes, **extra
         )
         self.network = UNet(network_config).to(self.device, memory_format=memory_format(self.device, self.dtype)).train()
-        self.denoiser = Denoiser(self.network, make_schedule(config.schedule, config.T), config.row)
+        self.denoiser = Denoiser(self.network, make_schedule(config.schedule, config.T), config.prediction_type)
         self.parameters = list(self.network.parameters())
         # fused kernels exist for CUDA and the CPU; elsewhere PyTorch decides
         fused = {"fused": True} if self.device.type in ("cuda", "cpu") else {}
@@ -235,7 +236,7 @@ class Trainer:
         with safe_open(file, "pt") as f:
             meta = json.loads(f.metadata()["ddpm-studio"])
             settings = dataclasses.asdict(self.config)
-            stored = {"averages": "none"} | meta["config"]  # older states have no averages
+            stored = {"averages": "none"} | rename_row(meta["config"])  # older states have no averages
             differs = [k for k in settings if k not in CHANGEABLE and stored.get(k) != settings[k]]
             if differs:
                 raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")

@@ -63,9 +63,10 @@ def test_round_trip(saved):
 def test_a_prediction_type_stored_as_row_is_read(saved):
     """Checkpoints of earlier versions, the shipped ones among them, store the prediction type under the key `row`."""
     raw = json.loads((saved.path / "config.json").read_text())
-    raw["row"] = raw.pop("prediction_type")
+    raw["row"], raw["training"] = raw.pop("prediction_type"), {"row": "v"}
     (saved.path / "config.json").write_text(json.dumps(raw))
-    assert open_checkpoint(saved.path).config == CONFIG and open_checkpoint(saved.path).denoiser().prediction_type == "v"
+    assert open_checkpoint(saved.path).config.training == {"prediction_type": "v"}
+    assert open_checkpoint(saved.path).config.prediction_type == open_checkpoint(saved.path).denoiser().prediction_type == "v"
 
 
 def test_fp16_is_the_default(tmp_path):

@@ -33,11 +33,12 @@ def test_one_factor_at_a_time():
     default = TrainConfig(minutes=1, lr=8e-4)
     found = {line.name: line for line in recipes.lines(default)}
     assert len(found) == 16 and len({line.trained for line in found.values()}) == 13
-    cross = {(c.get("row", "v"), c.get("schedule", "cosine")) for c in (line.changes for line in found.values())}
-    assert cross == {(row, schedule) for row in ("eps", "v", "edm") for schedule in ("linear", "cosine")}
+    cross = {(c.get("prediction_type", "v"), c.get("schedule", "cosine")) for c in (line.changes for line in found.values())}
+    assert cross == {(kind, schedule) for kind in ("eps", "v", "edm") for schedule in ("linear", "cosine")}
     for line in found.values():
         assert (
-            line.factor in ("default", "row x schedule", "batch, lr by its root", "the two that help, together") or len(line.changes) == 1
+            line.factor in ("default", "prediction type x schedule", "batch, lr by its root", "the two that help, together")
+            or len(line.changes) == 1
         )
         TrainConfig(**{"minutes": 1, **line.changes})
     assert found["batch-128"].changes == {"batch": 128, "lr": pytest.approx(8e-4 * 2**0.5, rel=1e-2)}

@@ -1,5 +1,7 @@
 """A toy model saved and loaded, and the errors for damaged directories."""
 
+import json
+
 import pytest
 import torch
 
@@ -20,6 +22,11 @@ def test_a_saved_toy_loads_the_same_and_damaged_files_are_refused(tmp_path):
     assert torch.equal(
         model.denoiser(x, torch.tensor(0.3), torch.ones(8, dtype=torch.int64)), d(x, torch.tensor(0.3), torch.ones(8).long())
     )
+    raw = json.loads((tmp_path / "m" / "config.json").read_text())
+    raw["row"], raw["training"]["row"] = raw.pop("prediction_type"), raw["training"].pop("prediction_type")  # the key of older files
+    (tmp_path / "m" / "config.json").write_text(json.dumps(raw))
+    older = load_toy(tmp_path / "m")
+    assert older.denoiser.prediction_type == "v" and older.training == model.training
     assert model.classes == data.classes and model.scale == data.scale and torch.equal(model.center, data.center)
     endless = {k: v + float("nan") for k, v in d.network.state_dict().items()}
     save_tensors(tmp_path / "m" / "weights.safetensors", endless)

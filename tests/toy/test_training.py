@@ -26,7 +26,7 @@ def test_training_in_a_stack_equals_training_alone():
 
 def test_training_is_reproducible_and_lowers_the_loss():
     data = make_data("moons", n=2000)
-    config = ToyTrainConfig("linear", row="eps", width=64, steps=400, batch=128, T=100, params={"beta_end": 0.2}, seed=3)
+    config = ToyTrainConfig("linear", prediction_type="eps", width=64, steps=400, batch=128, T=100, params={"beta_end": 0.2}, seed=3)
     trainer = ToyTrainer([config], data)
     events = list(train_toys(trainer, every=100))
     assert [e.step for e in events] == [100, 200, 300, 400] and events[-1].loss[0] < 0.6 * events[0].loss[0]

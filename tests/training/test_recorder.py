@@ -190,8 +190,8 @@ def test_validations_leave_out_what_would_take_too_long(tmp_path, npz, script, m
     assert [int(p.stem) for p in sorted((out / "samples").glob("*.png"))] == [56, 112, 160]
 
 
-def test_states_from_before_averages_resume(tmp_path, npz, script):
-    """A run without them is what an older program wrote, but for the setting itself."""
+def test_states_from_before_averages_and_prediction_type_resume(tmp_path, npz, script):
+    """Older programs stored no averages, no setting of that name, and called the prediction type `row`."""
     out = tmp_path / "old"
     flags = ["--data", npz, *FLAGS, "--out", str(out), "--now", "--every", "1", "--validations", "0", "--snapshots", "1"]
     assert script([*flags, "--images", "16", "--averages", "none"]) == 0
@@ -201,9 +201,11 @@ def test_states_from_before_averages_resume(tmp_path, npz, script):
         tensors = {k: f.get_tensor(k) for k in f.keys()}
     assert not [k for k in tensors if k.startswith("ema-")]
     del meta["config"]["averages"]
+    meta["config"]["row"] = meta["config"].pop("prediction_type")
     ddpm_app_files.save_tensors(state, tensors, {"ddpm-studio": json.dumps(meta)})
     config = json.loads((out / "config.json").read_text())
     del config["training"]["averages"]
+    config["row"], config["training"]["row"] = config.pop("prediction_type"), config["training"].pop("prediction_type")
     (out / "config.json").write_text(json.dumps(config))
     assert script([*flags, "--images", "24", "--resume", "auto"]) == 0
     assert checkpoint.open_checkpoint(out).config.images_seen == 24

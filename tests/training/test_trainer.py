@@ -189,7 +189,7 @@ def test_learning_rate():
 
 def test_the_classic_recipe_is_ho_et_al():
     classic = TrainConfig(images=1, **RECIPES["classic"])
-    assert (classic.preset, classic.row, classic.schedule, classic.batch, classic.lr) == ("ddpm", "eps", "linear", 128, 2e-4)
+    assert (classic.preset, classic.prediction_type, classic.schedule, classic.batch, classic.lr) == ("ddpm", "eps", "linear", 128, 2e-4)
     assert (classic.ema, classic.weight_decay, classic.clip) == (0.9999, 1e-4, 1.0)
 
 
@@ -234,10 +234,12 @@ def test_a_loss_that_is_no_number_stops_the_run():
         run(trainer)
 
 
-@pytest.mark.parametrize("row, schedule", [("v", "cosine"), ("eps", "linear"), ("x0", "cosine"), ("edm", "cosine")])
-def test_it_learns(row, schedule):
+@pytest.mark.parametrize("prediction_type, schedule", [("v", "cosine"), ("eps", "linear"), ("x0", "cosine"), ("edm", "cosine")])
+def test_it_learns(prediction_type, schedule):
     """Held-out loss on flat pictures: far below that of the untrained network, with every prediction type."""
-    trainer = Trainer(config(images=32 * 100, batch=32, row=row, schedule=schedule, lr=5e-3, warmup=100, ema=0.1), toy(size=4))
+    trainer = Trainer(
+        config(images=32 * 100, batch=32, prediction_type=prediction_type, schedule=schedule, lr=5e-3, warmup=100, ema=0.1), toy(size=4)
+    )
     before = validation_loss(trainer, toy(size=4))
     raw = [p.detach().clone() for p in trainer.parameters]
     events = run(trainer, every=20)
@@ -288,7 +290,7 @@ def test_impossible_settings_are_refused(wrong):
 
 def test_flags_are_the_settings():
     assert all(f.metadata["setting"].help for f in dataclasses.fields(TrainConfig))
-    assert training.TrainConfig(minutes=1).row == "v" and json.dumps(dataclasses.asdict(config()))
+    assert training.TrainConfig(minutes=1).prediction_type == "v" and json.dumps(dataclasses.asdict(config()))
 
 
 def test_real_mnist_trains():

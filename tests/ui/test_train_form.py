@@ -69,7 +69,7 @@ def test_what_cannot_be_started_is_said_where_the_command_stands(tmp_path, monke
 
 
 def test_every_setting_has_a_place_on_the_form():
-    on_form = {"data", "preset", "row", "schedule", "weight", "minutes", "batch", "lr", "warmup", "ema", "seed", "image_size"}
+    on_form = {"data", "preset", "prediction_type", "schedule", "weight", "minutes", "batch", "lr", "warmup", "ema", "seed", "image_size"}
     assert on_form | set(FURTHER) | {"images"} == {f.name for f in dataclasses.fields(TrainConfig)}
 
 

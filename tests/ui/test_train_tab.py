@@ -224,7 +224,7 @@ def test_fork_fills_the_form(page, runs_root, roots):
     (folder / "job.json").write_text('{"settings": {"data": "cifar10", "row": "edm", "batch": 96, "minutes": 7.0}, "created": 1}')
     page.click("#train-view .item[data-run=parent] button")
     page.click("#train-view .take")
-    for flag in ("--row edm", "--batch 96", "--init"):
+    for flag in ("--prediction-type edm", "--batch 96", "--init"):
         page.wait_for_function("f => (document.querySelector('#train-command')?.innerText ?? '').includes(f)", arg=flag)
     assert "0000000640" in page.inner_text("#train-command").replace("\n", "")
 

@@ -53,8 +53,8 @@ def train_poll(query: dict) -> dict:
         if run.name not in want:
             continue
         log, grid, settings = run.log(), run.newest_grid(), run.settings
-        detail = {**f, "rows": len(log), "snapshots": [p.name for p in run.snapshots()], "row": settings.get("row")}
-        detail["fresh"] = [k for k in ("preset", "row", "schedule", "batch", "data") if settings.get(k) is not None]
+        detail = {**f, "rows": len(log), "snapshots": [p.name for p in run.snapshots()]}
+        detail["fresh"] = [k for k in ("preset", "prediction_type", "schedule", "batch", "data") if settings.get(k) is not None]
         detail["about"] = " · ".join(str(runs.short(str(settings[k]))) + (" a batch" if k == "batch" else "") for k in detail.pop("fresh"))
         detail["skipped"] = [runs.short(line)[:200] for line in run.skipped()[:50]]
         if have.get(run.name) != len(log):

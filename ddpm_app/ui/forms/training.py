@@ -71,8 +71,8 @@ class Form:
                 [("tiny: a CPU's half hour", "tiny"), ("small: a GPU's half hour", "small"), ("ddpm: Ho et al., 35.7 M", "ddpm")],
                 value=TrainConfig.preset, label="Network", elem_id="train-preset",
             )  # fmt: skip
-            self.row = gr.Dropdown(
-                list(PREDICTION_TYPES), value=TrainConfig.row, label="Predicts", info="v and edm stand few-step sampling best."
+            self.prediction_type = gr.Dropdown(
+                list(PREDICTION_TYPES), value=TrainConfig.prediction_type, label="Predicts", info="v and edm stand few-step sampling best."
             )
             self.schedule = gr.Dropdown(list(SCHEDULES), value=TrainConfig.schedule, label="Noise schedule")
             self.minutes = gr.Number(MINUTES, label="Budget, minutes", elem_id="train-minutes")
@@ -116,7 +116,7 @@ class Form:
                 raise ValueError(f"{k} is {'empty' if v is None else repr(v)}; a number is accepted")
         settings = {
             "data": data if data != OWN else own_data(str(values[self.path] or "")),
-            **{k: str(values[getattr(self, k)]) for k in ("preset", "row", "schedule", "weight")},
+            **{k: str(values[getattr(self, k)]) for k in ("preset", "prediction_type", "schedule", "weight")},
             **{k: float(v) for k, v in numbers.items()},
             **{k: whole(values[getattr(self, k)], k) for k in ("batch", "warmup", "seed")},
             **further(str(values[self.further] or "")),
@@ -147,7 +147,9 @@ class Form:
         argv = run.job.get("argv") or []
         count = next((value for name, value in zip(argv, argv[1:]) if name in ("--validations", "--marks")), "")  # --marks: older runs
         same = {self.validations: int(count) if count.isdecimal() else VALIDATIONS[1]}
-        same |= {getattr(self, k): s[k] for k in ("preset", "row", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")}
+        same |= {
+            getattr(self, k): s[k] for k in ("preset", "prediction_type", "schedule", "batch", "lr", "warmup", "ema", "weight", "seed")
+        }
         return {
             **same,
             self.data: OWN if is_folder else s["data"],
