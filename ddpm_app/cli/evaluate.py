@@ -18,28 +18,26 @@ from ddpm_app.evaluation.features import KINDS
 from ddpm_app.evaluation.plan import ALIASES, BITS, METRICS, Plan, parse_metrics, sample_requests
 from ddpm_app.evaluation.samples import sample_share
 from ddpm_app.files import plain
+from ddpm_app.flags import add_flags, default_of, read_flags, settings_of
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training.distributed import join
 
+PLAN_FLAGS = tuple(settings_of(Plan))
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r = Request()
     parser.add_argument("--checkpoint", default="", help="name in checkpoints/ or runs/, or a directory")
-    parser.add_argument("--images", default="", help="FILE.npz or a folder: judge these instead of sampling")
     parser.add_argument(
         "--metrics", default="bpd-bound", help=f"separated by commas: {', '.join((*METRICS, *ALIASES))} (default bpd-bound)"
     )
     parser.add_argument(
         "--features", default="", help=f"networks that distances are measured in: {', '.join(KINDS)} (default: those that ship)"
     )
-    parser.add_argument(
-        "--against", default="", help="train, test, mnist[:test], cifar10[:test], FILE.npz or a folder (default train; for bits test)"
-    )
     parser.add_argument("--n", type=int, help="samples a seed (default 1000), or test images of the bits (default 128)")
     parser.add_argument("--seed", type=int, default=0, help="image i has the seed SEED + i (default 0)")
-    parser.add_argument("--seeds", type=int, default=1, help="independent sets of n samples; three give a spread (default 1)")
     parser.add_argument("--sampler", default=r.sampler, help=f"{', '.join(SAMPLERS)} (default {r.sampler})")
     parser.add_argument("--evaluations", type=int, default=r.evaluations, help=f"of the denoiser, an image (default {r.evaluations})")
     parser.add_argument("--guidance", type=float, default=r.guidance, help=f"scale s, 1 is off (default {r.guidance})")
@@ -47,17 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", default=r.grid, help=f"auto, {', '.join(GRIDS)} (default auto)")
     parser.add_argument("--eta", type=float, default=0.0, help="DDIM's noise, 0-1 (default 0)")
     parser.add_argument("--churn", type=float, default=0.0, help="Heun's noise, 0-100 (default 0)")
-    parser.add_argument("--clip", default="shipped", help="shipped, or MODEL:PRETRAINED of open_clip (default shipped)")
-    parser.add_argument("--classifier", default="", help="directory of a classifier (default: checkpoints/classifiers/DATA)")
-    parser.add_argument("--inception", default="", help="torch-fidelity's Inception weights, a file or a URL (default: downloaded)")
-    parser.add_argument("--draws", type=int, default=20, help="times t per image of the bound; 999 takes all (default 20)")
-    parser.add_argument("--steps", type=int, default=50, help="Heun steps of the flow (default 50)")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 where only bits are asked for")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
     parser.add_argument(
         "--preset", choices=("agreement",), help="agreement: classifier agrees with the requested label, beside real images; --n a class"
     )
+    add_flags(parser, Plan, PLAN_FLAGS, **{name: default_of(Plan, name) for name in PLAN_FLAGS})
     agreement.add_reference(parser)
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON, all their parts")
     parser.add_argument("--write", action="store_true", help="append to the checkpoint's metrics.json")
@@ -70,14 +64,14 @@ def plan_of(args: argparse.Namespace) -> Plan:
         request,
         parse_metrics(args.metrics),
         tuple(f.strip() for f in args.features.split(",") if f.strip()),
-        **{k: getattr(args, k) for k in ("against", "seeds", "images", "clip", "classifier", "inception", "draws", "steps")},
+        **read_flags(Plan, args, PLAN_FLAGS),
         bits_n=128 if args.n is None else args.n,
     )
 
 
 def run(args: argparse.Namespace) -> int:
     if not args.checkpoint and not args.images:
-        raise ValueError("give a --checkpoint to sample from, or --images to judge")
+        raise ValueError("give a --checkpoint to sample from, or --images to measure")
     if args.write and not args.checkpoint:
         raise ValueError("--write needs the --checkpoint whose metrics.json is meant")
     if args.preset:
@@ -85,15 +79,15 @@ def run(args: argparse.Namespace) -> int:
     if args.sweep and (args.write or args.seeds > 1 or args.images):
         raise ValueError("--sweep samples a checkpoint anew at each of its points and only prints: no --write, --seeds or --images")
     plan = plan_of(args)
-    bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve draws pictures, whatever --metrics says
+    bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve samples images for any --metrics
     precision = args.precision or ("fp32" if bits_only else "auto")
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision)
     if args.write:
-        stored_measurements(studio.checkpoint(args.checkpoint))  # what could not be kept is not measured first
+        stored_measurements(studio.checkpoint(args.checkpoint))  # a damaged file is an error before anything is measured
     shared = plan.pictures and not plan.images and not args.sweep
     sample_share(studio, sample_requests(plan) if shared else [], world)
-    world.close()  # rank 0 goes on alone
+    world.close()  # only rank 0 continues
     if not world.main:
         return 0
     if args.sweep:
@@ -136,7 +130,7 @@ def run_preset(args: argparse.Namespace) -> int:
 
 
 def run_sweep(studio: Studio, plan: Plan, args: argparse.Namespace) -> int:
-    """A row a point of the trade-off curve."""
+    """Print each point of the trade-off curve."""
     from ddpm_app.evaluation.tradeoff import parse_sweep, sweep
 
     along, progress, rows = parse_sweep(args.sweep), ProgressLine(), []
@@ -156,12 +150,12 @@ def run_sweep(studio: Studio, plan: Plan, args: argparse.Namespace) -> int:
 
 
 def line(m: Measurement) -> str:
-    """One row for people: name, value, error, the most telling parts, comparability."""
+    """A measurement as text: name, value, error, main parts, comparability."""
     error = f" +- {m.error:.4f}" if math.isfinite(m.error) else ""
     real = m.detail.get("real test images")
     parts = [f"{k} {v:.4f}" for k, v in m.detail.items() if isinstance(v, float) and math.isfinite(v) and k != "real test images"]
     parts += [f"real test images {real:.4f}"] if isinstance(real, float) else []
     parts += [f"n = {m.protocol['n']:,}"] + ([m.detail["note"]] if "note" in m.detail else [])
     unit = " bits/dim" if m.name in BITS else ""
-    away = m.protocol.get("comparable to the literature", "")
-    return f"{m.name} {m.value:.4f}{error}{unit}   {'  '.join(parts)}" + (f"\n  comparable to the literature: {away}" if away else "")
+    answer = m.protocol.get("comparable to the literature", "")
+    return f"{m.name} {m.value:.4f}{error}{unit}   {'  '.join(parts)}" + (f"\n  comparable to the literature: {answer}" if answer else "")

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 
 from ddpm_app.evaluation import features
 from ddpm_app.evaluation.image_metrics import PICTURE_METRICS
-from ddpm_app.flags import check_choice
+from ddpm_app.flags import check, check_choice, setting
 from ddpm_app.studio.request import Request
 
 BITS = ("bpd-bound", "bpd-flow")
-
-
 METRICS = (*PICTURE_METRICS, *BITS)
-
-
 ALIASES = {"bpd": BITS}
 
 
@@ -23,28 +19,34 @@ ALIASES = {"bpd": BITS}
 class Plan:
     """What to measure.
 
-    request:  the samples, n of them a seed; its checkpoint may be "" where images are given
-    metrics:  of METRICS; features: of features.KINDS, the networks that distances are measured in (default: those that ship)
-    against:  see protocols.reference_of; "" is the training split, for bits the test split; bits_against: of the bits alone, where given
-    seeds:    independent sets of n samples, set k from seed + k n; their spread is the error
-    images:   an .npz or a folder to judge instead of sampling
-    clip, classifier, inception: which CLIP (see clip_labels), classifier (a directory) and Inception weights (a file or a URL)
-    bits_n, draws, steps: of the bits per dimension, see measure_bits
+    request:       the samples, n for each set; its checkpoint may be "" if images are given
+    metrics:       of METRICS
+    features:      of features.KINDS: the feature networks of distances; () takes those that ship
+    against:       the reference, see protocol.reference_of; "" is the training split, for bits the test split
+    seeds:         independent sets of n samples, set k with seeds from seed + k n on; their spread is the error
+    images:        an .npz or a folder to measure instead of samples
+    clip:          shipped, or MODEL:PRETRAINED of open_clip
+    classifier:    a directory; "" is the classifier that ships
+    inception:     weights, a file or a URL; "" is torch-fidelity's URL
+    bits_n:        test images for bits per dimension
+    bits_against:  the reference of the bits alone, if it differs
+    draws:         times t for each image of the bound
+    steps:         Heun steps of the flow
     """
 
     request: Request
     metrics: tuple[str, ...] = ("fid", "classifier")
     features: tuple[str, ...] = ()
-    against: str = ""
-    seeds: int = 1
-    images: str = ""
-    clip: str = "shipped"
-    classifier: str = ""
-    inception: str = ""
+    against: str = setting("", "train, test, mnist[:test], cifar10[:test], FILE.npz or a folder (default train; for bits test)")
+    seeds: int = setting(1, "independent sets of n samples; three give a spread", low=1, high=20)
+    images: str = setting("", "FILE.npz or a folder: measure these instead of sampling")
+    clip: str = setting("shipped", "shipped, or MODEL:PRETRAINED of open_clip")
+    classifier: str = setting("", "directory of a classifier (default: checkpoints/classifiers/DATA)")
+    inception: str = setting("", "torch-fidelity's Inception weights, a file or a URL (default: downloaded)")
     bits_n: int = 128
     bits_against: str = ""
-    draws: int = 20
-    steps: int = 50
+    draws: int = setting(20, "times t per image of the bound; 999 takes all", low=1)
+    steps: int = setting(50, "Heun steps of the flow", low=1)
 
     def __post_init__(self):
         for kind, names, values in (("metric", METRICS, self.metrics), ("features", features.KINDS, self.features)):
@@ -52,12 +54,11 @@ class Plan:
                 check_choice(kind, value, names)
         if not self.metrics:
             raise ValueError(f"no metric is asked for; known: {', '.join(METRICS)}")
-        if not 1 <= self.seeds <= 20 or self.seeds * self.request.n > 10**6:
-            raise ValueError(f"seeds is {self.seeds}; 1 to 20 sets, a million samples together, are accepted")
+        check(self)
+        if self.seeds * self.request.n > 10**6:
+            raise ValueError(f"{self.seeds} sets of {self.request.n} samples are asked for; at most a million samples are accepted")
         if self.pictures and not self.images and self.request.n < 2:
             raise ValueError(f"n is {self.request.n}; at least 2 images are needed")
-        if self.draws < 1 or self.steps < 1:
-            raise ValueError("draws and steps are at least 1")
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ class Plan:
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """Names separated by commas, without repetitions; bpd is both of BITS. Raises ValueError naming the nearest known one."""
+    """Names separated by commas; bpd is both of BITS. Each is given once. Raises ValueError for an unknown name, with the nearest known."""
     names = [n.strip() for n in text.split(",") if n.strip()]
     for n in names:
         check_choice("metric", n, [*METRICS, *ALIASES])
@@ -73,5 +74,5 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 
 
 def sample_requests(plan: Plan) -> list[Request]:
-    """One request a set of samples, each with seeds of its own."""
+    """The request of each set of samples; no two sets have a seed in common."""
     return [dataclasses.replace(plan.request, seed=plan.request.seed + k * plan.request.n) for k in range(plan.seeds)]

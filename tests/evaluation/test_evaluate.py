@@ -235,7 +235,7 @@ def test_a_model_that_gives_nan(studio, classifier_folder, model):
         ({"features": ("inceptoin",)}, "did you mean 'inception'"),
         ({"seeds": 0}, "1 to 20"),
         ({"n": 1}, "at least 2 images"),
-        ({"draws": 0}, "at least 1"),
+        ({"draws": 0}, "1 or more"),
     ],
 )
 def test_plans_that_cannot_begin(classifier_folder, change, says):
