@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read within bounds, JSON that may be anything."""
+"""Files: atomic writes, reads that accept missing or damaged files, values for strict JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plain(value):
-    """The same for strict JSON: what is no finite number becomes None."""
+    """The value for strict JSON: NaN and infinities become None, tuples become lists, keys become text."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -24,6 +24,7 @@ def plain(value):
 
 
 def read_text(file: Path) -> str:
+    """The text of a file; "" if it cannot be read as text."""
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError):
@@ -41,7 +42,7 @@ def file_digest(*files: Path) -> str:
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:
-    """Write beside the file and rename, so that a reader finds the old or the new one, whole."""
+    """Write a temporary file beside it and rename it, so that a reader sees the old or the new content, never a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
@@ -57,7 +58,7 @@ def write_atomically(file: Path, content: bytes | str) -> None:
 
 
 def check_target(file: Path) -> None:
-    """Raise ValueError or OSError, naming the place, if a file that is to be written later could not be. Makes nothing."""
+    """Raise ValueError or OSError with the path if this file cannot be written later. Creates nothing."""
     if file.is_dir():
         raise ValueError(f"{file} is a folder; a file is to be written there")
     place = next(p for p in file.absolute().parents if p.exists())  # the writer makes the folders that are missing
@@ -68,7 +69,7 @@ def check_target(file: Path) -> None:
 
 
 def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """safetensors under a temporary name, then renamed."""
+    """Write a safetensors file under a temporary name, then rename it."""
     from safetensors.torch import save_file  # imports torch, which most readers of files do not need
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def read_json(file: Path) -> dict:
-    """The object in a file; empty where there is none, or none whole."""
+    """The JSON object in a file; {} if the file is missing or damaged or holds another value."""
     try:
         value = json.loads(file.read_text())
     except (OSError, ValueError):

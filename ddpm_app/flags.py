@@ -1,4 +1,4 @@
-"""Settings: the fields of a frozen dataclass say their help, unit, bounds and choices; checks, flags and commands follow from them.
+"""Settings: each field of a frozen dataclass has its help, unit, bounds and choices; checks, flags and commands follow from them.
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is known of one field.
+    """The help and the accepted values of one field.
 
     help:        one line, without the unit, the bounds, the choices and the default, which are added to it
     unit:        of a number
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def bounds(self) -> str:
-        """ "from 1 to 64", "above 0", "from 0 to below 1, or -1,": how a sentence says them. Empty without bounds."""
+        """ "from 1 to 64", "above 0", "from 0 to below 1, or -1,": the bounds as words of a sentence; "" without bounds."""
         start = f"from {_text(self.low)}" if self.low is not None else f"above {_text(self.above)}" if self.above is not None else ""
         end = _text(self.high) if self.high is not None else f"below {_text(self.below)}" if self.below is not None else ""
         if not end:
@@ -250,7 +250,7 @@ def _kind(cls, name: str) -> str:
 
 
 def _reader(kind: str) -> Callable:
-    """What makes a flag's text a value of the kind."""
+    """The function that converts a flag's text to this type."""
     kind = kind.removesuffix("| None").strip()
     one = {"int": int, "float": float, "str": str}
     if not kind.startswith("tuple["):
@@ -267,7 +267,7 @@ def _reader(kind: str) -> Callable:
 
 
 def _text(value) -> str:
-    """A number as short as it can be read back: 25.0 is 25, 1e6 is 1000000."""
+    """A number as its shortest text with the same value: 25.0 is 25, 1e6 is 1000000."""
     if isinstance(value, float) and abs(value) < 1e15 and value == int(value):
         return str(int(value))
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

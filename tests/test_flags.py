@@ -1,4 +1,4 @@
-"""Settings: what a field says of itself decides its check, its flag, its help and the command that is shown."""
+"""Settings: the metadata of a field decides its check, its flag, its help and the command that is shown."""
 
 import argparse
 import dataclasses
