@@ -1,4 +1,4 @@
-"""python -m ddpm_app: the same pixels as the studio, and one sentence with exit code 2 for anything wrong."""
+"""The commands sample, noise and models: pixels equal to the Studio's; an error is one sentence and exit code 2."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from ddpm_app.studio.studio import Request, Studio
 
 
 @pytest.fixture(autouse=True)
-def our_roots(roots, monkeypatch):
-    """The command line finds the test models, in float32."""
+def use_test_models(roots, monkeypatch):
+    """The commands use the test models, on the CPU in float32."""
     real = Studio.__init__
     monkeypatch.setattr(Studio, "__init__", lambda self, *a, **kw: real(self, roots, "cpu", "fp32"))
     monkeypatch.setattr("ddpm_app.cli.models.model_roots", lambda: roots)
@@ -32,7 +32,7 @@ def sample(*flags, out):
     )
 
 
-def test_npz_equals_the_studio(tmp_path, studio):
+def test_sample_npz_equals_studio_sample(tmp_path, studio):
     assert sample("--label", "all", "--sampler", "unipc", "--guidance", "2", out=tmp_path / "s.npz") == 0
     with np.load(tmp_path / "s.npz") as z:
         images, labels = z["arr_0"], z["arr_1"]
@@ -41,21 +41,21 @@ def test_npz_equals_the_studio(tmp_path, studio):
     assert (images.transpose(0, 3, 1, 2) == frame.x).all() and labels.tolist() == [0, 1, 2, 3]
 
 
-def test_png_and_folder(tmp_path):
+def test_sample_writes_a_grid_or_a_folder_of_pngs(tmp_path):
     assert sample(out=tmp_path / "grid.png") == 0 and sample("--label", "dog", out=tmp_path / "many") == 0
     assert Image.open(tmp_path / "grid.png").size == (33, 33)
     files = sorted((tmp_path / "many").glob("*.png"))
     assert len(files) == 4 and png_settings.read(files[2])["seed"] == 11 and Image.open(files[2]).size == (16, 16)
-    assert not [p for p in tmp_path.rglob(".*")]  # nothing half-written stays
+    assert not [p for p in tmp_path.rglob(".*")]  # no temporary file is left
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_has_its_command(name, tmp_path):
+def test_sample_runs_with_every_sampler(name, tmp_path):
     assert sample("--sampler", name, out=tmp_path / "x.npz") == 0
 
 
 @pytest.mark.parametrize(
-    "flags, says",
+    "flags, message",
     [
         (["--sampler", "dimm"], "did you mean 'ddim'"),
         (["--label", "horze"], "did you mean 'horse'"),
@@ -66,17 +66,17 @@ def test_every_sampler_has_its_command(name, tmp_path):
         (["--n", "1000000", "--checkpoint", "huge64"], "memory limit"),
     ],
 )
-def test_bad_requests_end_with_2_and_a_sentence(flags, says, tmp_path, capsys, roots):
+def test_bad_requests_exit_with_2_and_one_sentence(flags, message, tmp_path, capsys, roots):
     from tests.conftest import make_checkpoint
 
     if "huge64" in flags:
         make_checkpoint(roots[0] / "huge64", size=64)
     assert sample(*flags, out=tmp_path / "s.npz") == 2
     error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1 and not (tmp_path / "s.npz").exists()
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "s.npz").exists()
 
 
-def test_a_folder_is_a_checkpoint_too_and_odd_names_are_quoted(tmp_path, capsys):
+def test_a_folder_with_spaces_in_its_name_is_accepted_as_checkpoint(tmp_path, capsys):
     from tests.conftest import make_checkpoint
 
     make_checkpoint(tmp_path / "my good one")
@@ -87,7 +87,7 @@ def test_a_folder_is_a_checkpoint_too_and_odd_names_are_quoted(tmp_path, capsys)
     assert png_settings.read(tmp_path / "out" / "00000.png")["label"] == 3
 
 
-def test_unusable_device_and_directory_in_the_way(tmp_path, capsys):
+def test_an_unknown_device_and_an_output_that_is_a_directory_are_refused(tmp_path, capsys):
     from ddpm_app.networks.device import pick_device
 
     with pytest.raises(ValueError, match="auto, cpu, cuda"):
@@ -97,11 +97,11 @@ def test_unusable_device_and_directory_in_the_way(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_bad_output_name(tmp_path, capsys):
+def test_an_unknown_output_suffix_is_refused(tmp_path, capsys):
     assert sample(out=tmp_path / "s.jpg") == 2 and "FILE.npz" in capsys.readouterr().err
 
 
-def test_noise_strip(tmp_path, capsys):
+def test_noise_writes_a_grid_of_x_t(tmp_path, capsys):
     picture = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "in.png")
     flags = [
@@ -120,34 +120,34 @@ def test_noise_strip(tmp_path, capsys):
     strip = np.asarray(Image.open(tmp_path / "o.png"))
     assert (strip[:12, :12] == picture).all() and strip.shape == (25, 25, 3)
     assert (strip[13:, 13:] == forward_process(picture.transpose(2, 0, 1), make_schedule("cosine"), [500])[0][0].transpose(1, 2, 0)).all()
-    for bad, says in (
+    for bad, message in (
         (["--schedule", "cosin"], "did you mean 'cosine'"),
         (["--t", "x"], "whole numbers"),
         (["--t", "2000"], "from 0 to 1000"),
     ):
         assert cli.main(["noise", *flags, *bad]) == 2
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     (tmp_path / "in.png").write_bytes(b"")
     assert cli.main(["noise", *flags]) == 2 and "ddpm_app noise:" in capsys.readouterr().err
 
 
-def test_models_names_what_it_cannot_read(capsys, roots):
+def test_models_names_unreadable_checkpoints(capsys, roots):
     broken = roots[0] / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{")
     assert cli.main(["models"]) == 0
-    assert "not readable" in (said := capsys.readouterr()).err and "broken" in said.err and "cifar10-random" in said.out
+    assert "not readable" in (output := capsys.readouterr()).err and "broken" in output.err and "cifar10-random" in output.out
     (broken / "config.json").unlink()
     broken.rmdir()
 
 
-def test_models_json(capsys):
+def test_models_prints_json(capsys):
     assert cli.main(["models", "--json"]) == 0
-    found = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
+    models = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
     assert (
-        found["mnist-random"]["row"] == "eps"
-        and found["mnist-random"]["image"] == "14x14x1"
-        and found["cifar10-random"]["images_seen"] == 1234
+        models["mnist-random"]["row"] == "eps"
+        and models["mnist-random"]["image"] == "14x14x1"
+        and models["cifar10-random"]["images_seen"] == 1234
     )
     assert cli.main(["models"]) == 0 and "cifar10-random" in capsys.readouterr().out
 
@@ -162,13 +162,13 @@ def test_help_names_every_command_and_default():
     assert "--port" in text and "--host" in text
 
 
-def test_only_the_chosen_command_is_imported():
+def test_help_imports_no_command():
     code = "import sys; from ddpm_app.cli import main\ntry: main.main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'ddpm_app.cli.sample'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
-def test_an_unknown_command_is_refused_with_the_commands(capsys):
+def test_an_unknown_command_is_refused_and_the_commands_are_listed(capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(["modles"])
     assert error.value.code == 2 and "interpolate" in capsys.readouterr().err

@@ -43,8 +43,8 @@ def test_every_run_writes_the_same_file_bit_for_bit(tmp_path):
     assert np.allclose(np.loadtxt(tmp_path / "a.csv", delimiter=","), out, atol=1e-6)
 
 
-def test_without_noise_the_samples_follow_the_means_of_the_papers_algorithm(tmp_path):
-    """Ho et al. 2020, algorithm 2 in its own symbols with z = 0, against the command."""
+def test_no_noise_equals_the_means_of_ho_et_al_algorithm_2(tmp_path):
+    """Algorithm 2 of Ho et al. 2020 with z = 0, written in the symbols of the paper, gives the samples of the command."""
     betas = ("--schedule", "linear", "--row", "eps", "--T", 20, "--beta-end", 0.3)
     command("train", "--n", 200, *betas, "--width", 16, "--steps", 30, "--unconditional", "--out", tmp_path / "m")
     prior = np.random.default_rng(1).normal(size=(7, 2))

@@ -1,4 +1,4 @@
-"""What CLIP says of pictures: their classes from our PNGs, .npz and folders; the real ones beside; python -m ddpm_app label."""
+"""CLIP's scores of images: classes from saved PNGs, .npz files and folders; scores of real images; the command label."""
 
 from __future__ import annotations
 
@@ -57,30 +57,30 @@ def plain(seed=0, size=16):
     return out.getvalue()
 
 
-def test_our_pngs_bring_their_class(studio):
-    found = read_pictures([("a", ours(3)), ("b", ours(-1, 1)), ("c", plain(2)), ("d", ours(7, 3, "mnist-random"))], None, studio)
-    assert found.images.shape == (4, 3, 16, 16) and found.classes == CIFAR10_CLASSES and found.data == "random"
-    assert found.labels.tolist() == [3, -1, -1, -1]  # a digit's 7 is no class of these
-    assert (found.images[0] == torch.from_numpy(picture(0))).all()
+def test_saved_pngs_keep_their_class(studio):
+    pictures = read_pictures([("a", ours(3)), ("b", ours(-1, 1)), ("c", plain(2)), ("d", ours(7, 3, "mnist-random"))], None, studio)
+    assert pictures.images.shape == (4, 3, 16, 16) and pictures.classes == CIFAR10_CLASSES and pictures.data == "random"
+    assert pictures.labels.tolist() == [3, -1, -1, -1]  # the digit 7 is not one of the first image's classes
+    assert (pictures.images[0] == torch.from_numpy(picture(0))).all()
 
 
-def test_unreadable_ones_are_left_out_and_said(studio):
-    found = read_pictures([("good.png", plain()), ("bad.png", b"nonsense"), ("cut.png", plain()[:60])], 32, studio)
-    assert len(found.images) == 1 and found.images.shape[2:] == (32, 32)
-    assert found.notes[0].startswith("2 of 3 pictures could not be read; bad.png:")
+def test_unreadable_images_are_left_out_with_a_note(studio):
+    pictures = read_pictures([("good.png", plain()), ("bad.png", b"nonsense"), ("cut.png", plain()[:60])], 32, studio)
+    assert len(pictures.images) == 1 and pictures.images.shape[2:] == (32, 32)
+    assert pictures.notes[0].startswith("2 of 3 pictures could not be read; bad.png:")
     with pytest.raises(ValueError, match="none of the pictures can be read; bad.png"):
         read_pictures([("bad.png", b"nonsense")], 32, studio)
     with pytest.raises(ValueError, match="no pictures"):
         read_pictures([], 32, studio)
 
 
-def test_real_figures_are_stored_computed_or_absent(studio, shipped, tmp_path):
+def test_scores_of_real_images_are_stored_computed_or_missing(studio, shipped, tmp_path):
     clip, images = open_clip_directory(shipped), torch.from_numpy(np.stack([picture(k) for k in range(4)]))
     made = clip_report.Pictures(images, torch.tensor([0, 1, 2, -1]), CIFAR10_CLASSES, "cifar10")
     r = report(clip, made, class_prompts(CIFAR10_CLASSES))
     assert r.real["matching"] == 0.91 and "all 10,000 real test images" in r.real["source"] and r.scores.judged == 3
-    other = report(clip, made, ["a cat", "a ship"])
-    assert other.real is None and "not on this machine" in other.why
+    without_real = report(clip, made, ["a cat", "a ship"])
+    assert without_real.real is None and "not on this machine" in without_real.why
     assert report(clip, clip_report.Pictures(images, torch.full((4,), -1)), ["a cat"]).real is None
     (tmp_path / "data").mkdir()
     real = np.stack([picture(100 + k, 32) for k in range(12)]).transpose(0, 2, 3, 1)
@@ -95,7 +95,7 @@ def test_real_figures_are_stored_computed_or_absent(studio, shipped, tmp_path):
     assert here.real["by_class"][8]["intended"] == pytest.approx(float(want[1, 1]), abs=1e-5) and here.real["by_class"][0]["n"] == 0
 
 
-def test_what_the_page_shows_is_escaped_and_whole(shipped):
+def test_the_page_escapes_prompts_and_shows_every_score(shipped):
     clip = open_clip_directory(shipped)
     made = clip_report.Pictures(
         torch.from_numpy(np.stack([picture(k) for k in range(3)])), torch.tensor([3, 3, 5]), CIFAR10_CLASSES, "mnist"
@@ -107,8 +107,8 @@ def test_what_the_page_shows_is_escaped_and_whole(shipped):
     assert "0.2351" in page and "ViT-B/32" in page and "of mnist it knows nothing" in page
     best = r.prompts[int(r.scores.best[0])]
     assert f"{float(r.scores.similarity[0].max()):.3f}" in page and clip_table.e(best) in page
-    nobody = clip_table.page(report(clip, clip_report.Pictures(made.images, torch.full((3,), -1)), ["a", "b"]), ["data:,"] * 3)
-    assert "Nobody knows which classes" in nobody and "How often each prompt is the best" in nobody and "%" in nobody
+    unlabelled = clip_table.page(report(clip, clip_report.Pictures(made.images, torch.full((3,), -1)), ["a", "b"]), ["data:,"] * 3)
+    assert "Nobody knows which classes" in unlabelled and "How often each prompt is the best" in unlabelled and "%" in unlabelled
 
 
 # -- the command line -----------------------------------------------------------------------------------------------------
@@ -120,19 +120,19 @@ def run(capsys, *argv):
     return code, out, err
 
 
-def test_an_npz_with_labels(capsys, tmp_path, shipped):
+def test_label_of_an_npz_with_and_without_labels(capsys, tmp_path, shipped):
     images = np.stack([picture(k, 32) for k in range(30)])
     np.savez(tmp_path / "s.npz", arr_0=images.transpose(0, 2, 3, 1), arr_1=np.arange(30) % 10)
     code, out, _ = run(capsys, "--images", tmp_path / "s.npz", "--json")
-    found = json.loads(out)
+    printed = json.loads(out)
     clip = open_clip_directory(shipped)
     similarity = clip.images(torch.from_numpy(images)) @ clip.text(class_prompts(CIFAR10_CLASSES)).T
-    assert code == 0 and found["n"] == 30 == found["judged"] == len(found["images"])
-    assert found["average_top1"] == pytest.approx(float(similarity.max(1).values.mean()), abs=1e-5)
-    assert found["matching"] == pytest.approx(float((similarity.argmax(1) == torch.arange(30) % 10).float().mean()))
-    assert found["by_class"][4]["class"] == "deer" and found["by_class"][4]["n"] == 3 and found["digest"] == clip.digest
+    assert code == 0 and printed["n"] == 30 == printed["judged"] == len(printed["images"])
+    assert printed["average_top1"] == pytest.approx(float(similarity.max(1).values.mean()), abs=1e-5)
+    assert printed["matching"] == pytest.approx(float((similarity.argmax(1) == torch.arange(30) % 10).float().mean()))
+    assert printed["by_class"][4]["class"] == "deer" and printed["by_class"][4]["n"] == 3 and printed["digest"] == clip.digest
     code, out, _ = run(capsys, "--images", tmp_path / "s.npz")
-    assert code == 0 and f"matching accuracy {found['matching']:.4f}" in out and "a photo of a deer" in out
+    assert code == 0 and f"matching accuracy {printed['matching']:.4f}" in out and "a photo of a deer" in out
     np.savez(tmp_path / "m.npz", arr_0=images.transpose(0, 2, 3, 1), arr_1=np.arange(30))
     code, out, err = run(capsys, "--images", tmp_path / "m.npz", "--json")
     assert code == 0 and json.loads(out)["matching"] is None and "label 29, but there are 10 classes" in err
@@ -140,15 +140,17 @@ def test_an_npz_with_labels(capsys, tmp_path, shipped):
     assert json.loads(run(capsys, "--images", tmp_path / "u.npz", "--json")[1])["matching"] is None
 
 
-def test_folders(capsys, tmp_path):
+def test_label_of_folders(capsys, tmp_path):
     for k, name in enumerate(("fox", "hedgehog")):
         (tmp_path / "set" / name).mkdir(parents=True)
         for j in range(2):
             (tmp_path / "set" / name / f"{j}.png").write_bytes(plain(10 * k + j, 40))
     (tmp_path / "set" / "fox" / "broken.png").write_bytes(b"x")
     code, out, err = run(capsys, "--images", tmp_path / "set", "--json")
-    found = json.loads(out)  # remarks are not in it
-    assert code == 0 and found["prompts"] == ["a photo of a fox", "a photo of a hedgehog"] and found["judged"] == 4 and "broken.png" in err
+    printed = json.loads(out)  # the notes go to stderr
+    assert (
+        code == 0 and printed["prompts"] == ["a photo of a fox", "a photo of a hedgehog"] and printed["judged"] == 4 and "broken.png" in err
+    )
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "0.png").write_bytes(plain())
     (tmp_path / "p.txt").write_text("a red cat\n\na dog\n")
@@ -157,7 +159,7 @@ def test_folders(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argv, says",
+    "argv, message",
     [
         (["--images", "nowhere.npz"], "an .npz file or a folder"),
         (["--images", "{here}/x.txt"], "an .npz file or a folder"),
@@ -167,8 +169,8 @@ def test_folders(capsys, tmp_path):
         (["--images", "{here}"], "no pictures"),
     ],
 )
-def test_bad_requests(capsys, tmp_path, argv, says):
+def test_bad_arguments_are_refused(capsys, tmp_path, argv, message):
     (tmp_path / "x.txt").write_text("x")
     (tmp_path / "blank.txt").write_text("\n \n")
     code, out, err = run(capsys, *[a.format(here=tmp_path) for a in argv])
-    assert code == 2 and says in err and err.count("\n") == 1 and not out
+    assert code == 2 and message in err and err.count("\n") == 1 and not out

@@ -1,4 +1,4 @@
-"""Guides and re-ranking through a Request: the same pixels at every door, what was asked for is what was steered toward."""
+"""Steering and re-ranking of a Request: its effect, its errors, and identical pixels from the page, the CLI and the API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ddpm_app.studio.steering import Steering, best_of
 
 
 class Brightness:
-    """Stands for CLIP where its weights do not matter: a text is one of two directions, light or dark, an image lies between them."""
+    """Replaces CLIP: the features of a text are one of two directions, light or dark; those of an image lie between them."""
 
     device = torch.device("cpu")
 
@@ -67,7 +67,7 @@ STEERED = {
 
 @pytest.mark.parametrize("kind", STEERED)
 @pytest.mark.parametrize("sampler, more", [("dpmpp-2m", {}), ("heun", {"churn": 20.0}), ("ddpm", {"guidance": 0.0})])
-def test_an_image_is_the_same_alone_and_from_its_png(studio, kind, sampler, more):
+def test_a_steered_image_is_the_same_in_a_batch_alone_and_from_its_png(studio, kind, sampler, more):
     request = ask(label="any", sampler=sampler, steer_low=0.05, steer_high=20.0, **STEERED[kind], **more)
     batch = final(studio, request)
     assert not same(batch.x, final(studio, ask(label="any", sampler=sampler, **more)).x)
@@ -78,7 +78,7 @@ def test_an_image_is_the_same_alone_and_from_its_png(studio, kind, sampler, more
     assert {k: getattr(again, k) for k in STEERED[kind]} == STEERED[kind] and again.steer_high == 20.0
 
 
-def test_a_text_moves_the_picture_its_way(studio):
+def test_clip_guidance_moves_the_image_toward_the_text(studio):
     shade = {t: final(studio, ask(text=t, text_scale=500.0)).x.mean() for t in ("light", "dark")}
     plain = final(studio, ask()).x.mean()
     assert shade["light"] > plain + 10 and shade["dark"] < plain - 10
@@ -87,19 +87,19 @@ def test_a_text_moves_the_picture_its_way(studio):
     assert (never.x == final(studio, ask()).x).all()
 
 
-def test_a_classifier_pulls_toward_the_class_asked_for(studio):
-    """In its own eyes, at the end: an unconditional run (guidance 0) of the same noise, with and without."""
+def test_classifier_guidance_raises_the_probability_of_the_class(studio):
+    """The classifier's own log-probability of the final images, from the same noise with and without guidance by it."""
     noisy = studio.steering.noisy(studio.checkpoint("cifar10-random").config)
 
-    def believed(**changes):
+    def log_probability(**changes):
         frame = final(studio, ask(label="all", n=10, guidance=0.0, **changes))
         log_p = noisy.log_probabilities(to_model(torch.from_numpy(frame.x)), 0.0)
         return float(log_p[torch.arange(10), torch.from_numpy(frame.labels)].mean())
 
-    assert believed(classifier_scale=50.0) > believed() + 0.2
+    assert log_probability(classifier_scale=50.0) > log_probability() + 0.2
 
 
-def test_an_unconditional_model_gets_classes_from_its_classifier(studio):
+def test_an_unconditional_model_takes_classes_from_the_classifier(studio):
     request = ask(checkpoint="plain-random", label="ship", classifier_scale=5.0)
     frame = final(studio, request)
     assert frame.labels.tolist() == [8] * 4
@@ -109,32 +109,32 @@ def test_an_unconditional_model_gets_classes_from_its_classifier(studio):
         final(studio, dataclasses.replace(request, classifier_scale=0.0))
 
 
-def test_what_a_menu_may_offer(studio):
+def test_offered_classes_come_from_the_model_or_its_noise_aware_classifier(studio):
     offered = {name: studio.steering.offered(studio.checkpoint(name).config) for name in ("plain-random", "mnist-random")}
     assert offered == {"plain-random": CIFAR10_CLASSES, "mnist-random": MNIST_CLASSES}
-    stranger = dataclasses.replace(studio.checkpoint("plain-random").config, data="unheard-of")
-    assert studio.steering.offered(stranger) == ()
+    unknown_data = dataclasses.replace(studio.checkpoint("plain-random").config, data="unheard-of")
+    assert studio.steering.offered(unknown_data) == ()
 
 
-def test_words_that_clip_has_never_read_are_named(studio):
+def test_words_unknown_to_clip_are_listed_if_clip_is_used(studio):
     config = studio.checkpoint("cifar10-random").config
     assert studio.steering.unknown_words(ask(text="light zyx"), config) == ["zyx"]
-    for silent in ({"text": "light zyx", "text_scale": 0.0}, {"text": ""}, {"text": "zyx", "text_scale": 0.0, "candidates": 2}):
-        assert studio.steering.unknown_words(ask(**silent), config) == []
+    for unused in ({"text": "light zyx", "text_scale": 0.0}, {"text": ""}, {"text": "zyx", "text_scale": 0.0, "candidates": 2}):
+        assert studio.steering.unknown_words(ask(**unused), config) == []
     assert studio.steering.unknown_words(ask(text="zyx", text_scale=0.0, candidates=2, rank_by="clip"), config) == ["zyx"]
 
 
-def test_the_best_candidate_of_each_place():
+def test_best_of_returns_the_first_highest_score_of_each_image():
     scores = np.array([[0.1, 0.9, 0.3], [0.5, 0.2, 0.3], [0.4, 0.95, 0.1]])
     assert best_of(scores.ravel(), 3).tolist() == [3, 7, 2]  # the first of equals
 
 
 @pytest.mark.parametrize("rank", [{"rank_by": "classifier"}, {"rank_by": "clip", "text": "light", "text_scale": 0.0}, {"rank_by": "clip"}])
-def test_re_ranking_keeps_the_best_and_each_kept_image_stands_alone(studio, rank):
+def test_re_ranking_keeps_the_best_candidates_and_their_pngs_reproduce_them(studio, rank):
     request = ask(label="all", n=3, candidates=4, **rank)
-    found = studio.ranked(request)
+    ranked = studio.ranked(request)
     every = final(studio, request)
-    assert len(every.x) == 12 and every.labels.tolist() == [0, 1, 2] * 4 and found.labels.tolist() == [0, 1, 2]
+    assert len(every.x) == 12 and every.labels.tolist() == [0, 1, 2] * 4 and ranked.labels.tolist() == [0, 1, 2]
     config = studio.checkpoint(request.checkpoint).config
     if rank["rank_by"] == "classifier":
         p = studio.steering.classifier(config).classify(torch.from_numpy(every.x)).numpy()
@@ -143,32 +143,32 @@ def test_re_ranking_keeps_the_best_and_each_kept_image_stands_alone(studio, rank
         clip = Brightness()
         wanted = clip.text(["light"] * 12 if "text" in rank else [class_prompts(CIFAR10_CLASSES)[k] for k in every.labels])
         want = (clip.images(torch.from_numpy(every.x)) * wanted).sum(1).numpy()
-    assert np.allclose(found.scores.ravel(), want, atol=1e-6)
-    assert found.chosen.tolist() == [int(max(range(i, 12, 3), key=lambda j: want[j])) for i in range(3)]
-    assert len(set(found.chosen // 3)) > 1  # not always the first: something was rejected
-    for i, j in enumerate(found.chosen):
-        assert (found.images[i].transpose(2, 0, 1) == every.x[j]).all()
-        again = request_from_settings(png_settings.read(image_png(every.x[j], request, int(j), int(found.labels[i]))), CIFAR10_CLASSES)
+    assert np.allclose(ranked.scores.ravel(), want, atol=1e-6)
+    assert ranked.chosen.tolist() == [int(max(range(i, 12, 3), key=lambda j: want[j])) for i in range(3)]
+    assert len(set(ranked.chosen // 3)) > 1  # not always the first candidate
+    for i, j in enumerate(ranked.chosen):
+        assert (ranked.images[i].transpose(2, 0, 1) == every.x[j]).all()
+        again = request_from_settings(png_settings.read(image_png(every.x[j], request, int(j), int(ranked.labels[i]))), CIFAR10_CLASSES)
         assert again.candidates == 1 and again.seed == request.seed + j and same(final(studio, again).x[0], every.x[j])
 
 
-def test_re_ranking_a_large_request_in_batches(studio):
+def test_re_ranking_in_batches_keeps_the_best_candidates(studio):
     request = ask(n=50, candidates=3, evaluations=1, label="any")
     seen = []
-    found = studio.ranked(request, lambda k, n: seen.append((k, n)))
-    assert seen == [(64, 150), (128, 150), (150, 150)] and found.images.shape == (50, 16, 16, 3) and found.scores.shape == (3, 50)
-    assert (found.chosen == best_of(found.scores.ravel(), 50)).all() and (
-        found.labels == studio.images(ask(n=50, evaluations=1, label="any"))[1]
+    ranked = studio.ranked(request, lambda k, n: seen.append((k, n)))
+    assert seen == [(64, 150), (128, 150), (150, 150)] and ranked.images.shape == (50, 16, 16, 3) and ranked.scores.shape == (3, 50)
+    assert (ranked.chosen == best_of(ranked.scores.ravel(), 50)).all() and (
+        ranked.labels == studio.images(ask(n=50, evaluations=1, label="any"))[1]
     ).all()
-    one = int(found.chosen[7])
-    alone = studio.images(ask(n=1, seed=5 + one, label=str(found.labels[7]), evaluations=1))[0]
-    assert same(alone[0], found.images[7])
+    one = int(ranked.chosen[7])
+    alone = studio.images(ask(n=1, seed=5 + one, label=str(ranked.labels[7]), evaluations=1))[0]
+    assert same(alone[0], ranked.images[7])
     with pytest.raises(ValueError, match="50 images of 3 candidates are 150; at most 64"):
         next(studio.sample(request))
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    "change, message",
     [
         ({"text": "x" * 301}, "at most 300 letters"),
         ({"text": "a\nb"}, "one line"),
@@ -183,27 +183,27 @@ def test_re_ranking_a_large_request_in_batches(studio):
         ({"rank_by": "klip"}, "did you mean 'clip'"),
     ],
 )
-def test_bad_requests_say_what_is_accepted(change, says):
-    with pytest.raises(ValueError, match=says):
+def test_bad_values_are_refused_with_the_accepted_ones(change, message):
+    with pytest.raises(ValueError, match=message):
         ask(**change)
 
 
-def test_what_cannot_steer_says_so_before_anything_is_denoised(studio, tmp_path, roots):
+def test_impossible_steering_is_refused_before_sampling(studio, tmp_path, roots):
     from tests.conftest import make_checkpoint
 
     make_checkpoint(roots[0] / "elsewhere", size=16, data="../random")
-    for change, says in (
+    for change, message in (
         ({"checkpoint": "mnist-random", "label": "7", "text": "light"}, "cannot read random-grey images; .* by their classifier"),
         ({"checkpoint": "mnist-random", "label": "7", "candidates": 2, "rank_by": "clip"}, "colour photos only"),
         ({"label": "none", "classifier_scale": 1.0}, "classifier guidance needs a class"),
         ({"checkpoint": "elsewhere", "classifier_scale": 1.0}, "no noise-aware classifier of '../random'"),
         ({"checkpoint": "elsewhere", "candidates": 2}, "train one with python train/train_classifier.py --data"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             next(studio.sample(ask(**change)))
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             studio.images(ask(**change))
-    make_checkpoint(roots[0] / "elsewhere", size=32)  # the right name, other pictures
+    make_checkpoint(roots[0] / "elsewhere", size=32)  # data with a classifier, images of another size
     with pytest.raises(ValueError, match="images of another shape"):
         next(studio.sample(ask(checkpoint="elsewhere", classifier_scale=1.0)))
     assert not Steering(roots).has_noisy(dataclasses.replace(studio.checkpoint("elsewhere").config, data="nothing"))
@@ -211,8 +211,8 @@ def test_what_cannot_steer_says_so_before_anything_is_denoised(studio, tmp_path,
         studio.images(ask(label="none", candidates=2, rank_by="clip"))
 
 
-def test_shown_code_and_command_give_the_same_pixels(studio, roots, tmp_path, monkeypatch):
-    """A text that begins with a dash and holds quotes, too."""
+def test_python_and_command_of_a_request_give_the_same_pixels(studio, roots, tmp_path, monkeypatch):
+    """Also for a text with a dash at its start and quotes."""
     import shlex
 
     from ddpm_app.studio.studio import Studio

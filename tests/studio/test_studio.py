@@ -1,4 +1,4 @@
-"""The use cases: the same request gives the same pixels, whatever the batch and the door."""
+"""Sampling: frames, labels, errors, and identical pixels for any batch size and from the page, the CLI and the API."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ def same(a, b) -> bool:
     return np.abs(a.astype(int) - b.astype(int)).max() <= 1
 
 
-def test_every_move_is_a_frame_and_the_levels_fall(studio):
+def test_every_step_is_a_frame_and_the_noise_level_falls(studio):
     frames = list(studio.sample(ask()))
     assert [f.i for f in frames] == list(range(7))
     assert [f.nfe for f in frames] == list(range(7))
@@ -48,7 +48,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(studio, sampler):
     assert same(batch.x[3], alone.x[0])
 
 
-def test_changing_anything_changes_the_picture(studio):
+def test_every_setting_changes_the_image(studio):
     base = final(studio, ask()).x
     for change in (
         {"seed": 6},
@@ -64,7 +64,7 @@ def test_changing_anything_changes_the_picture(studio):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_evaluations_are_what_the_network_was_called(studio, sampler, monkeypatch):
+def test_evaluations_equal_the_calls_of_the_network(studio, sampler, monkeypatch):
     calls = []
     real = Denoiser.__call__
     monkeypatch.setattr(Denoiser, "__call__", lambda self, x, *rest: calls.append(len(x)) or real(self, x, *rest))
@@ -75,7 +75,7 @@ def test_evaluations_are_what_the_network_was_called(studio, sampler, monkeypatc
     assert request.true_evaluations == (7 if sampler == "heun" else 8)
 
 
-def test_labels(studio):
+def test_labels_of_a_request(studio):
     classes = ("a", "b", "c")
     assert studio.labels(ask(label="all", n=7), classes).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert studio.labels(ask(label="b", n=2), classes).tolist() == studio.labels(ask(label="1", n=2), classes).tolist() == [1, 1]
@@ -89,7 +89,7 @@ def test_labels(studio):
         studio.labels(ask(label="b"), ())
 
 
-def test_a_large_request_in_batches_equals_its_parts(studio):
+def test_images_in_batches_equal_single_images(studio):
     seen = []
     images, labels = studio.images(ask(n=70, label="all", evaluations=1), lambda k, n: seen.append((k, n)))
     assert images.shape == (70, 16, 16, 3) and labels.tolist() == [i % 10 for i in range(70)] and seen == [(64, 70), (70, 70)]
@@ -98,7 +98,7 @@ def test_a_large_request_in_batches_equals_its_parts(studio):
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    "change, message",
     [
         ({"evaluations": 0}, "from 1 to 1000"),
         ({"evaluations": 10**9}, "from 1 to 1000"),
@@ -113,12 +113,12 @@ def test_a_large_request_in_batches_equals_its_parts(studio):
         ({"interval_low": 3.0, "interval_high": 2.0}, "interval"),
     ],
 )
-def test_bad_requests_say_what_is_accepted(change, says):
-    with pytest.raises(ValueError, match=says):
+def test_bad_values_are_refused_with_the_accepted_ones(change, message):
+    with pytest.raises(ValueError, match=message):
         ask(**change)
 
 
-def test_unknown_and_too_much(studio):
+def test_unknown_checkpoints_and_too_many_images_are_refused(studio):
     with pytest.raises(ValueError, match="did you mean 'cifar10-random'"):
         next(studio.sample(ask(checkpoint="cifar10-randon")))
     with pytest.raises(ValueError, match=f"at most {MAX_BATCH}"):
@@ -136,17 +136,17 @@ def huge(roots):
         make_checkpoint(roots[0] / "huge", size=64)
 
 
-def test_no_checkpoint_at_all(tmp_path):
+def test_a_studio_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint found"):
         Studio([tmp_path]).checkpoint("x")
 
 
-def test_unconditional_model(studio):
+def test_an_unconditional_model_has_no_labels(studio):
     frame = final(studio, ask(checkpoint="plain-random", label="any"))
     assert frame.labels.tolist() == [-1, -1, -1]
 
 
-def test_png_carries_what_gives_the_image_again(studio):
+def test_png_settings_reproduce_the_image(studio):
     request = ask(n=4, label="any", guidance=2.5, sampler="heun", evaluations=9, churn=20.0, interval_low=0.1, interval_high=5.0)
     frame = final(studio, request)
     settings = png_settings.read(image_png(frame.x[2], request, 2, int(frame.labels[2])))
@@ -155,7 +155,7 @@ def test_png_carries_what_gives_the_image_again(studio):
     assert same(final(studio, again).x[0], frame.x[2])
 
 
-def test_shown_python_gives_the_same_pixels(studio, monkeypatch, roots):
+def test_python_of_a_request_gives_the_same_pixels(studio, monkeypatch, roots):
     request = ask(n=2, sampler="unipc", guidance=1.7)
     monkeypatch.setattr("ddpm_app.studio.Studio", lambda: studio)
     scope: dict = {}
@@ -163,7 +163,7 @@ def test_shown_python_gives_the_same_pixels(studio, monkeypatch, roots):
     assert (scope["images"].transpose(0, 3, 1, 2) == final(studio, request).x).all()
 
 
-def test_zip_holds_every_png():
+def test_zip_contains_every_png():
     import io
     import zipfile
 
@@ -199,7 +199,7 @@ def test_sdedit_starts_from_x_t_of_the_forward_process(studio):
     assert (start.x[0] == x_t[0]).all() and noise.shape == (3, 16, 16)
 
 
-def test_denoising_from_almost_clean_returns_almost_the_picture(studio):
+def test_sdedit_from_little_noise_keeps_the_image(studio):
     picture = np.random.default_rng(1).integers(0, 256, (3, 16, 16), np.uint8)
     frame = final(studio, ask(n=1), picture=picture, start=0.01)
     assert np.abs(frame.x[0].astype(int) - picture.astype(int)).mean() < 3
@@ -207,16 +207,16 @@ def test_denoising_from_almost_clean_returns_almost_the_picture(studio):
         next(studio.sample(ask(n=1), picture=picture[:, :8], start=0.5))
 
 
-def test_compare_keeps_both_in_step_and_ends_both(studio):
-    moments = list(studio.compare(ask(sampler="heun", evaluations=20), ask(sampler="ddim", evaluations=20)))
-    assert all(f.done for f in moments[-1])
-    assert all(abs(a.i / a.n - b.i / b.n) <= 1 / a.n + 1e-9 for a, b in moments)
-    assert (moments[-1][1].x == final(studio, ask(sampler="ddim", evaluations=20)).x).all()
-    w, h = frame_picture(moments[-1], 2).size
+def test_compare_advances_both_requests_together_to_the_end(studio):
+    pairs = list(studio.compare(ask(sampler="heun", evaluations=20), ask(sampler="ddim", evaluations=20)))
+    assert all(f.done for f in pairs[-1])
+    assert all(abs(a.i / a.n - b.i / b.n) <= 1 / a.n + 1e-9 for a, b in pairs)
+    assert (pairs[-1][1].x == final(studio, ask(sampler="ddim", evaluations=20)).x).all()
+    w, h = frame_picture(pairs[-1], 2).size
     assert w == 4 * (2 * 16 + 1) + 3 * 4 and h == 2 * 16 + 1
 
 
-def test_closing_the_iterator_stops_the_work(studio, monkeypatch):
+def test_closing_the_iterator_stops_the_sampling(studio, monkeypatch):
     calls = []
     real = Denoiser.__call__
     monkeypatch.setattr(Denoiser, "__call__", lambda self, *a: calls.append(1) or real(self, *a))
@@ -227,6 +227,6 @@ def test_closing_the_iterator_stops_the_work(studio, monkeypatch):
     assert len(calls) == 2 and list(run) == []
 
 
-def test_every_grid_reaches_the_end(studio):
+def test_sampling_completes_on_every_grid(studio):
     for grid in GRIDS:
         assert final(studio, ask(grid=grid, n=1)).done
