@@ -1,7 +1,7 @@
-"""A run's past: what its snapshots make of the same noise, and what a classifier says of them at 10 %, 30 % and 100 % of the budget.
+"""Snapshots of a run: samples of each from the same noise, and measured numbers at 10 %, 30 % and 100 % of the budget.
 
-Pictures and numbers are kept in the run's folder, history/, so that every browser and the shell find them. The pictures of the
-run's own EMA continue the grids that training itself drew: same seeds, same sampler, one row a class.
+Pictures and numbers are stored in the folder history/ of the run. The pictures of the run's own EMA continue the grids that training
+draws: same seeds, same sampler, one row for each class.
 """
 
 from __future__ import annotations
@@ -30,14 +30,20 @@ from ddpm_app.training.runs import Run
 
 COLUMNS, MAX_ROWS = 4, 10  # images per class and classes in a grid, the same as in the grids drawn during training
 SETTINGS = {"sampler": "dpmpp-2m", "evaluations": 12, "guidance": 1.5, "grid": "uniform-t", "seed": 0}
-SHARES = (0.1, 0.3, 1.0)  # of the budget, where the table looks
-NEAR = 0.06  # a snapshot further than this from a share does not stand for it
-SAMPLES = 200  # for a row of the table: a rough look, seconds on a GPU and half a minute on two cores
+SHARES = (0.1, 0.3, 1.0)  # of the budget, the rows of the table
+NEAR = 0.06  # largest difference between a share and its snapshot
+SAMPLES = 200  # for a row of the table: seconds on a GPU, half a minute on two cores
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A point of a run. share: of the budget, None where the log does not say; loss: mean around it; validation: the nearest."""
+    """A point of a run. Values that the log does not have are None.
+
+    images:      that the run has seen
+    share:       of the budget
+    loss:        mean over the log rows around it
+    validation:  the nearest validation loss
+    """
 
     images: int
     share: float | None = None
@@ -46,13 +52,13 @@ class Moment:
 
 
 def moment(run: Run, images: int) -> Moment:
-    """What the log says of the time after so many images."""
+    """The log's values after so many images."""
     log = run.log()
     rows = [r for r in log if isinstance(r.get("loss"), (int, float)) and isinstance(r.get("images"), int)]
     measured = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and isinstance(r.get("images"), int)]
     near = min(range(len(rows)), key=lambda k: abs(rows[k]["images"] - images), default=None)
     around = [] if near is None else [r["loss"] for r in rows[max(near - 2, 0) : near + 3]]
-    # the nearest measurement, and none where it belongs to another time of the run
+    # None if the nearest measurement is far away
     nearest = min(measured, key=lambda r: abs(r["images"] - images), default={"images": math.inf})
     close = abs(nearest["images"] - images) <= max(0.06 * max((r["images"] for r in rows), default=0), 1)
     validation = nearest["validation_loss"] if close else None
@@ -61,7 +67,7 @@ def moment(run: Run, images: int) -> Moment:
 
 
 def share_of(run: Run, row: dict) -> float | None:
-    """The share of the run's present budget that a log row stands at: a budget may have been given anew since."""
+    """The share of the run's present budget at a log row. The budget may have changed since the row was written."""
     minutes, images, seconds = run.settings.get("minutes"), run.settings.get("images"), row.get("seconds")
     if isinstance(minutes, (int, float)) and minutes > 0 and isinstance(seconds, (int, float)):
         return min(seconds / (60 * minutes), 1.0)
@@ -84,7 +90,7 @@ def name_of(weights: str | float) -> str:
 
 
 def frames(run: Run, weights: str | float = OWN) -> dict[int, Path]:
-    """{images seen: grid, a PNG} of a set, oldest first; those of another size than the newest (an older program's) are left out."""
+    """{images seen: grid, a PNG} of a set, oldest first, without those that differ in size from the newest."""
     places = list((run.folder / "history" / name_of(weights)).glob("[0-9]*.png"))
     if weights == OWN:
         places += (run.folder / "samples").glob("[0-9]*.png")
@@ -109,7 +115,7 @@ def sets(run: Run) -> list[str]:
 
 
 def weights_of(name: str) -> str | float:
-    """What name_of made a name of."""
+    """The inverse of name_of."""
     return float(name.removeprefix("ema-")) if name.startswith("ema-") else name
 
 
@@ -118,7 +124,7 @@ def weights_of(name: str) -> str | float:
 
 def draw(studio: Studio, run: Run, weights: str | float = OWN, snapshots: tuple[str, ...] = ()) -> Iterator[tuple[int, int]]:
     """Sample the same seeds at each snapshot (default: all) with these weights; yields (done, total) in steps of the network.
-    What is there already is not drawn again. Raises ValueError where the run has no such weights."""
+    Stored grids are not drawn again. Raises ValueError if the run has no such weights."""
     name = name_of(weights)
     known = {p.name: p for p in run.snapshots()}
     if not known:
@@ -145,7 +151,7 @@ def draw(studio: Studio, run: Run, weights: str | float = OWN, snapshots: tuple[
 
 
 def grid_request(checkpoint: Path) -> tuple[Request, np.ndarray]:
-    """The request and labels of a grid, one row a class (at most MAX_ROWS); -1 where the network knows none."""
+    """The request and labels of a grid, one row a class (at most MAX_ROWS); -1 if the network has no classes."""
     classes = min(open_checkpoint(checkpoint).config.network.num_classes, MAX_ROWS)
     rows = classes or MAX_ROWS
     labels = np.arange(rows).repeat(COLUMNS) if classes else np.full(rows * COLUMNS, -1)
@@ -160,10 +166,10 @@ def caption(m: Moment) -> str:
 
 
 def animation(run: Run, kind: str, weights: str | float = OWN, fps: float = 4) -> bytes:
-    """The set as "gif", "webp" or "mp4", a caption a frame. Raises ValueError for fewer than two frames, RuntimeError without PyAV."""
+    """The set as "gif", "webp" or "mp4", with captions. Raises ValueError for fewer than two frames, RuntimeError without PyAV."""
     encoders = {"gif": render.gif, "webp": render.webp, "mp4": render.mp4}
     if kind not in encoders:
-        raise ValueError(f"{str(kind)[:20]!r} is no animation; gif, webp and mp4 are known")
+        raise ValueError(f"{str(kind)[:20]!r} is no animation; gif, webp and mp4 are accepted")
     places = frames(run, weights)
     if len(places) < 2:
         raise ValueError(f"{run.name} has {len(places)} pictures of these weights; two are needed to move")
@@ -178,7 +184,7 @@ def animation(run: Run, kind: str, weights: str | float = OWN, fps: float = 4) -
 
 
 def at_shares(run: Run, shares: tuple[float, ...] = SHARES) -> dict[float, Path]:
-    """The snapshot nearest to each share of the budget; a share that no snapshot is near to is left out."""
+    """The snapshot nearest to each share of the budget; shares without a snapshot nearby are left out."""
     found = {}
     places = [(p, moment(run, int(p.name)).share) for p in run.snapshots()]
     for share in shares:
@@ -189,8 +195,8 @@ def at_shares(run: Run, shares: tuple[float, ...] = SHARES) -> dict[float, Path]
 
 
 def table(run: Run) -> list[dict]:
-    """The stored rows, one a share of SHARES. Those that are about another time now (the budget was lengthened, or the run went on
-    from an earlier state) are left out."""
+    """The stored rows, at most one for each of SHARES. Rows whose snapshots are no longer at their shares are left out: the budget was
+    lengthened, or the run continued from an earlier state."""
     try:
         rows = json.loads(read_text(run.folder / "history" / "table.json") or "[]")
         rows = {r["share"]: r for r in rows if isinstance(r, dict) and r.get("share") in SHARES and isinstance(r.get("images"), int)}
@@ -202,8 +208,8 @@ def table(run: Run) -> list[dict]:
 
 
 def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
-    """Measure n samples of the run's own EMA at each share; yields {"what", "done", "total"} and stores each row when it is whole.
-    Numbers come from evaluation.evaluate with its protocol; what cannot be had stands in a row's "refused"."""
+    """Measure n samples of the run's own EMA at each share; yields {"what", "done", "total"} and stores each finished row.
+    Numbers and protocols are those of evaluate(); a row's "refused" has the reasons of numbers that could not be measured."""
     from ddpm_app.evaluation.evaluate import evaluate, shipped_features
     from ddpm_app.evaluation.plan import Plan
 
@@ -232,8 +238,8 @@ def fill(studio: Studio, run: Run, n: int = SAMPLES) -> Iterator[dict]:
 
 
 def short(row: dict) -> dict:
-    """A row as few numbers, None where one could not be had: agreement and confidence (real: of real test images), counts of each
-    class read, distance with its name, clip."""
+    """The main numbers of a row, None if not measured: agreement and confidence (real: of real test images), counts of each
+    predicted class, distance with its name, clip."""
     numbers = row.get("numbers") if isinstance(row.get("numbers"), dict) else {}
 
     def value(name, *path):
