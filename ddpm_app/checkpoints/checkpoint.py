@@ -136,12 +136,12 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 def find(roots: list[Path], refused: dict[str, str] | None = None) -> dict[str, Checkpoint]:
     """Every readable checkpoint right under the given directories, by name; earlier roots win. refused collects why others are not."""
-    found: dict[str, Checkpoint] = {}
+    by_name: dict[str, Checkpoint] = {}
     for root in roots:
         for config in sorted(root.glob("*/config.json")):
             try:
-                found.setdefault(config.parent.name, open_checkpoint(config.parent))
+                by_name.setdefault(config.parent.name, open_checkpoint(config.parent))
             except CheckpointError as error:
                 if refused is not None:
                     refused[config.parent.name] = str(error)
-    return found
+    return by_name

@@ -104,13 +104,13 @@ def from_diffusers(unet: nn.Module | Mapping[str, Tensor], config: Mapping | Non
         config, unet = config or unet.config, unet.state_dict()
     if config is None:
         raise CheckpointError("a state dict says too little by itself: give the UNet2DModel's configuration with it")
-    theirs = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_ATTENTION_NAMES[m[1]]}.", k): v for k, v in unet.items()}
+    remaining = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_ATTENTION_NAMES[m[1]]}.", k): v for k, v in unet.items()}
     network, weights = UNet(unet_config(config, image_size)), {}
     for key in network.state_dict():
-        parts = [theirs.pop(name, None) for name in diffusers_names(key)]
+        parts = [remaining.pop(name, None) for name in diffusers_names(key)]
         if all(part is not None for part in parts):
             weights[key] = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
-    check_weights({**weights, **theirs}, network, "diffusers' network")
+    check_weights({**weights, **remaining}, network, "diffusers' network")
     network.load_state_dict(weights)
     return network.eval()
 

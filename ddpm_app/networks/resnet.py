@@ -120,13 +120,13 @@ class NoisyBlock(nn.Module):
 
 class NoisyResNet(nn.Module):
     """x (B, C, H, W) = x0 + sigma eps, sigma () or (B,) -> logits (B, K). Scales its input to unit variance (EDM's c_in) and is
-    told ln sigma. SiLU, not ReLU: what guides is the gradient, and SiLU's has no steps."""
+    conditioned on ln sigma. SiLU, not ReLU: guidance uses the gradient, and that of SiLU has no steps."""
 
     def __init__(self, config: NoisyConfig):
         super().__init__()
         self.config = config
         now, emb = config.widths[0], config.embedding
-        self.lowest = float(make_schedule(**config.schedule).sigma[0])  # levels below it were never seen, and are told as it
+        self.lowest = float(make_schedule(**config.schedule).sigma[0])  # levels below it do not occur in training and are replaced by it
         self.register_buffer("frequencies", torch.exp(torch.linspace(math.log(0.25), math.log(8.0), emb // 2)), persistent=False)
         self.embed = nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU())
         self.stem, self.norm = nn.Conv2d(config.in_channels, now, 3, padding=1, bias=False), nn.BatchNorm2d(now)

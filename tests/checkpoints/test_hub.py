@@ -50,9 +50,13 @@ def refused(action, *words):
 )
 def test_there_and_back_is_the_same_network(config):
     ours = UNet(config)
-    theirs = diffusers.to_diffusers(ours)
-    assert theirs.config.norm_num_groups == 32 and theirs.config.sample_size == config.image_size and not theirs.training
-    back = diffusers.from_diffusers(theirs)
+    diffusers_network = diffusers.to_diffusers(ours)
+    assert (
+        diffusers_network.config.norm_num_groups == 32
+        and diffusers_network.config.sample_size == config.image_size
+        and not diffusers_network.training
+    )
+    back = diffusers.from_diffusers(diffusers_network)
     assert back.config == config and not back.training
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in ours.state_dict().items())
 
@@ -67,14 +71,14 @@ def test_the_layout_is_googles():
         "time_embedding_type": "positional", "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
     }  # fmt: skip
     assert diffusers.unet_config(google, None) == UNetConfig(32, 3, 128, (1, 2, 2, 2), 2, (16,), dropout=0.0)
-    theirs = dict(diffusers.to_diffusers(UNet(SMALL)).config)
-    assert all(theirs[k] == google[k] for k in google if k in diffusers.REQUIRED_SETTINGS)
+    diffusers_network = dict(diffusers.to_diffusers(UNet(SMALL)).config)
+    assert all(diffusers_network[k] == google[k] for k in google if k in diffusers.REQUIRED_SETTINGS)
     assert diffusers.unet_config({**google, "sample_size": None}, 64).attention == (32,)
 
 
 def test_a_state_dict_needs_its_configuration():
-    theirs = diffusers.to_diffusers(randomised(UNet(SMALL)))
-    state = theirs.state_dict()
+    diffusers_network = diffusers.to_diffusers(randomised(UNet(SMALL)))
+    state = diffusers_network.state_dict()
     refused(lambda: diffusers.from_diffusers(state), "configuration")
     old = {}
     for name, value in state.items():  # as diffusers before 0.15 named them
@@ -82,12 +86,16 @@ def test_a_state_dict_needs_its_configuration():
             name = name.replace(now, then)
         old[name] = value
     assert old.keys() != state.keys()
-    a, b = diffusers.from_diffusers(state, theirs.config), diffusers.from_diffusers(old, theirs.config)
+    a, b = diffusers.from_diffusers(state, diffusers_network.config), diffusers.from_diffusers(old, diffusers_network.config)
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
     key = "mid_block.attentions.0.to_k.weight"
-    refused(lambda: diffusers.from_diffusers({k: v for k, v in state.items() if k != key}, theirs.config), "missing", "mid.1.qkv.weight")
-    refused(lambda: diffusers.from_diffusers({**state, "extra": state[key]}, theirs.config), "surplus", "extra")
-    refused(lambda: diffusers.from_diffusers({**state, key: state[key][:5]}, theirs.config), "misshapen")
+    refused(
+        lambda: diffusers.from_diffusers({k: v for k, v in state.items() if k != key}, diffusers_network.config),
+        "missing",
+        "mid.1.qkv.weight",
+    )
+    refused(lambda: diffusers.from_diffusers({**state, "extra": state[key]}, diffusers_network.config), "surplus", "extra")
+    refused(lambda: diffusers.from_diffusers({**state, key: state[key][:5]}, diffusers_network.config), "misshapen")
 
 
 @pytest.mark.parametrize(
@@ -161,20 +169,20 @@ def remote(tmp_path, monkeypatch):
 
 def published(folder: Path, seed=0, sub="", **noise):
     """A diffusers repository: network, and a scheduler's configuration where told."""
-    theirs = diffusers.to_diffusers(randomised(UNet(SMALL), seed))
-    theirs.save_pretrained(folder / sub)
+    diffusers_network = diffusers.to_diffusers(randomised(UNet(SMALL), seed))
+    diffusers_network.save_pretrained(folder / sub)
     if noise:
         where = folder / "scheduler" if sub else folder
         where.mkdir(exist_ok=True)
         (where / "scheduler_config.json").write_text(json.dumps(noise))
-    return theirs
+    return diffusers_network
 
 
-def agrees(path, theirs):
+def agrees(path, diffusers_network):
     network = open_checkpoint(path).denoiser(dtype=torch.float32).network
     x, t, label = torch.randn(2, 1, 8, 8), torch.tensor([7.0, 800.0]), torch.tensor([0, 3])
     with torch.no_grad():
-        torch.testing.assert_close(network(x, t, label), theirs(x, t, class_labels=label).sample, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(network(x, t, label), diffusers_network(x, t, class_labels=label).sample, rtol=1e-4, atol=1e-4)
 
 
 def test_fetch_ours(remote):
@@ -195,13 +203,15 @@ def test_fetch_ours(remote):
 
 
 def test_fetch_diffusers(remote):
-    theirs = published(remote / "google" / "ddpm", beta_schedule="linear", beta_start=2e-4, beta_end=0.03, num_train_timesteps=500)
+    diffusers_network = published(
+        remote / "google" / "ddpm", beta_schedule="linear", beta_start=2e-4, beta_end=0.03, num_train_timesteps=500
+    )
     path = hub.fetch("google/ddpm")
     config = open_checkpoint(path).config
     assert config.schedule == {"name": "linear", "T": 500, "beta_start": 2e-4, "beta_end": 0.03} and config.prediction_type == "eps"
     assert config.network == SMALL and config.classes == ("0", "1", "2") and config.data == "google/ddpm"
     assert "google/ddpm" in open_checkpoint(path).card()
-    agrees(path, theirs)
+    agrees(path, diffusers_network)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +223,12 @@ def test_fetch_diffusers(remote):
     ],
 )
 def test_fetch_a_pipeline(remote, noise, name, row):
-    theirs = published(remote / "me" / "pipe", 1, "unet", **noise)
+    diffusers_network = published(remote / "me" / "pipe", 1, "unet", **noise)
     (remote / "me" / "pipe" / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
     path = hub.fetch("me/pipe")
     config = open_checkpoint(path).config
     assert (config.schedule["name"], config.schedule["T"], config.prediction_type) == (name, 1000, row)
-    agrees(path, theirs)
+    agrees(path, diffusers_network)
 
 
 @pytest.mark.parametrize(
