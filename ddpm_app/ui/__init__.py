@@ -1,13 +1,13 @@
 """The page: layout and wiring only. The only package that imports Gradio.
 
-tabs/           one file a tab
-components/     parts of the page with a script of their own: NAME.py beside NAME.html, NAME.css and NAME.js
-forms/          groups of controls that tabs share, and the settings they add up to
-events.py       errors as sentences, pacing, runs behind a start and a Stop button
-replay.py       pictures of the last few runs, kept for late pages and for exports
+tabs/           one file per tab
+components/     parts of the page with their scripts: NAME.py beside NAME.html, NAME.css and NAME.js
+forms/          groups of controls, and the settings they hold
+events.py       errors as sentences, the message rate, runs with a start and a Stop button
+replay.py       pictures of the last few runs, for pages that missed some and for exports
 api.py          the HTTP API
-theme.py        the look, and the options of launch()
-assets/         page.css, the style of everything that is no component
+theme.py        the theme, and the options of launch()
+assets/         page.css, the style of everything outside components/
 examples/       pictures offered below an image input
 """
 
@@ -34,7 +34,7 @@ def status_html(studio: Studio, name: str | None) -> str:
 
 def build(studio: Studio) -> gr.Blocks:
     """The whole page. Opening it runs no network: only the config of each checkpoint is read."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it whenever it would report: the page stays offline
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the page stays offline: Gradio reads this before each report
     names = list(studio.checkpoints())
     with gr.Blocks(title="DDPM Studio", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         with gr.Row(elem_id="header"):
@@ -61,7 +61,7 @@ def build(studio: Studio) -> gr.Blocks:
                 encode.build(studio, model)
             with gr.Tab("Lab", id="lab") as lab_tab:
                 lab.build(lab_tab)
-            if not os.environ.get("SPACE_ID"):  # a Space lends its GPU for seconds only, and to anybody
+            if not os.environ.get("SPACE_ID"):  # a Space gives its GPU for seconds only, and to every visitor
                 with gr.Tab("Train", id="train"):
                     train.build(studio)
             with gr.Tab("Evaluate", id="evaluate"):
@@ -70,12 +70,12 @@ def build(studio: Studio) -> gr.Blocks:
                 models.build(studio, model)
 
         def model_chosen(name, *labels):
-            """The status line and every tab's class menu follow the model."""
+            """Update the status line and the class menu of every tab for the new model."""
             checkpoint = studio.checkpoints().get(name or "")
             menus = []
             for tab, label in zip(controls, labels):
                 choices = tab.choices(checkpoint)
-                # a chosen class stays; "any" and "all" stay only where they are the new model's default: it may have learned no classes
+                # "any" and "all" stay only where they are the new model's default: it may have no classes
                 stays = label in choices and (choices[0] == ANY or label not in (ANY, ALL))
                 menus.append(gr.Dropdown(choices=choices, value=label if stays else choices[0]))
             return [status_html(studio, name), *menus]

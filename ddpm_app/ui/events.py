@@ -1,4 +1,4 @@
-"""What event handlers share: errors as sentences, a pace the browser can follow, runs behind a start and a Stop button."""
+"""What event handlers share: errors as sentences, a limited message rate, runs with a start and a Stop button."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import gradio as gr
 
 log = logging.getLogger("ddpm_app")
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}  # of an event: no spinner, not in the API
-INSTANT = {**HIDDEN, "queue": False}  # for handlers that are done at once
+INSTANT = {**HIDDEN, "queue": False}  # for handlers that return immediately
 
 
 def friendly(error: Exception) -> gr.Error:
-    """The error as a sentence for the visitor. Our own ValueErrors are sentences already; anything else is logged under an id."""
+    """The error as a sentence for the visitor. The program's ValueErrors are sentences already; other errors are logged under an id."""
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, ValueError):
@@ -31,7 +31,7 @@ def friendly(error: Exception) -> gr.Error:
 
 
 def guarded(handler: Callable, last: Callable[[], dict] | None = None) -> Callable:
-    """Wrap a handler, plain or generator, so that only friendly sentences reach the page.
+    """Wrap a handler, a function or a generator, so that the page gets every error as a sentence.
 
     last: () -> the message that a failing generator sends before its error. The event's own .failure() would be another request,
     whose answer may arrive after the first messages of the next run."""
@@ -60,8 +60,8 @@ def guarded(handler: Callable, last: Callable[[], dict] | None = None) -> Callab
     return plain
 
 
-class Pace:
-    """At most `rate` messages a second: due() tells whether the next one may go."""
+class Throttle:
+    """At most `rate` messages a second: due() is True when the next one may be sent."""
 
     def __init__(self, rate: float = 12.0):
         self._gap, self._last = 1 / rate, 0.0
@@ -74,22 +74,22 @@ class Pace:
         return True
 
 
-AT_ONCE = 4  # runs of all visitors and tabs together: they share the processor
-active_runs: set[str] = set()  # names of the runs whose handlers have been entered
+AT_ONCE = 4  # runs at the same time, of all visitors and tabs: they share the processor
+active_runs: set[str] = set()  # names of the runs whose handlers are running
 
 
 class NewestRuns:
-    """Each visitor's newest run. An earlier run that is still active ends at its next step, and so does a stopped one.
+    """The newest run of each visitor. An earlier run that is still active ends at its next step, and so does a stopped one.
 
-    Gradio's own `cancels` does not suit: messages that a cancelled run has sent, and its last message, which Gradio repeats at the
-    end, may reach the browser after the Stop's message, and nothing would correct the page afterwards."""
+    Gradio's `cancels` is not used: messages of a cancelled run, and its last message, which Gradio repeats at the end, may reach the
+    browser after the message of the Stop, and nothing would correct the page afterwards."""
 
     def __init__(self, most: int = 500):
         self._runs: OrderedDict[str, str] = OrderedDict()
         self._most = most
 
     def begin(self, visitor: gr.Request) -> str:
-        """A name for a new run. It ends with + if so many others are active that it will have to wait."""
+        """A name for a new run. It ends with + if AT_ONCE other runs are active, so that this one has to wait."""
         key, run = str(visitor.session_hash), secrets.token_urlsafe(8) + "+" * (len(active_runs) >= AT_ONCE)
         self._runs[key] = run
         self._runs.move_to_end(key)
@@ -98,11 +98,11 @@ class NewestRuns:
         return run
 
     def end(self, visitor: gr.Request, run: str = "") -> bool:
-        """Ask the visitor's newest run to stop, if it is `run` or no run is named. Returns whether there was one to stop."""
-        wanted = self.has_run(visitor) and (not run or self.is_newest(visitor, run))
-        if wanted:
+        """Make the visitor's newest run stop, if it is `run` or no run is named. Returns whether a run was stopped."""
+        stops = self.has_run(visitor) and (not run or self.is_newest(visitor, run))
+        if stops:
             del self._runs[str(visitor.session_hash)]
-        return wanted
+        return stops
 
     def has_run(self, visitor: gr.Request) -> bool:
         return str(visitor.session_hash) in self._runs
@@ -111,12 +111,15 @@ class NewestRuns:
         return self._runs.get(str(visitor.session_hash)) == run
 
     def follow(self, handler: Callable, stopped: Callable[[], dict], token: object) -> Callable:
-        """handler: values -> messages, a generator. Returns the handler for Gradio, (values, visitor) -> messages: those of the run
-        that is named values[token], while it is the visitor's newest.
+        """Make a handler for Gradio that ends when its run is no longer the visitor's newest.
 
-        After a Stop its last message is stopped(), sent on the same way as the earlier ones, so that none of them arrives later. A run
-        that was replaced by another, or stopped while it waited, ends with a message that changes nothing. Errors of a run that is no
-        longer wanted are only logged."""
+        handler     values -> messages, a generator
+        stopped     () -> the last message after a Stop
+        token       the component whose value is the name of the run
+
+        The Gradio handler is (values, visitor) -> messages. It sends stopped() on the same connection as the earlier messages, so that
+        none of them arrives later. A run that was replaced, or stopped while it waited, ends with a message that changes nothing.
+        Errors of a replaced or stopped run are only logged."""
 
         def run(values: dict, visitor: gr.Request):
             name, begun = values[token], False
@@ -133,7 +136,7 @@ class NewestRuns:
             except Exception as error:
                 if self.is_newest(visitor, name):
                     raise
-                log.info("a run that was no longer wanted failed: %r", error)
+                log.info("a replaced or stopped run failed: %r", error)
             finally:
                 active_runs.discard(name)
                 self.end(visitor, name)
@@ -157,15 +160,15 @@ def idle(start: gr.Button, stop: gr.Button) -> dict:
 
 
 def wire_run(start: gr.Button, stop: gr.Button, handler, inputs: set, outputs: list, view_id: str, failed=None, stopped=None) -> None:
-    """Put a generator behind a start button, with a Stop that ends it at its next step.
+    """Run a generator on a click of the start button; the Stop button ends it at its next step.
 
     view_id     elem_id of the component that shows the run; a Stop sends its script a `ddpm-stop` event
     failed      {component: value} after an error
     stopped     {component: value} after a Stop
     """
 
-    def at_rest(shown: dict | None):
-        return lambda: {**(shown or {}), **idle(start, stop)}
+    def at_rest(values: dict | None):
+        return lambda: {**(values or {}), **idle(start, stop)}
 
     wire_runs([(start, handler, inputs)], stop, [*outputs, start, stop], at_rest(stopped), at_rest(failed), view_id)
 
@@ -177,10 +180,10 @@ def wire_runs(
 
     starts              (button, handler, inputs) of each run
     stopped, failed     () -> {component: value} after a Stop, after an error
-    newest              the caller's, if it begins or ends runs itself
+    newest              the caller's NewestRuns, if it begins or ends runs itself
 
-    A run gets its name with the click, so that a run which has to wait can be stopped, and a Stop ends the run that it was meant for.
-    The page keeps the name: a value kept on the server is read when a run begins, which may be after the next click."""
+    A run gets its name at the click, so that a waiting run can be stopped, and a late Stop does not end a newer run. The page keeps
+    the name: a value on the server would be read when the run begins, which may be after the next click."""
     newest = newest or NewestRuns()
     at_once = {**INSTANT, "trigger_mode": "multiple"}  # "once" would ignore the click that replaces a run
     token = gr.Textbox(visible="hidden", show_label=False, container=False)
@@ -191,7 +194,7 @@ def wire_runs(
 
     def announce_wait(name: str) -> None:
         if name.endswith("+"):
-            gr.Info(f"{AT_ONCE} runs are going on here. Yours begins when one of them ends; Stop takes it back.")
+            gr.Info(f"{AT_ONCE} runs are active. Yours starts when one of them ends; Stop cancels it.")
 
     def halt(name: str, visitor: gr.Request) -> dict:
         was_active, last = newest.end(visitor, name), stopped()
@@ -202,7 +205,7 @@ def wire_runs(
         shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "denoise", "trigger_mode": "multiple", **HIDDEN}
         events.append(click.then(guarded(newest.follow(handler, stopped, token), failed), {*inputs, token}, outputs, **shared))
         click.then(announce_wait, token, None, concurrency_limit=None, trigger_mode="multiple", **HIDDEN)
-    halted = stop.click(halt, token, outputs, **at_once)  # outside the queue: it must not wait for the run that it stops
+    halted = stop.click(halt, token, outputs, **at_once)  # INSTANT is outside the queue: a Stop must not wait for the run that it stops
     if view_id:
         js = f"() => document.dispatchEvent(new CustomEvent('ddpm-stop', {{ detail: '{view_id}' }}))"
         halted.then(None, None, None, js=js, api_visibility="private")

@@ -1,4 +1,4 @@
-"""Recordings: the pictures of the last few runs, kept on the server so that a late page can catch up and exports can be made. Bounded."""
+"""Recordings: the pictures of the last few runs, kept on the server for pages that missed some, and for exports. Their size is limited."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MAX_RECORDINGS, MAX_BYTES = 24, 256_000_000
 
 @dataclass
 class Recording:
-    """What a run has sent to the page.
+    """The pictures that a run has sent to the page.
 
     frames      encoded pictures in order
-    meta        what the page shows beside each
-    captions    what an export writes into each
+    meta        what the page shows beside each picture
+    captions    the text that an export writes into each picture
     """
 
     frames: list[bytes] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Recording:
 
 
 class Recordings:
-    """Recordings by an unguessable name. The oldest are dropped when there are too many or they are too large."""
+    """Recordings by an unguessable name. The oldest are dropped when there are too many, or too many bytes."""
 
     def __init__(self, max_recordings: int = MAX_RECORDINGS, max_bytes: int = MAX_BYTES):
         self._recordings: OrderedDict[str, Recording] = OrderedDict()
@@ -53,16 +53,16 @@ class Recordings:
             self._trim()
 
     def get(self, name: object) -> Recording | None:
-        """A copy of the recording as it is now. The name comes from the page: anything may be in it."""
+        """A copy of the recording as it is now. The name comes from the browser and may be any value."""
         with self._lock:
             recording = self._recordings.get(name) if isinstance(name, str) else None
             return Recording(list(recording.frames), list(recording.meta), list(recording.captions)) if recording else None
 
     def _trim(self) -> None:
-        def too_much() -> bool:
+        def is_over_limit() -> bool:
             return len(self._recordings) > self._max_recordings or sum(self._sizes.values()) > self._max_bytes
 
-        while len(self._recordings) > 1 and too_much():
+        while len(self._recordings) > 1 and is_over_limit():
             name, _ = self._recordings.popitem(last=False)
             del self._sizes[name]
 

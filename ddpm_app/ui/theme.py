@@ -10,7 +10,7 @@ PAGE_STYLE = Path(__file__).with_name("assets") / "page.css"
 
 
 def make_theme() -> gr.themes.Base:
-    """No web fonts (names in plain strings are looked up on the visitor's machine), both modes set."""
+    """The theme, light and dark. Fonts are names in plain strings, which the browser looks up locally: no web fonts."""
     return gr.themes.Base(
         primary_hue="indigo",
         secondary_hue="indigo",
@@ -64,8 +64,8 @@ def make_theme() -> gr.themes.Base:
     )
 
 
-# Gradio sets the theme when a page opens, as a class of <body>, from __theme in the address. Switching the class in place loses nothing
-# that the visitor has made, and the address keeps the choice over a reload. Canvases redraw on `ddpm-theme`: their colours are drawn.
+# Gradio sets the theme when a page opens, as a class of <body>, from __theme in the address. ddpmTheme switches the class
+# without a reload, so that the page keeps its results, and sets the address for the next reload. Canvases redraw on `ddpm-theme`.
 HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1">
 <script>
 window.ddpmTheme = function switchTheme() {
@@ -79,7 +79,7 @@ window.ddpmTheme = function switchTheme() {
 
 
 def launch_options() -> dict:
-    """Everything launch() needs for an offline page in this look."""
+    """The arguments of launch() for an offline page with this theme."""
     return {
         "theme": make_theme(),
         "css": PAGE_STYLE.read_text(),

@@ -104,7 +104,7 @@ def test_samples_uploads_and_another_clip(page, tmp_path):
     label(page)
     page.wait_for_function("() => document.querySelectorAll('#clip-view .figures figure').length === 1")
     text = page.inner_text("#clip-view")
-    assert "1 of 2 pictures could not be read; broken.png" in text and "Nobody knows which classes were asked for" in text
+    assert "1 of 2 pictures could not be read; broken.png" in text and "The classes of these images are not known" in text
 
     box = page.locator("#clip-name input")
     box.fill("ViT-B-99:nothing")

@@ -1,4 +1,5 @@
-// Stands before every component's script. Gradio gives each script its own element, props, server, trigger and watch.
+// Component puts this file before every component's script.
+// Gradio gives each script its element, props, server, trigger and watch.
 
 function $(selector) {
   return element.querySelector(selector);
@@ -18,12 +19,12 @@ function svg(tag, attributes, text) {
   return node;
 }
 
-// Written only if it differs, so that a selection in the page survives a refresh.
+// Writes only a different text, so that a selection in the page survives a refresh.
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// The value of a CSS variable, for what is drawn on a canvas.
+// The value of a CSS variable, for drawing on a canvas.
 function css(name) {
   return getComputedStyle(element).getPropertyValue(name).trim() || '#888';
 }
@@ -37,7 +38,7 @@ function bytes(base64) {
 }
 
 function decodeImage(base64) {
-  const type = base64[0] === '/' ? 'image/jpeg' : 'image/png'; // how a JPEG begins in base64
+  const type = base64[0] === '/' ? 'image/jpeg' : 'image/png'; // a JPEG begins with / in base64
   return createImageBitmap(new Blob([bytes(base64)], { type }));
 }
 
@@ -79,7 +80,7 @@ function evenTicks(low, high, count) {
   return ticks;
 }
 
-// The page tells components of a Stop by an event that names the component stopped.
+// After a Stop the page sends an event with the id of the stopped component.
 function onStop(handler) {
   document.addEventListener('ddpm-stop', event => {
     if (element.closest('#' + event.detail)) handler();
@@ -94,7 +95,7 @@ function onThemeChange(draw) {
   document.addEventListener('ddpm-theme', changed);
 }
 
-// Frames of a run kept on the server, exported as an animation; what is said about it goes to .exports .note.
+// Downloads the frames of a run as an animation made by the server. Progress and errors are shown in .exports .note.
 async function exportAnimation(button, run, name, goneSentence) {
   const note = $('.exports .note');
   const kind = button.dataset.kind;

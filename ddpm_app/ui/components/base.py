@@ -1,4 +1,4 @@
-"""What every component of the page shares: its files are found by name, its value is a plain dictionary."""
+"""The base class of the page's components. Their files are found by name; their values are dictionaries."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Component(gr.HTML):
     """A part of the page. Module NAME.py reads NAME.html, NAME.css and NAME.js beside it; a file that does not exist is left out.
 
     description         one line about the value, for the API's schema
-    server_functions    what the component's script may call on the server; each takes one untrusted dictionary
+    server_functions    functions on the server that the component's script may call; each takes one untrusted dictionary
 
-    Each .js begins with a comment on the value that it reads. base.js stands before each of them and holds what they share.
+    Each .js begins with a comment about the value that it reads. base.js comes before each of them, with shared functions.
     """
 
     description = "HTML"

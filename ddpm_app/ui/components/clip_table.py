@@ -1,13 +1,10 @@
-"""What the CLIP tab shows of a report, as HTML: tiles, images, bars, the table of similarities. Everything written is escaped."""
+"""The CLIP tab's view of a report as HTML: tiles, images, bars, the table of similarities. All text is escaped."""
 
 from __future__ import annotations
 
 import html
 
-from PIL import Image
-
 from ddpm_app.classifiers.clip_scores import PUBLISHED_TOP1, prompts_of_classes
-from ddpm_app.images import render
 from ddpm_app.studio.clip_report import Report
 from ddpm_app.ui.components.base import Component
 
@@ -26,10 +23,6 @@ def e(value: object) -> str:
     return html.escape(str(value))
 
 
-def png_url(picture: Image.Image) -> str:
-    return render.data_url(render.encode(picture, "png"))
-
-
 def waiting(text: str, share: float | None = None) -> str:
     bar = f"<progress max='1' value='{share:.3f}'></progress>" if share is not None else "<progress></progress>"
     return f"<div class='cv'><div class='empty' role='status'><strong>{e(text)}</strong>{bar}</div></div>"
@@ -43,60 +36,60 @@ def tiles(r: Report) -> str:
     s, real = r.scores, r.real or {}
     rows = [
         ("Average top-1 similarity", number(s.average_top1), number(real.get("average_top1")), "of the best prompt, over the images"),
-        ("Matching accuracy", number(s.matching, True), number(real.get("matching"), True), "best prompt speaks of the class asked for"),
-        ("Intended-class similarity", number(s.intended), number(real.get("intended")), "with the prompt of the class asked for"),
+        ("Matching accuracy", number(s.matching, True), number(real.get("matching"), True), "the best prompt names the requested class"),
+        ("Intended-class similarity", number(s.intended), number(real.get("intended")), "with the prompt of the requested class"),
     ]
     boxes = "".join(
         f"<div class='tile'><small>{name}</small><b>{value}</b><span>real images: {there}</span><em>{what}</em></div>"
         for name, value, there, what in rows
     )
-    asked = (
-        f"{s.judged} of {len(s.best)} images have a known class that a prompt speaks of."
+    coverage = (
+        f"{s.judged} of {len(s.best)} images have a known class that a prompt names."
         if r.pictures.classes
-        else "Nobody knows which classes were asked for here, so there is no matching accuracy."
+        else "The classes of these images are not known, so there is no matching accuracy."
     )
-    ceiling = f"Real images: {e(r.real['source'])}." if r.real else e(r.why)
+    reference = f"Real images: {e(r.real['source'])}." if r.real else e(r.why)
     published = (
         f"Published for comparison: {PUBLISHED_TOP1}, the average top-1 similarity of a CIFAR-10 DDPM after 50 epochs, with ViT-B/32. "
         + ("" if r.clip.name.startswith("ViT-B-32") else "This CLIP is another one, whose similarities are on another scale.")
     )
-    return f"<div class='tiles'>{boxes}</div><p class='about'>{asked} {ceiling} {e(published)}</p>"
+    return f"<div class='tiles'>{boxes}</div><p class='about'>{coverage} {reference} {e(published)}</p>"
 
 
 def remarks(r: Report) -> str:
-    said = list(r.pictures.notes)
+    sentences = list(r.pictures.notes)
     if r.clip.card and r.pictures.data not in ("", r.clip.card.get("data")):
-        said.append(
-            f"The shipped CLIP knows {r.clip.card.get('data')} only; of {r.pictures.data} it knows nothing. Choose a published one."
-        )
+        sentences.append(f"The shipped CLIP knows {r.clip.card.get('data')} only, not {r.pictures.data}. Choose a published one.")
     if r.unknown:
         words = ", ".join(f"“{w}”" for w in r.unknown[:12]) + (" …" if len(r.unknown) > 12 else "")
-        said.append(f"The shipped CLIP has never read {words} and reads it as nothing.")
-    return "".join(f"<p class='remark'>{e(text)}</p>" for text in said)
+        sentences.append(f"The shipped CLIP does not know {words} and ignores it.")
+    return "".join(f"<p class='remark'>{e(text)}</p>" for text in sentences)
 
 
 def images(r: Report, pictures: list[str]) -> str:
     s, cells = r.scores, []
     for i, url in enumerate(pictures):
         best, label = r.prompts[int(s.best[i])], int(r.pictures.labels[i])
-        asked = r.pictures.classes[label] if label >= 0 else ""
-        meant = asked and r.scores.matching is not None and _meant(r, i)
-        mark = "" if meant is None or not asked else "<i class='yes'>✓</i>" if meant else f"<i class='no'>✗ asked: {e(asked)}</i>"
+        requested = r.pictures.classes[label] if label >= 0 else ""
+        matches = requested and r.scores.matching is not None and _matches(r, i)
+        verdict = (
+            "" if matches is None or not requested else "<i class='yes'>✓</i>" if matches else f"<i class='no'>✗ asked: {e(requested)}</i>"
+        )
         cells.append(
-            f"<figure><img src='{url}' alt='Image {i + 1}{', asked for: ' + e(asked) if asked else ''}'>"
-            f"<figcaption><span title='{e(best)}'>{e(best)}</span><b>{float(s.top1[i]):.3f}</b>{mark}</figcaption></figure>"
+            f"<figure><img src='{url}' alt='Image {i + 1}{', asked for: ' + e(requested) if requested else ''}'>"
+            f"<figcaption><span title='{e(best)}'>{e(best)}</span><b>{float(s.top1[i]):.3f}</b>{verdict}</figcaption></figure>"
         )
     return f"<h3>Each image's best prompt</h3><div class='figures'>{''.join(cells)}</div>"
 
 
-def _meant(r: Report, i: int) -> bool | None:
-    """Whether image i's best prompt speaks of the class asked for; None where no prompt does."""
-    speaks = prompts_of_classes(r.pictures.classes, r.prompts)[int(r.pictures.labels[i])]
-    return bool(speaks[int(r.scores.best[i])]) if speaks.any() else None
+def _matches(r: Report, i: int) -> bool | None:
+    """Whether image i's best prompt names the requested class; None where no prompt does."""
+    names_class = prompts_of_classes(r.pictures.classes, r.prompts)[int(r.pictures.labels[i])]
+    return bool(names_class[int(r.scores.best[i])]) if names_class.any() else None
 
 
 def bars(r: Report) -> str:
-    """Of each class: the share of its images that match, generated and real; without classes, the share each prompt is best of."""
+    """The share of each class's images that match, generated and real; without classes, the share of images each prompt is best for."""
     s = r.scores
     if s.matching is None:
         shares = [float((s.best == p).float().mean()) for p in range(len(r.prompts))]
@@ -122,7 +115,7 @@ def _bar(name: str, shares: list[tuple[str, float]], text: str, real: float | No
 
 
 def heatmap(r: Report, pictures: list[str]) -> str:
-    """Images down, prompts across; colour runs from the table's lowest to its highest similarity."""
+    """A row per image, a column per prompt; colours run from the lowest to the highest similarity of the table."""
     s = r.scores.similarity
     low, high = float(s.min()), float(s.max())
     head = "".join(f"<th scope='col'><div title='{e(p)}'>{e(p)}</div></th>" for p in r.prompts)
@@ -142,9 +135,9 @@ def heatmap(r: Report, pictures: list[str]) -> str:
 
 
 def page(r: Report, pictures: list[str]) -> str:
-    """The whole result. pictures: a data URL an image."""
-    judge = f"<p class='about'>Read by {e(r.clip.name)}, weights {e(r.clip.digest[:12])}.</p>"
-    return f"<div class='cv done'>{remarks(r)}{tiles(r)}{images(r, pictures)}{bars(r)}{heatmap(r, pictures)}{judge}</div>"
+    """The result as a page. pictures: one data URL per image."""
+    source = f"<p class='about'>Read by {e(r.clip.name)}, weights {e(r.clip.digest[:12])}.</p>"
+    return f"<div class='cv done'>{remarks(r)}{tiles(r)}{images(r, pictures)}{bars(r)}{heatmap(r, pictures)}{source}</div>"
 
 
 def ranking(prompt: str, order: list[int], similarities: list[float], pictures: list[str], unknown: list[str]) -> str:
@@ -153,5 +146,5 @@ def ranking(prompt: str, order: list[int], similarities: list[float], pictures: 
         f"<b>{value:.3f}</b></figcaption></figure>"
         for k, (i, value) in enumerate(zip(order, similarities))
     )
-    said = f"<p class='remark'>The shipped CLIP has never read {e(', '.join(unknown))} and reads it as nothing.</p>" if unknown else ""
-    return f"<div class='cv'><h3>Nearest to “{e(prompt)}” first</h3>{said}<div class='figures'>{cells}</div></div>"
+    remark = f"<p class='remark'>The shipped CLIP does not know {e(', '.join(unknown))} and ignores it.</p>" if unknown else ""
+    return f"<div class='cv'><h3>Nearest to “{e(prompt)}” first</h3>{remark}<div class='figures'>{cells}</div></div>"

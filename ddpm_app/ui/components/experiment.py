@@ -1,4 +1,4 @@
-"""What an experiment of the lab shows: its progress, its plots and its table, each as HTML."""
+"""Progress, plots and table of an experiment of the lab, each as HTML."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-// value = {run, labels, size: [w, h], order, columns, rows: [header] or null}, and as the run goes on
+// value = {run, labels, size: [w, h], order, columns, rows: [header] or null}, during the run also
 // progress, status, preview (base64 of all cells in one picture) with preview_columns,
-// and at the end done, pngs: [base64], settings: [[[name, text], ...]] an image, ranked (of a re-ranked run).
+// and at the end done, pngs: [base64], settings: [[[name, text], ...]] per image, ranked (of a re-ranked run).
 // Without a run: hero, the address of an animation for the empty state.
 const state = (element.__grid = { run: null, stopped: null, chosen: -1, drawn: 0, labels: [], pngs: [], settings: [] });
 
-// Put existing cells into a box, in this order, with a header a row. columns 0: as many as fit.
+// Puts existing cells into a box, in this order, with a header per row. columns 0: as many as fit.
 function arrange(box, order, columns, rows) {
   const widest = clamp(Math.floor(760 / columns), 40, 112);
   const cells = columns ? `repeat(${columns}, minmax(0, ${widest}px))` : 'repeat(auto-fill, 64px)';
@@ -45,7 +45,7 @@ function build(value) {
   $('.zip').hidden = true;
 }
 
-// The kept images in their places, the rejected ones below, each with its score.
+// The kept images in the grid and the rejected ones below, each with its score.
 function showRanked(ranked) {
   const { scores, layout, rejected } = ranked;
   state.scores = scores;
@@ -63,7 +63,7 @@ function showRanked(ranked) {
   $('.rejected summary').textContent = `Rejected: ${rejected.length}, by ${ranked.score_name}, the best first`;
 }
 
-// One picture holds all cells; it is cut up here.
+// Cuts one picture of all cells into cells.
 async function showPreview(base64, columns, run) {
   const picture = await decodeImage(base64);
   if (run !== state.run || state.pngs.length) return;

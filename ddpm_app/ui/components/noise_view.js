@@ -1,6 +1,6 @@
 // value = {run, size, channels, x0: base64 uint8 CHW, eps: base64 float32 CHW, T, model: name of its schedule,
 // bars: {schedule: [alpha_bar of t = 0..T]}, crop: address of a picture, t}; run null: nothing to show.
-// x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is computed here: the slider never asks the server.
+// x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is computed here: the slider needs no server.
 const COLOURS = ['#6366f1', '#d97706', '#0d9488'];
 const state = { run: null, value: null, t: 0, x0: null, eps: null, dots: {}, panels: {} };
 

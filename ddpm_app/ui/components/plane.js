@@ -1,8 +1,8 @@
 // value = {run, data: {points, colour, half, name, dim},
 // move: {n, sigma: [...], frames: base64 int16 (K, n, 2), particles}, field, density, hint, keep, locked}.
-// run null: what is shown stays; only locked counts (no drawing while something runs).
-// Positions are thousandths of the square's half side. The particles' whole way is here: play, pause, scrub and speed
-// ask no server.
+// run null: the plane keeps its picture, and only locked is read (no drawing during a run).
+// Positions are thousandths of the square's half side. All frames of the particles are here: play, pause, scrub and
+// speed need no server.
 const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#65a30d', '#0284c7', '#9333ea', '#dc2626'];
 const LEVELS = [-0.5, -1.5, -3, -5, -8]; // of the contours, in nats below the peak
 const MOST_STROKES = 60;
@@ -86,8 +86,8 @@ function drawArrow(from, to) {
   const angle = Math.atan2(to[1] - from[1], to[0] - from[0]);
   const head = Math.min(0.35 * Math.hypot(to[0] - from[0], to[1] - from[1]), 5 * unit());
   line(from, to);
-  for (const turn of [-0.5, 0.5]) {
-    line(to, [to[0] - head * Math.cos(angle + turn), to[1] - head * Math.sin(angle + turn)]);
+  for (const offset of [-0.5, 0.5]) {
+    line(to, [to[0] - head * Math.cos(angle + offset), to[1] - head * Math.sin(angle + offset)]);
   }
 }
 
@@ -112,7 +112,7 @@ function drawArrows({ side: n, arrows }) {
   context.globalAlpha = 1;
 }
 
-// One path a colour: two thousand squares in a millisecond. colours: index of each point's colour, or null for grey.
+// One path per colour, which is fast for thousands of squares. colours: index of each point's colour, or null for grey.
 function drawPoints(positions, colours, n, size, opacity) {
   context.globalAlpha = opacity;
   const used = colours ? COLOURS : [css('--body-text-color-subdued')];
@@ -130,7 +130,7 @@ function drawPoints(positions, colours, n, size, opacity) {
   context.globalAlpha = 1;
 }
 
-// The way of every k-th particle up to now, about 120 of them.
+// The paths of about 120 particles, every k-th one, up to now.
 function drawPaths() {
   const { n, particles } = state.value.move;
   const step = Math.max(1, Math.floor(n / 120));
@@ -151,7 +151,7 @@ function drawPaths() {
   context.globalAlpha = 1;
 }
 
-// What does not move is drawn once, and kept as a picture.
+// Everything that does not move is drawn once and kept as a picture.
 function drawBackground() {
   const moving = levels() > 0;
   const key = [side(), state.run, isOn('data'), isOn('contours'), isOn('field'), isDark(), moving].join();
@@ -173,7 +173,7 @@ function drawBackground() {
   context.drawImage(state.background, 0, 0);
 }
 
-// Between two levels the particles are interpolated: smooth at any speed.
+// Particles are interpolated between two levels, so that they move smoothly at any speed.
 function drawParticles() {
   const { n, sigma: sigmas, particles } = state.value.move;
   const before = Math.min(Math.floor(state.at), levels() - 1);
@@ -200,7 +200,7 @@ function drawStrokes(strokes) {
     context.beginPath();
     context.moveTo(x, y);
     for (const point of others) context.lineTo(...point);
-    if (!others.length) context.lineTo(x + 0.1, y); // a dot: the round ends of a line of no length
+    if (!others.length) context.lineTo(x + 0.1, y); // a very short line, whose round ends make a dot
     context.stroke();
   }
 }
@@ -218,7 +218,7 @@ function draw() {
   state.drawn++;
 }
 
-// Three seconds from noise to data at speed 1.
+// From noise to data in three seconds at speed 1.
 function tick(now) {
   if (!state.playing) return;
   const seconds = Math.min(0.1, (now - (state.lastTick || now)) / 1000);
@@ -260,7 +260,7 @@ function updateDrawBar() {
 
 function takeMove(value, before) {
   if (value.keep && before && before.move && !value.move) {
-    value.move = before.move; // a field or contours came under the particles that are there
+    value.move = before.move; // a new field or contours: the particles stay
   } else if (value.move) {
     state.positions = new Int16Array(bytes(value.move.frames).buffer);
     state.now = new Float32Array(2 * value.move.n);
@@ -317,7 +317,7 @@ function beginDrawing() {
   $('.lab').classList.remove('has');
 }
 
-// The plane that was there before drawing began comes back.
+// Restores the plane from before the drawing.
 function leaveDrawing() {
   if (!state.value && state.beforeDrawing) {
     [state.value, state.run] = state.beforeDrawing;

@@ -1,4 +1,4 @@
-"""The plane of the lab: data, particles on their way, contours and a vector field, drawn in the browser."""
+"""The plane of the lab: data, moving particles, contours and a vector field, drawn in the browser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from ddpm_app.ui.components.base import Component
 
 
 class Plane(Component):
-    """Triggers sketch with {strokes: [[[x, y], ...], ...]}, positions in -1..1, when a visitor has drawn data."""
+    """Triggers sketch with {strokes: [[[x, y], ...], ...]}, positions in -1..1, after a visitor has drawn data."""
 
     description = "Points, particles and fields of the plane."

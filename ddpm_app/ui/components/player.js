@@ -1,14 +1,14 @@
 // value = {run, at, total, frames: [base64], meta: [...], panels: {titles, w, h, gap}, curve, done}:
 // only the NEW frames, from index `at`.
-// meta: one entry a run in the frame, {t, sigma, log_snr, nfe, of} or {tiles: [[name, text]]}.
+// meta: one entry for each run in the frame, {t, sigma, log_snr, nfe, of} or {tiles: [[name, text]]}.
 // curve: alpha_bar of t = 0..T, or null for none. empty: [title, sentence] of the empty state.
 // name: of a downloaded file.
-// Every decoded frame stays here, so scrubbing never asks the server. Frames sent while the tab was closed are fetched.
+// Every decoded frame stays here, so scrubbing needs no server. Frames sent while the tab was closed are fetched.
 const BEAT = 1000 / (props.fps || 20); // ms
 const MOST_LAG = 24; // frames; a live view that is further behind skips some
 const state = (element.__player = {
   run: null, stopped: null, done: false, total: 0,
-  frames: [], meta: [], asked: new Set(), // by index; asked: fetched once already
+  frames: [], meta: [], requested: new Set(), // by index; requested: fetched once already
   shown: -1, mode: 'live', timer: null, drawn: 0
 });
 
@@ -119,7 +119,7 @@ function updateControls() {
   $('.exports').hidden = !state.done;
 }
 
-// One frame a beat. A live view catches up gently, so that the picture is never far behind.
+// One frame per BEAT. A live view that is far behind skips frames.
 function beat() {
   const last = lastFrame();
   if (state.shown < last) {
@@ -158,9 +158,9 @@ async function keepFrames(entries, run) {
 
 async function fetchMissing(before, run) {
   const missing = [];
-  for (let i = 0; i < before; i++) if (!state.frames[i] && !state.asked.has(i)) missing.push(i);
+  for (let i = 0; i < before; i++) if (!state.frames[i] && !state.requested.has(i)) missing.push(i);
   if (!missing.length) return;
-  for (const i of missing) state.asked.add(i);
+  for (const i of missing) state.requested.add(i);
   const fetched = (await server.frames_missing({ run, want: missing })) || [];
   for (const [i, , meta] of fetched) state.meta[i] = meta;
   await keepFrames(fetched, run);

@@ -1,4 +1,4 @@
-"""A player of denoising frames: x_t and the predicted x0 of one or two runs, played at the browser's pace, scrubbed and exported."""
+"""A player of denoising frames: x_t and the predicted x0 of one or two runs, played, scrubbed and exported."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ddpm_app.ui.components.base import Component, b64
 from ddpm_app.ui.replay import RECORDINGS
 
 EXPORTS = {"gif": (render.gif, "image/gif"), "webp": (render.webp, "image/webp"), "mp4": (render.mp4, "video/mp4")}
-MOST_FRAMES = 400  # sent in one answer
-EXPORTED_FRAMES = 240  # of one animation
+MOST_FRAMES = 400  # in one answer
+EXPORTED_FRAMES = 240  # in one animation
 
-# Both functions are called from the browser: anything may be in their query.
+# Both queries come from the browser and may be any value.
 
 
 def frames_missing(query: dict) -> list:
@@ -44,14 +44,14 @@ def export_animation(query: dict) -> dict:
 
 
 def thin(items: list, most: int) -> list:
-    """At most `most` items, evenly chosen, first and last always."""
+    """At most `most` items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return items
     return [items[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
 
 
 class Player(Component):
-    """fps: frames played a second. empty: title and sentence shown before the first run, if not the template's own."""
+    """fps: frames played a second. empty: title and sentence before the first run; default: the template's."""
 
     description = "New frames of a run: run id, first index, total, base64 images, their levels."
     server_functions = (frames_missing, export_animation)

@@ -2,12 +2,12 @@
 // w, h, gap, T, dims, what, visited, done, summary: {L_T, L_mid, L_0, total, error, n, files},
 // flow: {share} or {bits, error, draws}}: only the NEW states, from index `at`.
 // run null: nothing yet, or busy: a sentence while the image is prepared.
-// Every decoded state stays here, so scrubbing never asks the server. States sent while the tab was closed are fetched.
+// Every decoded state stays here, so scrubbing needs no server. States sent while the tab was closed are fetched.
 const BEAT = 110; // ms
 const EMPTY = 'Nothing encoded yet';
 const state = {
   run: null, stopped: null, done: false, value: null, total: 0,
-  frames: [], meta: [], asked: new Set(), // by index; asked: fetched once already
+  frames: [], meta: [], requested: new Set(), // by index; requested: fetched once already
   shown: -1, follow: true, timer: null, charts: []
 };
 
@@ -28,7 +28,7 @@ function errorBar(error) {
   return error == null ? '' : ` ± ${error.toFixed(3)}`;
 }
 
-// How many states have arrived, from the first without a gap.
+// The number of states that have arrived, counted from the first up to a gap.
 function arrived() {
   let n = 0;
   while (state.meta[n] && state.frames[n]) n++;
@@ -69,7 +69,7 @@ function show(i) {
   $('.scrub').value = i;
   $('.scrub').setAttribute('aria-valuetext', `${bits} bits`);
   if (document.activeElement !== $('.k')) $('.k').value = Math.ceil(meta.bits);
-  for (const chart of state.charts) chart.mark(i);
+  for (const chart of state.charts) chart.moveDot(i);
 }
 
 // Powers of ten from low to high, at most six.
@@ -89,7 +89,7 @@ function ticksOf(low, high, logarithmic) {
 
 // One curve over the states. x, y: meta -> number.
 // options: logx, logy, back (x grows to the left), xmax, text: meta -> label.
-// Returns {mark(i)}, which moves the dot to state i.
+// Returns {moveDot(i)}, which moves the dot to state i.
 function buildChart(chart, x, y, options) {
   const [width, height, left, right, top, bottom] = [chart.clientWidth || 360, 190, 50, 12, 10, 26];
   chart.textContent = '';
@@ -100,7 +100,7 @@ function buildChart(chart, x, y, options) {
   state.meta.forEach((meta, i) => {
     if (drawable(x(meta), y(meta))) points.push({ i, meta, x: x(meta), y: y(meta) });
   });
-  if (points.length < 2) return { mark() {} };
+  if (points.length < 2) return { moveDot() {} };
 
   const xs = points.map(point => point.x);
   const ys = points.map(point => point.y);
@@ -140,7 +140,7 @@ function buildChart(chart, x, y, options) {
   chart.append(dot);
   addPointer(chart, points, placeX, placeY, width, options.text);
   return {
-    mark(i) {
+    moveDot(i) {
       const [vx, vy] = [x(state.meta[i]), y(state.meta[i])];
       dot.setAttribute('cx', drawable(vx, vy) ? placeX(vx) : -20);
       dot.setAttribute('cy', drawable(vx, vy) ? placeY(vy) : -20);
@@ -148,7 +148,7 @@ function buildChart(chart, x, y, options) {
   };
 }
 
-// Values of the nearest state under the pointer; a click shows that state.
+// Shows the values of the state nearest to the pointer; a click shows that state.
 function addPointer(chart, points, placeX, placeY, width, text) {
   const figure = chart.parentNode;
   let tip = figure.querySelector('.tip');
@@ -159,7 +159,7 @@ function addPointer(chart, points, placeX, placeY, width, text) {
   }
   function nearest(event) {
     const box = chart.getBoundingClientRect();
-    // the height counts a third: the pointer is meant for a place along the curve
+    // the vertical distance counts a third: the pointer selects a position along the curve
     const distance = point => Math.hypot(
       placeX(point.x) - (event.clientX - box.left),
       (placeY(point.y) - (event.clientY - box.top)) / 3
@@ -196,7 +196,7 @@ function drawCharts() {
     buildChart($('.c-rd'), rate, rmse, { text: both }),
     buildChart($('.c-cost'), t, cost, { ...overT, logy: true, text: meta => `${format(meta.cost)} bits/dim` })
   ];
-  if (state.shown >= 0) for (const chart of state.charts) chart.mark(state.shown);
+  if (state.shown >= 0) for (const chart of state.charts) chart.moveDot(state.shown);
 }
 
 function statusOf(value, n, flowShare) {
@@ -258,9 +258,9 @@ async function keepFrames(entries, run) {
 
 async function fetchMissing(before, run) {
   const missing = [];
-  for (let i = 0; i < before; i++) if (!state.frames[i] && !state.asked.has(i)) missing.push(i);
+  for (let i = 0; i < before; i++) if (!state.frames[i] && !state.requested.has(i)) missing.push(i);
   if (!missing.length) return;
-  for (const i of missing) state.asked.add(i);
+  for (const i of missing) state.requested.add(i);
   const fetched = (await server.frames_missing({ run, want: missing })) || [];
   for (const [i, , meta] of fetched) state.meta[i] = meta;
   await keepFrames(fetched, run);
@@ -275,7 +275,7 @@ function clear(busy) {
 
 function beginRun(run) {
   halt();
-  Object.assign(state, { run, frames: [], meta: [], shown: -1, follow: true, asked: new Set(), done: false });
+  Object.assign(state, { run, frames: [], meta: [], shown: -1, follow: true, requested: new Set(), done: false });
   $('.cv').classList.add('has');
   $('.parts').hidden = $('.exports').hidden = true;
   $('.exports .note').textContent = '';

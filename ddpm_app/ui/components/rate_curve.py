@@ -1,4 +1,4 @@
-"""A progressive code as it is received: original beside decoded, scrubbed by bits; curves of rate, distortion and cost."""
+"""A progressive code while it is received: original beside decoded image, scrubbed by bits; curves of rate, distortion and cost."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 // value = {run, model, ...} of a run: begin ("measure" or "curve", with axis); what, done, total, left (progress);
 // rows (all of this run so far; a refusal is {refused, says}); point and index (of the curve);
-// over (a closing sentence). failed: the run failed.
+// over (the last sentence). failed: the run failed.
 // Without a run: {model, stored: [row], trouble}.
 const state = (element.__evaluate = {
   run: null, stopped: null, over: false, axis: '',
-  model: '', // whose numbers are shown
+  model: '', // the model whose numbers are shown
   pickedModel: '', // chosen at the top of the page
   runModel: '', // of the run
   known: {}, // each model's stored numbers
@@ -83,7 +83,7 @@ function addRow(body, ...cells) {
   body.append(row);
 }
 
-// A cell with a bar for each [share, class].
+// A table cell with a bar for each [share, class].
 function meter(bars) {
   const cell = el('td', undefined, 'meter');
   for (const [share, className] of bars) {
@@ -200,7 +200,7 @@ function downloadCsv() {
   download(new Blob([text], { type: 'text/csv' }), name);
 }
 
-// The newest row that fits: of this run, else of the stored ones.
+// The newest row that matches: of this run, else of the stored ones.
 function newestRow(fits) {
   return [...state.fresh, ...[...state.stored].reverse()].find(fits);
 }
@@ -235,7 +235,7 @@ function drawClassShares(names, generated, real) {
     (real ? ` Real test images: ${format(real.distance)}.` : '');
 }
 
-// bin: [low, high, n, mean confidence, share read rightly]
+// bin: [low, high, n, mean confidence, share classified as expected]
 function drawCalibration(generated, real) {
   const binsOf = reading => (reading && reading.bins && reading.bins.length ? reading.bins : null);
   const [ours, reals] = [binsOf(generated), binsOf(real)];
@@ -248,7 +248,7 @@ function drawCalibration(generated, real) {
     const texts = [bin, realBin].map(b => el('td', b ? percent(b[4]) : '–'));
     addRow(body, heading(range), bars, ...texts);
   });
-  const samples = generated.ece == null ? 'no classes asked for' : 'samples ' + format(generated.ece);
+  const samples = generated.ece == null ? 'no requested classes' : 'samples ' + format(generated.ece);
   const reference = real && real.ece != null ? ', real test images ' + format(real.ece) : '';
   $('.ece').textContent = `Expected calibration error: ${samples}${reference}.`;
 }
@@ -305,7 +305,7 @@ function drawNeighbours() {
   }
 }
 
-// [low, high] of the values with 12 % of room on both sides.
+// [low, high] of the values with a margin of 12 % on both sides.
 function paddedRange(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const room = (high - low || Math.abs(high) || 1) * 0.12;
@@ -350,7 +350,7 @@ function drawPoints(plot, shown, against) {
   const places = shown.map(({ point }) => [placeX(point[against]), placeY(point.distance)]);
   if (state.axis !== 'sampler') plot.append(svg('path', { d: pathThrough(places) }));
 
-  const labels = []; // a label that would cover an earlier one is left to the point's own title
+  const labels = []; // a label that would cover an earlier one is left out; the point's title has it
   shown.forEach(({ point, k }, i) => {
     const [x, y] = places[i];
     const free = !labels.some(([a, b]) => Math.abs(a - x) < 34 && Math.abs(b - y) < 13);
@@ -444,13 +444,13 @@ function update() {
   const value = props.value;
   if (!value || (value.run && value.run === state.stopped)) return; // a message may arrive after the Stop
   if (value.failed) {
-    $('.bar').hidden = true; // the error message has said why
+    $('.bar').hidden = true; // the error message has the reason
     return;
   }
   if (!value.run) return showModel(value);
   if (value.run !== state.run) beginRun(value);
   state.runModel = value.model;
-  if (value.model !== state.model) { // another model was chosen meanwhile: these numbers are not its own
+  if (value.model !== state.model) { // another model was chosen meanwhile: these are not its numbers
     state.model = value.model;
     state.stored = state.known[value.model] || [];
     draw();
@@ -520,7 +520,7 @@ onStop(() => {
   state.stopped = state.run;
   $('progress').hidden = true;
   $('.what').textContent = `Stopped. The samples${ofModel} so far are kept: the same settings go on from there.`;
-  if (ofModel && !state.fresh.length && !state.points.length) { // nothing came of it: show the chosen model's numbers
+  if (ofModel && !state.fresh.length && !state.points.length) { // no numbers: show the chosen model's
     state.model = state.pickedModel;
     state.stored = state.known[state.model] || [];
     state.refused = [];

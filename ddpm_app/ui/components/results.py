@@ -1,4 +1,4 @@
-"""Measured numbers of a model: progress, the table of results, and the evidence for each number."""
+"""Measured numbers of a model: progress, the table of results, and the details of each number."""
 
 from __future__ import annotations
 

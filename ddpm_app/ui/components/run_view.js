@@ -1,6 +1,6 @@
-// value = {select: the run to show, stamp}. Everything else is asked for: server.train_poll every 1.5 s while the tab
-// is on screen, so that a reload, another browser or a restarted server finds the runs again. Nodes are updated in
-// place: nothing flickers, nothing resets. A chosen run is told to the time machine by a `ddpm-run` event on document.
+// value = {select: the run to show, stamp}. Everything else comes from server.train_poll, every 1.5 s while the tab is
+// on screen, so that the runs appear again after a reload, in another browser and after a restart of the server. Nodes
+// are updated in place, without flicker. A `ddpm-run` event on document tells the time machine which run is chosen.
 const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#0284c7', '#65a30d'];
 const LIVE = ['starting', 'queued', 'running', 'paused'];
 const POLL = 1500; // ms
@@ -9,7 +9,7 @@ const LEGEND_NOTE = 'dashed: validation, EMA weights; drag over the chart to loo
 const state = {
   stamp: 0, shown: null, picked: null, compared: new Set(), // names of runs; picked: by the visitor
   runs: [], details: {}, // heads of all runs; by name, of the open ones
-  busy: false, lost: false, told: null,
+  busy: false, lost: false, announced: null,
   lines: [], parts: null, axes: null, // of the chart: curves, SVG groups, scales
   hover: null, zoom: null, drag: null // pixels; [from, to] in images; pixel where a drag began
 };
@@ -52,7 +52,7 @@ function isOnScreen() {
   return !document.hidden && (element.offsetParent !== null || $('.tv').getClientRects().length > 0);
 }
 
-// A run that ought to be shown where the visitor's choice is gone: the running one first.
+// The run to show if the chosen one was deleted: the running one first.
 function defaultRun() {
   if (state.picked && findRun(state.picked)) return state.picked;
   const run = state.runs.find(r => r.status === 'running') || state.runs.find(isLive) || state.runs[0];
@@ -110,7 +110,7 @@ function draw() {
   $('.empty').hidden = state.runs.length > 0;
   $('.body').hidden = !state.runs.length;
   drawList();
-  if (!state.runs.length && state.told) tellTimeMachine(null, ''); // the last run was deleted
+  if (!state.runs.length && state.announced) announceRun(null, ''); // the last run was deleted
   const run = state.details[state.shown];
   $('.panel').hidden = !run;
   if (!run) return;
@@ -128,7 +128,7 @@ function draw() {
   setText($('.command code'), run.command);
   drawBands(run.curves ? run.curves.bands : []);
   drawChart();
-  tellTimeMachine(run.name, [run.name, run.status, run.grid, run.snapshots.join()].join());
+  announceRun(run.name, [run.name, run.status, run.grid, run.snapshots.join()].join());
 }
 
 function drawSkipped(skipped) {
@@ -201,8 +201,8 @@ function drawFork(run) {
   menu.value = snapshots.includes(chosen) ? chosen : snapshots[snapshots.length - 1];
 }
 
-function tellTimeMachine(run, sig) {
-  state.told = run;
+function announceRun(run, sig) {
+  state.announced = run;
   document.dispatchEvent(new CustomEvent('ddpm-run', { detail: { run, sig } }));
 }
 
@@ -276,18 +276,18 @@ function ticksOf(low, high, logarithmic, count) {
         if (tick >= low * 0.999 && tick <= high * 1.001) ticks.push(tick);
       }
     }
-    if (ticks.length > 1) return ticks; // a narrow range has none of these: even steps
+    if (ticks.length > 1) return ticks; // a narrow range has none of these: use even steps
   }
   return evenTicks(low, high, count);
 }
 
 function waitingSentence(run) {
-  if (run.status === 'queued') return 'It waits for its turn: another run trains on the device.';
+  if (run.status === 'queued') return 'It waits until the run that trains on the device ends.';
   if (run.status === 'paused') return 'Paused before the first loss.';
   return isLive(run) ? 'The first loss appears some seconds after the start.' : 'This run has logged no loss.';
 }
 
-// Where values lie on the chart: {x, y: value -> pixel; images: pixel -> images seen; and the sizes}.
+// The positions of values on the chart: {x, y: value -> pixel; images: pixel -> images seen; and the sizes}.
 function buildAxes(all, width) {
   const [height, left, right, top, bottom] = [260, 52, 14, 12, 30];
   const [logx, logy] = [$('.logx').checked, $('.logy').checked];
@@ -364,14 +364,14 @@ function drawAxes(group, axes) {
   }
 }
 
-// Three paths a run, reused: raw, smoothed, validation.
+// Three paths per run, reused: raw, smoothed, validation.
 function drawLines(group, axes, smoothing) {
   const count = 3 * state.lines.length;
   while (group.children.length > count) group.lastChild.remove();
   while (group.children.length < count) group.append(svg('path', {}));
   function pathOf(points) {
     const inside = ([x, y]) => [axes.x(x), clamp(axes.y(y), axes.top, axes.height - axes.bottom)];
-    return pathThrough(points.map(inside)) + (points.length === 1 ? 'h.01' : ''); // a dot: round ends of a short line
+    return pathThrough(points.map(inside)) + (points.length === 1 ? 'h.01' : ''); // a dot: the round ends of a short line
   }
   state.lines.forEach(({ colour, raw, smoothed, validation }, k) => {
     const paths = [['raw', smoothing > 0 ? raw : [], ''], ['smoothed', smoothed, ''], ['held', validation, '5 4']];
@@ -413,7 +413,7 @@ function drawChart() {
     return { name, colour: COLOURS[k % 6], raw: train, smoothed: smooth(train, smoothing), validation: held };
   });
   const all = state.lines.flatMap(line => [...line.smoothed, ...line.validation]);
-  if (!all.some(isVisible)) state.zoom = null; // other runs, or a log that began again
+  if (!all.some(isVisible)) state.zoom = null; // other runs, or a new log
   $('.unzoom').hidden = !state.zoom;
   if (!all.length) {
     chart.textContent = '';
@@ -451,7 +451,7 @@ function nearestPoint(points, pixel) {
   return points.reduce((best, point) => (distance(point) < distance(best) ? point : best));
 }
 
-// The values under the pointer; pixel null: none.
+// Shows the values at the pointer; pixel null: none.
 function showHover(pixel) {
   const tip = $('.tip');
   const cursor = state.parts && state.parts.cursor;
@@ -510,8 +510,8 @@ function drawBands(bands) {
 function askAgain(button) {
   button.classList.add('sure');
   button.textContent = 'Really? Moves it to the trash';
-  clearTimeout(state.asked);
-  state.asked = setTimeout(calm, 5000);
+  clearTimeout(state.calmTimer);
+  state.calmTimer = setTimeout(calm, 5000);
 }
 
 function calm() {
@@ -529,7 +529,7 @@ async function act(button) {
   try {
     answer = await server.train_act({ run: state.shown, do: action });
   } catch {
-    // Gradio answers for a lost server with nothing or with an error
+    // without a server Gradio returns nothing or an error
   }
   const sentence = answer ? answer.error || answer.ok || '' : 'The studio does not answer.';
   say(sentence);
@@ -537,7 +537,7 @@ async function act(button) {
   poll(true);
 }
 
-// Over plain HTTP from another device there is no navigator.clipboard.
+// navigator.clipboard does not exist over plain HTTP from another device.
 async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -577,7 +577,7 @@ function pixelOf(event) {
   return event.clientX - $('.chart').getBoundingClientRect().left;
 }
 
-// The stretch under a drag, inside the axes; pixel null: none.
+// Marks the dragged range, inside the axes; pixel null: none.
 function markDrag(pixel) {
   const marked = state.parts && state.parts.marked;
   if (!marked) return;

@@ -1,4 +1,4 @@
-"""The live view of training runs: what the browser asks for every second and a half, and what it may do to a run."""
+"""The live view of training runs: the server's answers to the browser, which polls every 1.5 s, and its actions on a run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ddpm_app.ui.events import friendly
 
 MAX_OPEN = 6  # runs whose curves are sent at once
 POINTS = 400  # of one curve
-RECENT = 10  # log lines the loss by noise level is averaged over
+RECENT = 10  # log lines in the average of the loss by noise level
 VERBS = ("pause", "resume", "stop", "delete")
 
 
 def thin_mean(xs: list[float], ys: list[float], most: int = POINTS) -> list[list[float]]:
-    """[x, y] of at most `most` points: means over runs of neighbours of equal length, so that a long curve keeps its level."""
+    """[x, y] of at most `most` points: means over equally many neighbours, so that the curve keeps its level."""
     size = math.ceil(len(xs) / most) if xs else 1
     pairs = ((xs[k : k + size], ys[k : k + size]) for k in range(0, len(xs), size))
     return [[round(sum(x) / len(x)), round(sum(y) / len(y), 6)] for x, y in pairs]
 
 
 def curves(log: list[dict]) -> dict:
-    """Training and validation loss over images seen, and the newest loss by noise level (10,), None where nothing fell."""
+    """Training and validation loss over images seen, and the newest loss by noise level (10,), None for a level without samples."""
     rows = [r for r in log if isinstance(r.get("loss"), (int, float)) and "images" in r]
-    held = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and "images" in r]
+    validated = [r for r in log if isinstance(r.get("validation_loss"), (int, float)) and "images" in r]
     levels = [r["loss_by_level"] for r in rows[-RECENT:] if isinstance(r.get("loss_by_level"), list)]
     bands = []
     for band in zip(*levels):
@@ -34,14 +34,19 @@ def curves(log: list[dict]) -> dict:
         bands.append(round(sum(seen) / len(seen), 5) if seen else None)
     return {
         "train": thin_mean([r["images"] for r in rows], [r["loss"] for r in rows]),
-        "held": thin_mean([r["images"] for r in held], [r["validation_loss"] for r in held]),
+        "held": thin_mean([r["images"] for r in validated], [r["validation_loss"] for r in validated]),
         "bands": bands,
     }
 
 
 def train_poll(query: dict) -> dict:
-    """{"runs": [head of every run], "open": {name: details}} for the wanted names; curves and grids the page has already, by
-    `have` {name: log lines} and `grids` {name: file}, are left out. Called from the browser: anything may be in the query."""
+    """The runs for the page: {"runs": [name, status, message, progress of every run], "open": {name: details}}.
+
+    query["open"]       names of the runs whose details are sent
+    query["have"]       {name: log lines}: curves of this length are left out
+    query["grids"]      {name: file}: these grids are left out
+
+    The query comes from the browser and may be any value."""
     query = query if isinstance(query, dict) else {}
     want, have, grids = query.get("open"), query.get("have"), query.get("grids")
     want = [n for n in want if isinstance(n, str)][:MAX_OPEN] if isinstance(want, list) else []
@@ -75,10 +80,10 @@ def train_act(query: dict) -> dict:
     query = query if isinstance(query, dict) else {}
     try:
         if query.get("do") not in VERBS:
-            raise ValueError("a run can be paused, resumed, stopped and deleted")
+            raise ValueError(f"unknown action {str(query.get('do'))[:40]!r}; known: {', '.join(VERBS)}")
         run = runs.find(query.get("run") if isinstance(query.get("run"), str) else "")
         place = getattr(run, query["do"])()
-        return {"ok": f"{run.name} lies in {runs.short(str(place))} now." if place else ""}
+        return {"ok": f"{run.name} is in {runs.short(str(place))} now." if place else ""}
     except Exception as error:
         return {"error": str(friendly(error).message)}
 

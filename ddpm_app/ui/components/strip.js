@@ -1,5 +1,5 @@
 // value = {run, strip: base64 PNG of equal cells side by side, w, h, labels: [text], ends: [index],
-// progress, status, done}. run null: empty, or busy: a sentence while the ends are prepared.
+// progress, status, done}. run null: empty, or busy: a sentence shown during the preparation.
 const state = { run: null, stopped: null, done: false, builtFor: '', newestMessage: 0, shownMessage: 0 };
 
 function buildCells(value) {

@@ -1,4 +1,4 @@
-"""A strip of images from one end of an interpolation to the other, as they form."""
+"""A strip of images from one end of an interpolation to the other, live."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-// Shows the run that the view above tells of by `ddpm-run` {run, sig}; sig changes with what there is to see of it.
-// Asks server.time_look for pictures and numbers, more often while work goes on.
+// Shows the run named by a `ddpm-run` event {run, sig}; sig changes when the run has new results.
+// Gets pictures and numbers from server.time_look, more often while work is active.
 const HINT = 'The same noise, denoised by the network as it was then.';
 const EMPTY_TABLE =
   'Empty: 200 samples at each share are judged by the classifier that ships for the data. ' +
   'Half a minute a row on two cores.';
-const NEARBY = 0.03; // of the run: how far a picture may be from the moment shown
-const BEAT = 250; // ms a moment when played
-const LOOK_AGAIN = 700; // ms, while work goes on
+const NEARBY = 0.03; // share of the run: largest distance of a picture from the moment shown
+const BEAT = 250; // ms per moment when played
+const LOOK_AGAIN = 700; // ms, while work is active
 const state = {
   run: null, sig: '', answer: null,
   pictures: {}, // {set: {images: address}}
   at: null, // images seen, chosen by the visitor; null: the newest
   busy: false, missed: false, timer: null, playing: null,
-  wish: false // the chosen weights are to be sampled when the work going on is done
+  wish: false // whether to sample with the chosen weights after the active work
 };
 
 function format(value, digits = 3) {
@@ -31,7 +31,7 @@ function distance(value) {
   return value == null ? '–' : value.toPrecision(3);
 }
 
-// The slider runs over EMA lengths from 0.01 to 0.28, by equal factors.
+// The slider has EMA lengths from 0.01 to 0.28, on a log scale.
 function emaLength() {
   return +(0.01 * Math.pow(28, +$('.length').value / 100)).toFixed(3);
 }
@@ -62,7 +62,7 @@ function say(text, fades) {
   if (text && fades) state.saying = setTimeout(() => say(''), 9000);
 }
 
-// Images seen at every moment that there is something to show of.
+// Images seen at every moment that has something to show.
 function moments() {
   return Object.keys(state.answer ? state.answer.moments : {}).map(Number).sort((a, b) => a - b);
 }
@@ -112,7 +112,7 @@ async function askServer() {
   return again;
 }
 
-// A call during another one is remembered: the answer on its way may be older than what the caller has done.
+// A call during another one makes it run again: the pending answer may be older than the caller's action.
 async function look() {
   if (state.busy) {
     state.missed = true;
@@ -125,7 +125,7 @@ async function look() {
   try {
     again = await askServer();
   } catch (error) {
-    again = element.isConnected && isWorking(); // the runs' view says that the studio does not answer
+    again = element.isConnected && isWorking(); // the view of the runs shows that the server is lost
   }
   state.busy = false;
   if (!again && !state.missed) return;
@@ -217,7 +217,7 @@ function drawButtons() {
   for (const button of element.querySelectorAll('[data-x]')) button.disabled = drawn < 2;
 }
 
-// The set's picture nearest to the moment, if it is near enough.
+// The set's picture nearest to the moment, within NEARBY.
 function drawPicture(figure, set, images) {
   const list = moments();
   const near = nearest(Object.keys(state.pictures[set] || {}).map(Number), images);
@@ -244,7 +244,7 @@ function tableRow(cells, tag) {
   return row;
 }
 
-// Small bars: how often each class was read.
+// Small bars: how often each class was predicted.
 function countBars({ counts, classes }) {
   if (!counts) return '–';
   const box = el('span', undefined, 'counts');
@@ -303,7 +303,7 @@ async function act(query) {
   try {
     answer = await server.time_act({ run: state.run, weights: chosenWeights(), ...query });
   } catch {
-    // answered below, as a server that says nothing
+    // handled below like an empty answer
   }
   answer = answer || { error: 'The studio does not answer.' };
   if (answer.error || answer.ok) say(answer.error || answer.ok, !answer.error);
@@ -311,7 +311,7 @@ async function act(query) {
   return answer;
 }
 
-// Chosen weights without a picture here are sampled at once, or when the work going on is done.
+// Chosen weights without a picture here are sampled now, or after the active work.
 async function sampleChosen() {
   const { answer } = state;
   state.wish = false;
@@ -322,13 +322,13 @@ async function sampleChosen() {
     return;
   }
   const { busy } = await act({ do: 'draw', snapshot: snapshotHere() });
-  if (busy) { // what is known here was older than the work
+  if (busy) { // the answer was older than the active work
     state.wish = true;
     say('');
   }
 }
 
-// The run's checkpoint is replaced: asked once. Returns whether the visitor is sure.
+// Keeping replaces the run's checkpoint, so the first click only asks. Returns whether the visitor has confirmed.
 function isSure(button) {
   if (button.classList.contains('sure')) {
     calm();
@@ -336,8 +336,8 @@ function isSure(button) {
   }
   button.classList.add('sure');
   button.textContent = "Really? Replaces the run's checkpoint";
-  clearTimeout(state.asked);
-  state.asked = setTimeout(calm, 5000);
+  clearTimeout(state.calmTimer);
+  state.calmTimer = setTimeout(calm, 5000);
   return false;
 }
 

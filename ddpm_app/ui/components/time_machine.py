@@ -15,13 +15,20 @@ from ddpm_app.ui.components.base import Component, b64
 from ddpm_app.ui.components.player import EXPORTS
 from ddpm_app.ui.events import friendly
 
-PICTURES = 8  # sent at once
-MOST_TASKS = 2  # at a time, over all runs: they share the network with everybody's sampling
+PICTURES = 8  # in one answer
+MOST_TASKS = 2  # at a time, over all runs: they share the device with every visitor's sampling
 
 
 @dataclass
 class Task:
-    """Work on a run in a thread of its own, which outlives the page that asked for it. done, total: progress. error: a sentence."""
+    """Work on a run in a thread, which continues when the page is closed.
+
+    what            name of the work
+    done, total     progress
+    error           a sentence, empty without one
+    running         whether the thread works
+    stop            set to make the thread end
+    """
 
     what: str
     done: float = 0.0
@@ -45,7 +52,7 @@ class Task:
             events.close()
             self.running = False
 
-    def told(self) -> dict:
+    def as_message(self) -> dict:
         return {
             "what": self.what,
             "share": min(self.done / self.total, 1.0) if self.total else 0.0,
@@ -55,7 +62,7 @@ class Task:
 
 
 class Busy(ValueError):
-    """The run has work going on already."""
+    """Other work on the run is active."""
 
 
 TASKS: dict[str, Task] = {}  # by the run's folder
@@ -63,13 +70,13 @@ _lock = threading.Lock()
 
 
 def begin(run: runs.Run, what: str, events: Iterator) -> Task:
-    """Start the work, unless the run has some already or too much is going on."""
+    """Start work on a run. Raises Busy if other work on it is active, ValueError if MOST_TASKS runs have work."""
     with _lock:
-        going = [key for key, task in TASKS.items() if task.running]
-        if str(run.folder) in going:
-            raise Busy(f"{run.name} is busy here already; stop that first")
-        if len(going) >= MOST_TASKS:
-            raise ValueError(f"{len(going)} time machines are running; wait until one is done")
+        active = [key for key, task in TASKS.items() if task.running]
+        if str(run.folder) in active:
+            raise Busy(f"{run.name} is busy; stop its other work first")
+        if len(active) >= MOST_TASKS:
+            raise ValueError(f"{len(active)} time machines are active; at most {MOST_TASKS} are accepted at a time")
         task = TASKS[str(run.folder)] = Task(what)
     threading.Thread(target=task.work, args=(events,), daemon=True).start()
     return task
@@ -81,8 +88,12 @@ def find(query) -> runs.Run:
 
 
 def look(query: dict) -> dict:
-    """All there is to see of query["run"]: its sets of pictures, what the log says at each, the table, the work going on. Pictures
-    of the sets in "want", at most PICTURES, without those in "have" {set: [images]}. Called from the browser: anything may come."""
+    """The state of query["run"]: its sets of pictures, the log's numbers at each, the table, the active work.
+
+    query["want"]       sets whose pictures are sent, at most PICTURES at a time
+    query["have"]       {set: [images seen]}: pictures that are left out
+
+    The query comes from the browser and may be any value."""
     try:
         run = find(query)
     except ValueError as error:
@@ -118,20 +129,20 @@ def look(query: dict) -> dict:
         "pictures": pictures,
         "more": not left,
         "table": [history.short(r) for r in history.table(run)],
-        "task": task.told() if task else None,
+        "task": task.as_message() if task else None,
         "kept": kept,
         "live": run.status()[0] in runs.LIVE,
     }
 
 
 def act(studio: Studio, query: dict) -> dict:
-    """Do query["do"]: draw (weights; at one snapshot or all), table, stop, keep, export. {"ok": sentence, ...} or {"error": sentence},
-    with "busy" where only other work on the run is in the way."""
+    """Do query["do"]: draw (weights; at one snapshot or all), table, stop, keep, export. Returns {"ok": sentence, ...} or
+    {"error": sentence}, with "busy" if other work on the run is active."""
     try:
         run, do = find(query), query.get("do")
         weights, snapshot = query.get("weights", history.OWN), query.get("snapshot") or ""
         if not isinstance(snapshot, str) or isinstance(weights, bool) or not isinstance(weights, (str, int, float)):
-            raise ValueError("weights and a snapshot are names")
+            raise ValueError("weights or snapshot is no name; a name of weights or an EMA length, and a name of a snapshot, are accepted")
         weights = history.weights_of(history.name_of(weights))
         if do == "draw":
             if weights != history.OWN and not posthoc_ema.stored(run.folder):
@@ -153,7 +164,7 @@ def act(studio: Studio, query: dict) -> dict:
             kind = query.get("kind")
             data = history.animation(run, kind if isinstance(kind, str) else "", weights)
             return {"ok": f"{len(data) / 1e6:.1f} MB", "data": b64(data), "type": EXPORTS[kind][1]}
-        raise ValueError("a time machine can draw, fill the table, stop, keep and export")
+        raise ValueError(f"unknown action {str(do)[:40]!r}; known: draw, table, stop, keep, export")
     except Busy as error:
         return {"error": str(error), "busy": True}
     except RuntimeError as error:  # no PyAV here

@@ -1,4 +1,4 @@
-"""An image input that leaves decoding to us, and the examples below it."""
+"""An image input that does not decode its file, and the examples below it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.png"))
 
 
 class UploadedPicture(gr.Image):
-    """An image input whose value is the file's path, unopened: images.decode.open_picture decides what is safe to decode."""
+    """An image input whose value is the path of the file: images.decode.open_picture checks what is safe to decode."""
 
     def get_block_name(self):
         return "image"

@@ -1,4 +1,4 @@
-"""Where an image to encode comes from: the data's test split, a file, or the model itself."""
+"""The image to encode: from the data's test split, a file, or a sample of the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIVEN, NONE = "the image's own", "none (unconditional)"
 
 
 def source_choices(checkpoint: Checkpoint | None) -> list[str]:
-    """Test images only where the model's data lie on this machine: the page downloads nothing."""
+    """The kinds of source. Test images only where the model's data are on this machine: the page downloads nothing."""
     return [TEST, FILE, SAMPLE] if checkpoint and local_place(checkpoint.config.data) else [FILE, SAMPLE]
 
 
@@ -35,54 +35,56 @@ def classes_of(checkpoint: Checkpoint | None) -> list[str]:
 
 @dataclass
 class ImageSource:
-    """The components of one source, and what they give."""
+    """The components of one source, and the images they describe."""
 
     kind: gr.Radio
     index: gr.Number
     upload: UploadedPicture
     seed: gr.Number
     label: gr.Dropdown
-    box: gr.Column  # all of it but the class
+    box: gr.Column  # holds all components but label
 
     @property
     def inputs(self) -> set:
         return {c for c in vars(self).values() if isinstance(c, gr.components.Component)}
 
     def images(self, values: dict, studio: Studio, name: str, count: int = 1) -> tuple[Tensor, Tensor | None, str, str]:
-        """uint8 (count, C, H, W), their own classes (count,) or None, what they are, and the command line's flags for them."""
+        """uint8 images (count, C, H, W), their classes (count,) or None, a text about them, and their flags for the command line.
+
+        Raises ValueError, or PictureError for a file."""
         config = studio.checkpoint(name).config
         shape = config.network.image_shape
         kind = values[self.kind]
         if kind == TEST:
             data = local_data(config.data)
             if data is None or tuple(data.images.shape[1:]) != shape:
-                raise ValueError(f"the test images of {config.data} are not on this machine; give a picture or take a sample")
+                raise ValueError(f"the test images of {config.data} are not on this machine; a picture or a sample is accepted")
             first = whole(values[self.index], "the test image's number", 0, len(data) - count)
             where = slice(first, first + count)
             numbers = f"{first}" if count == 1 else f"{first} to {first + count - 1}"
             return data.images[where], data.labels[where], f"{data.name} test {numbers}", f"--test {first}"
         if kind == FILE:
             if not values[self.upload]:
-                raise PictureError("Give a picture first: upload or paste one, or take an example.")
+                raise PictureError("There is no picture yet: upload or paste one, or choose an example.")
             picture = to_array(centre_crop(open_picture(values[self.upload]), shape[1], shape[0]))
             return torch.from_numpy(picture.copy())[None], None, "your picture", "--image FILE"
         seed = whole(values[self.seed], "the seed", 0, UI_SEED)
         label = str(values[self.label] or NONE)
-        asked = {GIVEN: "any", NONE: "none"}.get(label, label)
-        image, labels = studio.images(Request(checkpoint=name, label=asked, n=1, seed=seed))
-        own = torch.from_numpy(labels) if labels[0] >= 0 else None
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))), own, f"a sample, seed {seed}", "--image FILE"
+        label = {GIVEN: "any", NONE: "none"}.get(label, label)
+        image, labels = studio.images(Request(checkpoint=name, label=label, n=1, seed=seed))
+        classes = torch.from_numpy(labels) if labels[0] >= 0 else None
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2))), classes, f"a sample, seed {seed}", "--image FILE"
 
-    def class_name(self, values: dict, own: Tensor | None, classes: tuple[str, ...]) -> str:
-        """The class that is told the network: a name, or "none"; "the image's own" of a picture without one is none."""
+    def class_name(self, values: dict, label_of_image: Tensor | None, classes: tuple[str, ...]) -> str:
+        """The class for the network, a name or "none". "The image's own" class is none for a picture without a label."""
         label = str(values[self.label] or NONE)
         if label == GIVEN:
-            return classes[int(own[0])] if own is not None and classes else "none"
+            return classes[int(label_of_image[0])] if label_of_image is not None and classes else "none"
         return "none" if label == NONE else label
 
 
 def build_source(studio: Studio, model: gr.Radio, prefix: str, index: int = 0, title: str = "Image") -> ImageSource:
-    """Lay out a source in the current column; its menus follow the model."""
+    """Lay out a source in the current column; its menus change with the model."""
     first = studio.checkpoints().get(model.value) if model.value else None
     kinds, labels = source_choices(first), classes_of(first)
     with gr.Column() as box:

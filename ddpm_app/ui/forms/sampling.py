@@ -1,4 +1,4 @@
-"""The sampling controls that Generate, Denoise and Forward share, and the Request they add up to."""
+"""The sampling controls of Generate, Denoise, Forward and CLIP, and the Request that they describe."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ANY, ALL, NONE = "any class", "all, one row each", "none (unconditional)"
 
 
 def class_choices(checkpoint: Checkpoint | None, rows: bool, steering: Steering | None = None) -> list[str]:
-    """What the class menu offers for a checkpoint, the default first. steering: what may pull an unconditional model to a class."""
+    """The entries of the class menu for a checkpoint, the default first. steering: guidance that an unconditional model may use."""
     if checkpoint is None:
         return [NONE]
-    own = bool(checkpoint.config.network.num_classes)
-    classes = steering.offered(checkpoint.config) if steering else checkpoint.config.classes if own else ()
+    conditional = bool(checkpoint.config.network.num_classes)
+    classes = steering.offered(checkpoint.config) if steering else checkpoint.config.classes if conditional else ()
     ways = [ANY, *([ALL] if rows else []), *classes]
-    return [*ways, NONE] if own else [NONE, *ways] if classes else [NONE]
+    return [*ways, NONE] if conditional else [NONE, *ways] if classes else [NONE]
 
 
 @dataclass
 class Controls:
-    """The components, and how to read them. `rows`: whether "all, one row each" is offered. `steering`: see class_choices."""
+    """The components, and how to read them. `rows`: whether the class menu has ALL. `steering`: see class_choices."""
 
     model: gr.Radio
     label: gr.Dropdown
@@ -58,7 +58,7 @@ class Controls:
         return {c for c in vars(self).values() if isinstance(c, gr.components.Component)}
 
     def request(self, values: dict, **overrides) -> tuple[Request, dict]:
-        """The Request the page asks for, and the update that shows the seed really used."""
+        """The Request of these values, and the update that shows its seed. Raises ValueError."""
         low, high = values[self.interval_low], values[self.interval_high]
         seed = values[self.seed]
         if not values[self.lock]:
@@ -83,12 +83,12 @@ class Controls:
         return Request(**{**fields, **overrides}), {self.seed: int(seed)}
 
     def restore(self, settings: dict, studio: Studio) -> dict:
-        """Updates that set every control as in a dropped PNG's settings."""
+        """Updates that set every control to the settings of a dropped PNG. Raises ValueError."""
         checkpoint = studio.checkpoint(settings.get("checkpoint", ""))
         r = request_from_settings(settings, studio.steering.offered(checkpoint.config))
         label = {"any": ANY, "none": NONE}.get(r.label, r.label)
         if r.seed > UI_SEED:
-            raise ValueError(f"this image's seed {r.seed} is above what a page's number field holds ({UI_SEED}); use the command line")
+            raise ValueError(f"the image's seed is {r.seed}; the page accepts up to {UI_SEED}, the command line more")
         return {
             self.model: r.checkpoint,
             self.label: gr.Dropdown(choices=self.choices(checkpoint), value=label),
@@ -108,12 +108,12 @@ class Controls:
 
     @property
     def restored(self) -> list:
-        """What restore() writes to."""
+        """The components that restore() updates."""
         return [c for c in vars(self).values() if isinstance(c, gr.components.Component)]
 
 
 def sampler_choices() -> list[tuple[str, str]]:
-    """(what people read, name) of every sampler."""
+    """(text of the menu, name) of every sampler."""
     return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
 
 
@@ -134,8 +134,13 @@ def build_controls(
     can_unlock: bool = True,
     steered: bool = False,
 ) -> Controls:
-    """Lay out the controls in the current column. can_unlock: whether a new seed is drawn for every run unless locked; steered: whether
-    a classifier may pull an unconditional model to a class here."""
+    """Lay out the controls in the current column.
+
+    n, most         default and largest number of images
+    rows            whether the class menu has ALL
+    can_unlock      whether every run draws a new seed unless the seed is locked
+    steered         whether guidance by a classifier lets an unconditional model offer classes
+    """
     first = studio.checkpoints().get(model.value) if model.value else None
     steering = studio.steering if steered else None
     choices = class_choices(first, rows, steering)

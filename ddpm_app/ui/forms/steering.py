@@ -1,4 +1,4 @@
-"""The "Steer" controls: CLIP guidance, classifier guidance, re-ranking; the Request's fields they are, and what a rank shows."""
+"""The "Steer" controls (CLIP guidance, classifier guidance, re-ranking), the Request's fields they set, and the view of a ranking."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Steer:
         )
 
     def restore(self, settings: dict) -> dict:
-        """Updates that set the controls as in a dropped PNG's settings; a kept candidate stands alone, so nothing is ranked."""
+        """Updates that set the controls to the settings of a dropped PNG. It is one image, so candidates is 1."""
         r = request_from_settings({**settings, "label": None}, ())
         return {
             self.text: r.text,
@@ -65,15 +65,15 @@ class Steer:
 
 
 def advice(studio: Studio, name: str | None) -> str:
-    """What steering this model allows, one or two sentences."""
+    """The kinds of steering that this model does not allow, at most two sentences."""
     checkpoint = studio.checkpoints().get(name or "")
     if checkpoint is None:
         return ""
     refusal = clip_refusal(checkpoint.config)
-    says = [refusal[0].upper() + refusal[1:]] if refusal else []
+    sentences = [refusal[0].upper() + refusal[1:]] if refusal else []
     if not studio.steering.has_noisy(checkpoint.config):
-        says.append("There is no noise-aware classifier of this model's data, so classifier guidance is off")
-    return " ".join(s + "." for s in says)
+        sentences.append("There is no noise-aware classifier of this model's data, so classifier guidance is off")
+    return " ".join(s + "." for s in sentences)
 
 
 def build_steer(studio: Studio, model: gr.Radio) -> Steer:
@@ -99,7 +99,7 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
         )  # fmt: skip
         with gr.Row():
             low = gr.Number(0, label="Steer above σ", minimum=0, min_width=90)
-            high = gr.Number(SIGMA_CAP, label="up to σ", minimum=0, min_width=90)  # where every grid begins: everywhere
+            high = gr.Number(SIGMA_CAP, label="up to σ", minimum=0, min_width=90)  # the highest sigma of any grid: no limit
         candidates = gr.Slider(
             1, 16, value=Request.candidates, step=1, label="Candidates per image",
             info=f"Re-ranking, or best of n: this many are denoised, the best is kept. At most {MAX_BATCH} in all.",
@@ -113,22 +113,22 @@ def build_steer(studio: Studio, model: gr.Radio) -> Steer:
 
 
 def settings_of(request: Request) -> list[list[str]]:
-    """What steered an image, for the list beside it."""
+    """[name, text] of each steering setting of an image, for the list beside it."""
     shown = [["toward", f"{request.text} (scale {request.text_scale:g})"]] if request.text and request.text_scale else []
     return shown + ([["classifier scale", f"{request.classifier_scale:g}"]] if request.classifier_scale else [])
 
 
 def ranked_view(request: Request, scores: np.ndarray) -> dict:
-    """For the grid: which candidates were kept, place by place, the rejected ones from best to worst, and every score as text."""
+    """For the grid: indices of the kept candidates in the order of their cells, of the rejected ones from best to worst; scores as text."""
     kept = best_of(scores, request.n)
     rejected = np.setdiff1d(np.arange(len(scores)), kept)
     rejected = rejected[np.argsort(-scores[rejected], kind="stable")]
-    what = "probability of the class" if request.rank_by == "classifier" else "CLIP similarity"
-    means = f"mean {what} {scores[kept].mean():.3f}; all {len(scores)} candidates {scores.mean():.3f}"
+    score_name = "probability of the class" if request.rank_by == "classifier" else "CLIP similarity"
+    means = f"mean {score_name} {scores[kept].mean():.3f}; all {len(scores)} candidates {scores.mean():.3f}"
     return {
         "kept": [int(j) for j in kept],
         "rejected": [int(j) for j in rejected],
         "scores": [f"{s:.3f}" for s in scores],
-        "score_name": what,
+        "score_name": score_name,
         "means": means,
     }

@@ -1,8 +1,8 @@
-"""One file a tab: its layout, and the handlers that turn its controls into calls of the program.
+"""One file per tab: its layout, and the handlers that call the program with the values of its controls.
 
 generate.py         new images from noise
 denoise.py          the reverse process, live
-forward.py          the forward process of any picture, and back from there
+forward.py          the forward process of a picture, and denoising from there
 clip.py             CLIP's labels for images
 encode.py           the Encode tab:
 encode_bits.py          progressive coding

@@ -1,4 +1,4 @@
-"""CLIP: zero-shot labels for the last grid, for a checkpoint's samples or for uploads, and the numbers that come of them."""
+"""CLIP: zero-shot labels of the last grid, of a checkpoint's samples or of uploads, and scores computed from them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from ddpm_app.classifiers import clip as clip_labels
 from ddpm_app.classifiers.clip_scores import check_prompts, class_prompts, rank
+from ddpm_app.images import render
 from ddpm_app.images.datasets import CIFAR10_CLASSES
 from ddpm_app.studio import exports
 from ddpm_app.studio.clip_report import Pictures, Report, read_pictures, report
@@ -31,7 +32,7 @@ _LOCK = threading.Lock()
 
 
 def keep(r: Report, urls: list[str]) -> str:
-    """Remember a report under an unguessable name; the oldest go."""
+    """Keep a report under an unguessable name, and drop the oldest."""
     name = secrets.token_urlsafe(9)
     with _LOCK:
         _REPORTS[name] = (r, urls)
@@ -41,25 +42,25 @@ def keep(r: Report, urls: list[str]) -> str:
 
 
 def prompts_for(studio: Studio, name: str | None) -> str:
-    found = studio.checkpoints().get(name or "")
-    return "\n".join(class_prompts(found.config.classes if found and found.config.classes else CIFAR10_CLASSES))
+    checkpoint = studio.checkpoints().get(name or "")
+    return "\n".join(class_prompts(checkpoint.config.classes if checkpoint and checkpoint.config.classes else CIFAR10_CLASSES))
 
 
-def following(work, *args):
-    """Run work(*args, say) in a thread; yields what it says, (share, text), and last its result. Raises what it raised."""
-    said: queue.Queue = queue.Queue()
+def run_in_thread(work, *args):
+    """Run work(*args, report_progress) in a thread. Yields (share, text) of its progress, then its result. Raises its error."""
+    messages: queue.Queue = queue.Queue()
 
     def run():
         try:
-            said.put(("done", work(*args, lambda share, text: said.put(("say", (share, text))))))
+            messages.put(("done", work(*args, lambda share, text: messages.put(("progress", (share, text))))))
         except BaseException as error:
-            said.put(("error", error))
+            messages.put(("error", error))
 
     threading.Thread(target=run, daemon=True).start()
     while True:
-        kind, value = said.get()
-        while kind == "say" and not said.empty():  # only the newest
-            kind, value = said.get()
+        kind, value = messages.get()
+        while kind == "progress" and not messages.empty():  # only the newest
+            kind, value = messages.get()
         if kind == "error":
             raise value
         yield value
@@ -121,16 +122,16 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
         if values[source] == UPLOADS:
             paths = values[files] or []
             if not paths:
-                raise ValueError("upload pictures first")
+                raise ValueError("no pictures are uploaded; upload some, or choose other pictures")
             if len(paths) > MOST_IMAGES:
                 raise ValueError(f"{len(paths)} files were uploaded; at most {MOST_IMAGES} are accepted")
             yield read_pictures([(Path(p).name[:60], Path(p)) for p in paths], size, studio)
         elif values[source] == CHECKPOINT:
-            asked, _ = controls.request({**values, controls.lock: True})
-            for frame in studio.sample(asked):
+            request, _ = controls.request({**values, controls.lock: True})
+            for frame in studio.sample(request):
                 if not frame.done:
                     yield frame.i / frame.n, f"evaluation {frame.nfe} of {frame.evaluations}"
-            config = studio.checkpoint(asked.checkpoint).config
+            config = studio.checkpoint(request.checkpoint).config
             yield Pictures(torch.from_numpy(frame.x), torch.from_numpy(frame.labels), config.classes, config.data)
         else:
             run = RECORDINGS.get(values[last_run])
@@ -141,20 +142,20 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
     def label(values: dict):
         lines = check_prompts(str(values[prompts] or ""), MOST_PROMPTS)
         yield {view: clip_table.waiting("loading CLIP"), ranked: "", shown: "", **running(start, stop)}
-        for clip in following(clip_labels.load_clip, str(values[name] or ""), studio.device):
+        for clip in run_in_thread(clip_labels.load_clip, str(values[name] or ""), studio.device):
             if isinstance(clip, tuple):
                 yield {view: clip_table.waiting(clip[1], clip[0])}
-        for found in pictures(values, clip.image_size):
-            if isinstance(found, tuple):
-                yield {view: clip_table.waiting(found[1], found[0])}
+        for batch in pictures(values, clip.image_size):
+            if isinstance(batch, tuple):
+                yield {view: clip_table.waiting(batch[1], batch[0])}
 
-        def judge(say):
-            return report(clip, found, lines, lambda k, n: say(k / n, f"image {k} of {n}"))
+        def make_report(report_progress):
+            return report(clip, batch, lines, lambda k, n: report_progress(k / n, f"image {k} of {n}"))
 
-        for r in following(judge):
+        for r in run_in_thread(make_report):
             if isinstance(r, tuple):
                 yield {view: clip_table.waiting(r[1], r[0])}
-        urls = [clip_table.png_url(exports.picture(image)) for image in found.images.numpy()]
+        urls = [render.data_url(render.encode(exports.picture(image), "png")) for image in batch.images.numpy()]
         yield {view: clip_table.page(r, urls), shown: keep(r, urls), **idle(start, stop)}
 
     inputs = controls.inputs | {source, files, name, prompts, last_run}
@@ -163,10 +164,10 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
     def by_words(text: str, kept: str):
         (prompt,) = check_prompts([str(text or "")], 1)
         with _LOCK:
-            found = _REPORTS.get(kept if isinstance(kept, str) else "")
-        if found is None:
+            entry = _REPORTS.get(kept if isinstance(kept, str) else "")
+        if entry is None:
             raise ValueError("label pictures first: then words can rank them")
-        r, urls = found
+        r, urls = entry
         index, values = rank(r.features, r.clip.text([prompt]))
         return clip_table.ranking(prompt, index.tolist(), values.tolist(), urls, r.clip.unknown_words(prompt))
 
@@ -179,9 +180,9 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
     reset.click(lambda n: prompts_for(studio, n), model, prompts, **INSTANT)
 
     def follow(model_name, text):
-        """Another model brings its own classes, unless the prompts were written by hand."""
-        ours = {prompts_for(studio, n) for n in studio.checkpoints()}
-        return prompts_for(studio, model_name) if str(text).strip() in ours else gr.skip()
+        """The prompts become those of the new model's classes, unless the visitor wrote them."""
+        generated = {prompts_for(studio, n) for n in studio.checkpoints()}
+        return prompts_for(studio, model_name) if str(text).strip() in generated else gr.skip()
 
     model.change(follow, [model, prompts], prompts, **HIDDEN, trigger_mode="always_last")
     return controls

@@ -1,4 +1,4 @@
-"""Denoise: the reverse process from x_T to x_0 as it happens, alone or two settings side by side."""
+"""Denoise: the reverse process from x_T to x_0, live, of one setting or of two side by side."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Frame, Request, Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.player import Player
-from ddpm_app.ui.events import INSTANT, Pace, idle, running, wire_run
+from ddpm_app.ui.events import INSTANT, Throttle, idle, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, bounds, build_controls, sampler_choices
 from ddpm_app.ui.replay import RECORDINGS
 
 GAP = 4
-PIXEL_BUDGET = 12_000_000  # of all frames of a run: a page holds them decoded, four bytes a pixel
+PIXEL_BUDGET = 12_000_000  # of all frames of a run: a page holds them decoded, four bytes per pixel
 
 
 def alpha_bar_curve(schedule: Schedule) -> list[float]:
@@ -37,8 +37,8 @@ def meta_of(frame: Frame) -> dict:
 
 
 def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Schedule, view: Player, start, stop, extra: dict):
-    """Turn frames into messages for the player: only new ones, at most 12 messages a second, the first and last always."""
-    run, pace, waiting, at, head, every = RECORDINGS.new(), Pace(), [], 0, {}, 1
+    """Messages for the player with the new frames: at most 12 messages a second, and always one for the first and the last frame."""
+    run, throttle, waiting, at, head, every = RECORDINGS.new(), Throttle(), [], 0, {}, 1
     for moment in frames:
         moves = max(f.n for f in moment)
         k = max(moment, key=lambda f: f.n).i
@@ -57,7 +57,7 @@ def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Sched
         meta = [meta_of(f) for f in moment]
         RECORDINGS.add(run, data, meta, "   ".join(f"t {f.t:.0f}  sigma {f.sigma:.3g}  eval {f.nfe}/{f.evaluations}" for f in moment))
         waiting.append((b64(data), meta))
-        if k == 0 or done or pace.due():
+        if k == 0 or done or throttle.due():
             message = {**head, "at": at, "frames": [d for d, _ in waiting], "meta": [m for _, m in waiting], "done": done}
             at, waiting = at + len(waiting), []
             yield {view: message, **(extra if k == 0 else {}), **(idle(start, stop) if done else running(start, stop) if k == 0 else {})}
@@ -102,7 +102,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
         for message in play(frames, titles, schedule, view, start, stop, extra):
             every = message[view].get("every", 1)
             if every > 1 and message[view]["at"] == 0:
-                message[note] = f"One step in {every} is kept: more would not fit a page's memory. Fewer images keep all."
+                message[note] = f"One step in {every} is kept: more would not fit into the page's memory. With fewer images all are kept."
             yield message
 
     wire_run(start, stop, denoise, controls.inputs | {pair, other_sampler, other_scale}, [view, note, controls.seed], "denoise-player")

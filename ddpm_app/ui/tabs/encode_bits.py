@@ -15,7 +15,7 @@ from ddpm_app.studio import compression, exports
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.rate_curve import RateCurve
-from ddpm_app.ui.events import Pace, idle, running, wire_run
+from ddpm_app.ui.events import Throttle, idle, running, wire_run
 from ddpm_app.ui.forms.image_source import GIVEN, TEST, build_source
 from ddpm_app.ui.forms.sampling import UI_SEED, bounds
 from ddpm_app.ui.replay import RECORDINGS
@@ -139,13 +139,13 @@ def build(studio: Studio, model: gr.Radio) -> None:
             "what": f"{what}, {class_text}",
         }
         head["visited"] = f"{total - 2} of {T - 1} times t" + ("" if total - 2 == T - 1 else ", each counted for its stretch of steps")
-        pace, seen, waiting, at = Pace(), [], [], 0
+        throttle, seen, waiting, at = Throttle(), [], [], 0
         for state in compression.code(studio, request, images, classes):
             seen.append(state)
             data, meta = render.encode(panels(state, images), "png"), meta_of(state, dims)
             RECORDINGS.add(head["run"], data, meta, compression.caption(state, 0, dims))
             waiting.append((b64(data), meta))
-            if len(seen) == 1 or state.t == 0 or pace.due():
+            if len(seen) == 1 or state.t == 0 or throttle.due():
                 message = {**head, "at": at, "frames": [d for d, _ in waiting], "meta": [m for _, m in waiting]}
                 at, waiting = at + len(waiting), []
                 if state.t == 0:
@@ -163,7 +163,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
             except StopIteration as end:
                 likelihood = end.value
                 break
-            if pace.due():
+            if throttle.due():
                 yield {view: {**message, "flow": {"share": share}}}
         error = likelihood.standard_error if likelihood.n > 1 else None
         yield {view: {**message, "flow": {"bits": likelihood.bits, "error": error, "draws": likelihood.n}}, **idle(start, stop)}

@@ -15,7 +15,7 @@ from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.player import Player
 from ddpm_app.ui.components.strip import Strip
-from ddpm_app.ui.events import INSTANT, Pace, idle, running, wire_run
+from ddpm_app.ui.events import INSTANT, Throttle, idle, running, wire_run
 from ddpm_app.ui.forms.image_source import TEST, build_source
 from ddpm_app.ui.forms.sampling import UI_SEED, sampler_choices
 from ddpm_app.ui.replay import RECORDINGS
@@ -105,15 +105,15 @@ def build(studio: Studio, model: gr.Radio) -> None:
         tests = [int(values[s.index]) for s in (first, second) if kind != "seeds" and values[s.kind] == TEST]
         ends = "" if kind == "seeds" else "--test {} {}".format(*tests) if len(tests) == 2 else "--images A.png B.png"
         yield {command: request.as_command(ends)}
-        picks, weights, pace = chosen(request.frames), request.weights.tolist(), Pace()
+        picks, weights, throttle = chosen(request.frames), request.weights.tolist(), Throttle()
         tag, back = RECORDINGS.new(), SAMPLERS[request.sampler].steps_for(request.evaluations)
         up = max((request.evaluations + 1) // 2, 2) - 1 if kind == "ode" else 0
         for moment in interpolate.interpolate(studio, request, pictures):
             if moment.phase == "encode":
-                if pace.due():
+                if throttle.due():
                     status = f"Encoding both: level {moment.i} of {moment.n}"
                     yield {view: strip_message(tag, moment.images, ["A", "B"], [0, 1], status, moment.i / (up + back))}
-            elif not moment.done and pace.due():
+            elif not moment.done and throttle.due():
                 text = f"Back from noise: step {moment.i} of {moment.n}"
                 labelled = [f"{weights[k]:.2f}" for k in picks]
                 yield {view: strip_message(tag, moment.images[picks], labelled, [], text, (up + moment.i) / (up + back) * 0.99)}

@@ -1,4 +1,4 @@
-"""Evaluate: choose metrics and a sampler, watch the numbers come, compare them in a table; sweep a setting for a trade-off curve."""
+"""Evaluate: measure a model with chosen metrics and a sampler, list the numbers in a table, sweep a setting for a trade-off curve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.results import Results
-from ddpm_app.ui.events import INSTANT, Pace, idle, wire_runs
+from ddpm_app.ui.events import INSTANT, Throttle, idle, wire_runs
 from ddpm_app.ui.forms.sampling import bounds, sampler_choices
 
 CHOICES = [
@@ -35,11 +35,11 @@ CHOICES = [
     ("Bits/dim, bound", "bpd-bound"), ("Bits/dim, flow", "bpd-flow"),
 ]  # fmt: skip
 MOST_N = 50_000
-PAIRS, SHOWN = 10, 36  # neighbours in the strip; samples of a point of the curve
+PAIRS, SHOWN = 10, 36  # pairs in the strip of nearest neighbours; samples shown for a point of the curve
 
 
 def stored_value(studio: Studio, name: str | None) -> dict:
-    """What the table shows of a model before anything is measured: its stored numbers."""
+    """The table's value before a measurement: the stored numbers of a model."""
     checkpoint = studio.checkpoints().get(name or "")
     try:
         return {"run": None, "model": name or "", "stored": stored_measurements(checkpoint) if checkpoint else [], "trouble": ""}
@@ -48,7 +48,7 @@ def stored_value(studio: Studio, name: str | None) -> dict:
 
 
 def png_strip(pairs) -> dict:
-    """Samples above their nearest training images, one PNG, and the distances below."""
+    """One PNG of samples (top row) and their nearest training images (bottom row), with their distances."""
     rows = np.stack([p[k].numpy() for k in (0, 1) for p in pairs])
     picture = exports.frame_grid(rows, len(pairs))
     return {
@@ -60,7 +60,7 @@ def png_strip(pairs) -> dict:
 
 
 class Form:
-    """The controls, and the plan they add up to."""
+    """The controls, and the plan that they describe."""
 
     def __init__(self):
         with gr.Group(elem_classes="tight"):
@@ -151,18 +151,18 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
     def chosen(values: dict) -> tuple[str, Plan]:
         name = str(values[model] or "")
-        studio.checkpoint(name)  # known, before anything begins
+        studio.checkpoint(name)  # raises for an unknown model
         return name, form.plan(values, name)
 
     def measure(values: dict):
         name, plan = chosen(values)
-        run, pace, left, kept = secrets.token_urlsafe(8), Pace(4), TimeLeft(), 0
+        run, throttle, left, kept = secrets.token_urlsafe(8), Throttle(4), TimeLeft(), 0
         yield {view: {"run": run, "model": name, "begin": "measure", "what": "starting", "done": 0, "total": 1}}
         fresh: list[dict] = []
         with closing(evaluate(studio, plan)) as events:
             for event in events:
                 if isinstance(event, Progress):
-                    if pace.due() or event.done == event.total:
+                    if throttle.due() or event.done == event.total:
                         yield {view: {"run": run, "model": name, **message(event, left)}}
                     continue
                 if isinstance(event, Refusal):
@@ -191,14 +191,14 @@ def build(studio: Studio, model: gr.Radio) -> None:
     def draw(values: dict):
         name, plan = chosen(values)
         along = Sweep(str(values[axis]), (), (plan.features or ("classifier",))[0])
-        run, pace, left, points = secrets.token_urlsafe(8), Pace(4), TimeLeft(), []
+        run, throttle, left, points = secrets.token_urlsafe(8), Throttle(4), TimeLeft(), []
         yield {view: {"run": run, "model": name, "begin": "curve", "axis": along.axis, "what": "starting", "done": 0, "total": 1}}
         with closing(sweep(studio, plan, along)) as events:
             for event in events:
                 if isinstance(event, Point):
                     points.append(event)
                     yield {view: {"run": run, "model": name, "point": point_value(event), "index": len(points) - 1}}
-                elif pace.due():
+                elif throttle.due():
                     yield {view: {"run": run, "model": name, **message(event, left)}}
         yield {view: {"run": run, "model": name, "over": f"{len(points)} points over {along.axis}"}, **at_rest()}
 
@@ -211,7 +211,7 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
 
 def point_value(p: Point) -> dict:
-    """A point of the curve for the page: numbers, a grid of its first samples, how it was made."""
+    """A point of the curve for the page: numbers, a grid of its first samples, settings and protocol."""
     shown = min(SHOWN, p.images.n)
     grid = exports.frame_grid(p.images.part(0, shown).numpy(), exports.grid_columns(shown))
     settings = {"sampler": p.request.sampler, "evaluations": p.request.true_evaluations, "guidance": p.request.guidance, "n": p.request.n}

@@ -1,4 +1,4 @@
-"""Forward: any picture dissolves into noise, and can be denoised again from where it stands (SDEdit)."""
+"""Forward: add noise to a picture, and denoise it from any noise level (SDEdit)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def model_picture(path: str, studio: Studio, name: str) -> np.ndarray:
 
 
 def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
-    """What forward.js needs: the pixels, the noise, and three schedules' alpha_bar."""
+    """The value of NoiseView: pixels, noise, and alpha_bar of three schedules or more."""
     config = studio.checkpoint(name).config
     x0 = model_picture(path, studio, name)
-    own = config.schedule["name"]
-    own_schedule = make_schedule(**config.schedule)
-    _, eps = forward_process(x0, own_schedule, [], seed)
-    names = [own, *[k for k in ("linear", "cosine", "sigmoid") if k != own]]
-    schedules = {k: own_schedule if k == own else make_schedule(k, own_schedule.T) for k in names}
+    name_of_model = config.schedule["name"]
+    schedule = make_schedule(**config.schedule)
+    _, eps = forward_process(x0, schedule, [], seed)
+    others = [k for k in ("linear", "cosine", "sigmoid") if k != name_of_model]
+    schedules = {name_of_model: schedule, **{k: make_schedule(k, schedule.T) for k in others}}
     return {
         "run": RECORDINGS.new(),
         "size": config.network.image_size,
         "channels": config.network.in_channels,
         "x0": b64(x0.tobytes()),
         "eps": b64(eps.astype("<f4").tobytes()),
-        "T": own_schedule.T,
-        "model": own,
+        "T": schedule.T,
+        "model": name_of_model,
         "bars": {k: alpha_bar_curve(s) for k, s in schedules.items()},
         "crop": render.data_url(render.encode(crop_preview(open_picture(path)), "png")),
         "t": t,
@@ -83,7 +83,7 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
         try:
             return view_value(path, studio, str(name), int(seed or 0), int(level or 0))
         except PictureError:
-            now, before = time.monotonic(), refused.get(path, 0.0)  # an upload changes the input twice; one sentence is enough
+            now, before = time.monotonic(), refused.get(path, 0.0)  # an upload changes the input twice: show one error only
             refused.clear()
             refused[path] = now
             if now - before < 3:
@@ -98,13 +98,13 @@ def build(studio: Studio, model: gr.Radio) -> Controls:
 
     def denoise(values: dict):
         if not values[picture]:
-            raise PictureError("Give a picture first: upload, paste or photograph one, or take an example.")
-        # the noise on screen is the seed's: it stays whether the lock is set or not
+            raise PictureError("There is no picture yet: upload, paste or photograph one, or choose an example.")
+        # the seed's noise is on screen, so it is used whether the seed is locked or not
         request, _ = controls.request({**values, controls.lock: True})
         schedule = make_schedule(**studio.checkpoint(request.checkpoint).config.schedule)
         level = int(values[t])
         if not 1 <= level <= schedule.T:
-            raise ValueError(f"t is {level}; denoising starts anywhere from 1 to {schedule.T}")
+            raise ValueError(f"t is {level}; a whole number from 1 to {schedule.T} is accepted")
         x0 = model_picture(values[picture], studio, request.checkpoint)
         sigma = min(float(schedule.sigma[level - 1]), 160.0)
         frames = ((f,) for f in studio.sample(request, picture=x0, start=sigma))

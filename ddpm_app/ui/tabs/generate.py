@@ -1,4 +1,4 @@
-"""Generate: a grid of images as they form, each with its seed, its settings and its PNG."""
+"""Generate: a grid of images, live, each with its seed, settings and PNG."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Frame, Request, Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.image_grid import ImageGrid
-from ddpm_app.ui.events import HIDDEN, INSTANT, Pace, guarded, idle, running, wire_run
+from ddpm_app.ui.events import HIDDEN, INSTANT, Throttle, guarded, idle, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
 from ddpm_app.ui.forms.steering import build_steer, ranked_view, settings_of
 from ddpm_app.ui.replay import RECORDINGS
 
 
 def grid_head(request: Request, frame: Frame, classes: tuple[str, ...]) -> dict:
-    """The empty grid: order of cells, their labels, row headers when all classes are asked for."""
+    """The empty grid: order of cells, their labels, row headers where the label is "all"."""
     names = [classes[k] if k >= 0 else "no class" for k in frame.labels]
     size = [frame.x.shape[3], frame.x.shape[2]]
     if request.label == "all" and classes and len(frame.labels) == request.n:  # image i has class i mod K; its row is its class
@@ -36,14 +36,14 @@ def grid_head(request: Request, frame: Frame, classes: tuple[str, ...]) -> dict:
 
 
 def settings_list(request: Request, i: int, label: str) -> list[list[str]]:
-    """What the page lists beside a chosen image."""
+    """[name, text] of each setting, for the list beside a chosen image."""
     shown = [["class", label], ["seed", str(request.seed + i)], ["guidance s", f"{request.guidance:g}"], ["sampler", request.sampler]]
     shown += [["evaluations", str(request.true_evaluations)], ["grid", request.grid], ["model", request.checkpoint]]
     return shown + [[k, f"{v:g}"] for k, v in request.options().items()] + settings_of(request)
 
 
 def finished(studio: Studio, request: Request, frame: Frame, head: dict, classes: tuple[str, ...]) -> dict:
-    """The last message of a run: every image's PNG and settings, and of a re-ranked one what was kept and what was not."""
+    """The last message of a run: PNG and settings of every image, and of a re-ranked run the kept and the rejected ones."""
     pngs = [exports.image_png(image, request, i, int(frame.labels[i])) for i, image in enumerate(frame.x)]
     listed = [settings_list(request, i, head["labels"][i]) for i in range(len(pngs))]
     status = f"{request.n} image{'s' if request.n > 1 else ''}, {frame.evaluations} evaluations each; click one"
@@ -59,7 +59,7 @@ def finished(studio: Studio, request: Request, frame: Frame, head: dict, classes
         layout = {**first, "order": [order[i] for i in first["order"]]}
         message |= {"ranked": {**ranked, "layout": layout}, "status": f"{status}. Kept: {ranked['means']}"}
     if words := studio.steering.unknown_words(request, studio.checkpoint(request.checkpoint).config):
-        message["status"] += f". CLIP has never read {', '.join(words)}"
+        message["status"] += f". CLIP does not know {', '.join(words)}"
     run = head["run"]
     for i in order:  # what the ZIP holds
         RECORDINGS.add(run, pngs[i])
@@ -67,7 +67,7 @@ def finished(studio: Studio, request: Request, frame: Frame, head: dict, classes
 
 
 def hero_value(studio: Studio, name: str | None) -> dict:
-    """What the grid shows before the first click: the animation that ships with a model, if one does."""
+    """The grid's value before the first click: the animation of the model, if it has one."""
     checkpoint = studio.checkpoints().get(name or "")
     file = checkpoint.path / "denoising.webp" if checkpoint else None
     if file is None or not file.is_file() or file.stat().st_size > 1_000_000:
@@ -96,8 +96,8 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
     def generate(values: dict):
         request, seed_update = controls.request(values, **steer.fields(values))
         classes = studio.steering.classes(request, studio.checkpoint(request.checkpoint).config)
-        shared = dataclasses.replace(request, checkpoint=studio.address(request.checkpoint))  # runs elsewhere, too
-        run, pace, head = RECORDINGS.new(), Pace(), {}
+        shared = dataclasses.replace(request, checkpoint=studio.address(request.checkpoint))  # a name that is valid on other machines too
+        run, throttle, head = RECORDINGS.new(), Throttle(), {}
         for frame in studio.sample(request):
             status = f"evaluation {frame.nfe} of {frame.evaluations}"
             message = {"run": run, "progress": frame.i / frame.n, "status": status}
@@ -112,7 +112,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
                 }
             elif frame.done:
                 yield {view: {**message, **head, **finished(studio, request, frame, head, classes)}, last_run: run, **idle(start, stop)}
-            elif pace.due():
+            elif throttle.due():
                 columns = exports.grid_columns(len(frame.x0))
                 preview = render.encode(render.grid(torch.from_numpy(frame.x0), columns, pad=0), "jpeg")
                 yield {view: {**message, **head, "preview": b64(preview), "preview_columns": columns}}
@@ -130,7 +130,7 @@ def build(studio: Studio, model: gr.Radio, last_run: gr.State) -> Controls:
         try:
             data = base64.b64decode(str(event._data.get("png", "")), validate=True)
         except (binascii.Error, AttributeError):
-            raise ValueError("this image's settings could not be read") from None
+            raise ValueError("the image's settings cannot be read; a PNG saved here is accepted") from None
         return restored(data)
 
     model.change(lambda name: hero_value(studio, name), model, view, **INSTANT)

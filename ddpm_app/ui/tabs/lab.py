@@ -18,14 +18,14 @@ from ddpm_app.toy.shapes import SHAPES
 from ddpm_app.toy.training import ToyTrainConfig
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.plane import Plane
-from ddpm_app.ui.events import HIDDEN, NewestRuns, Pace, guarded, idle, running, wire_runs
+from ddpm_app.ui.events import HIDDEN, NewestRuns, Throttle, guarded, idle, running, wire_runs
 from ddpm_app.ui.tabs import lab_experiments
 
 LAB = use_cases.Lab()
 DENOISERS = [("learned network", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points (1,000)", "points")]
 FIELDS = [("none", "none"), ("learned", "learned"), ("exact: the true density", "exact"), ("exact: the data's own points", "points")]
 FIELDS += [("difference of learned and exact", "difference")]
-LOCK, UNLOCK = {"run": None, "locked": True}, {"run": None}  # what is shown stays; locked: no drawing while something runs
+LOCK, UNLOCK = {"run": None, "locked": True}, {"run": None}  # the plane keeps its picture; locked: no drawing during a run
 
 
 def class_choices(classes: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -45,8 +45,8 @@ def move_value(setup: use_cases.Setup, request: use_cases.PlaneRequest, only_las
 
 def build(tab: gr.Tab) -> None:
     gr.HTML("<p class='purpose'>Watch points find their density, beside the exact answer.</p>", apply_default_css=False)
-    own = gr.State(None)  # name under which uploaded, drawn or trained setups are kept
-    busy = gr.State(False)  # a run or training is on
+    kept_name = gr.State(None)  # name under which LAB keeps an uploaded, drawn or trained setup
+    busy = gr.State(False)  # whether sampling or training runs
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
             with gr.Row(elem_classes="run-row"):
@@ -87,12 +87,12 @@ def build(tab: gr.Tab) -> None:
                 level = gr.Slider(-2, 2, value=-0.5, step=0.05, label="at log10 of sigma", elem_id="lab-level", min_width=180)
                 contour = gr.Button("Contours of the density", elem_id="lab-contours", min_width=150)
     mixture = {"components": components, "spread": spread, "layout": layout}
-    c = SimpleNamespace(inputs={own, data, noise, *mixture.values()}, seed=seed, label=label)
+    c = SimpleNamespace(inputs={kept_name, data, noise, *mixture.values()}, seed=seed, label=label)
     plane_inputs = c.inputs | {busy, which, label, scale, sampler, evaluations, points, seed, kind, level}
     training_inputs = plane_inputs | {steps, width, depth, schedule, T, betas, with_classes}
 
     def setup_of(values: dict) -> use_cases.Setup:
-        return LAB.get(values[own]) or named(values)
+        return LAB.get(values[kept_name]) or named(values)
 
     def named(values: dict) -> use_cases.Setup:
         options = {"components": int(values[components]), "spread": float(values[spread]), "layout": int(values[layout])}
@@ -120,7 +120,7 @@ def build(tab: gr.Tab) -> None:
     closed = (train, data, noise, *mixture.values(), upload)
 
     def at_work() -> dict:
-        """Only Stop can be pressed, and the data stay what they are: nothing that arrives later replaces a choice made meanwhile."""
+        """Only Stop is active and the data cannot be changed, so that no late message replaces a newer choice."""
         return {busy: True, view: LOCK, **{k: k.__class__(interactive=False) for k in closed}, **running(start, stop)}
 
     def at_rest() -> dict:
@@ -145,15 +145,15 @@ def build(tab: gr.Tab) -> None:
     newest = NewestRuns()
 
     def opened(values: dict, visitor: gr.Request):
-        if values[busy] or newest.has_run(visitor):  # alive on opening; what was trained or drawn stays
+        if values[busy] or newest.has_run(visitor):  # a trained or drawn setup stays
             return
         run = newest.begin(visitor)
         yield {note: "Sampling"}
-        shown = sample(values)  # of data that may no longer be the chosen ones
+        shown = sample(values)  # meanwhile the visitor may have chosen other data
         yield shown if newest.end(visitor, run) else {view: gr.skip(), note: gr.skip()}
 
     def learn(values: dict):
-        setup, pace = setup_of(values), Pace(4)
+        setup, throttle = setup_of(values), Throttle(4)
         config = ToyTrainConfig(
             schedule=str(values[schedule]),
             T=int(values[T] or 0),
@@ -167,17 +167,17 @@ def build(tab: gr.Tab) -> None:
         shown_class = {} if values[with_classes] else {"label": None}
         request_of(values, **shown_class)
         began = time.monotonic()
-        events, trained = LAB.train(setup, config), setup  # whatever is wrong with the settings is said before anything changes
+        events, trained = LAB.train(setup, config), setup  # raises for wrong settings before the page changes
         yield {note: "Training", **at_work()}
         for event, trained in events:
             text = f"Step {event.step} of {event.steps}, loss {event.loss[0]:.3f}, {time.monotonic() - began:.1f} s"
-            if pace.due() and event.step < event.steps:
+            if throttle.due() and event.step < event.steps:
                 quick = {"which": "learned", "evaluations": 12, "n": 1000, "sampler": "dpmpp-2m", **shown_class}
                 live = move_value(trained, request_of(values, **quick), only_last=True)
                 yield {view: plane_value(trained, "learning", move=live, locked=True), note: text}
         request = request_of(values, which="learned", **shown_class)
         shown = plane_value(trained, f"{setup.data.name}: the network just trained", move=move_value(trained, request))
-        yield {own: LAB.keep(trained), view: shown, note: text, **at_rest()}
+        yield {kept_name: LAB.keep(trained), view: shown, note: text, **at_rest()}
 
     def show_field(values: dict):
         setup = setup_of(values)
@@ -190,29 +190,29 @@ def build(tab: gr.Tab) -> None:
         return {view: plane_value(setup, setup.data.name, keep=True, locked=bool(values[busy]), **shown), note: text}
 
     def redrawn(values: dict):
-        """A field chosen while a run went on: the run's last picture was drawn without it."""
+        """Draw the field that was chosen during a run: the run's last picture has none."""
         return {view: show_field(values)[view] if values[kind] != "none" else gr.skip()}
 
     def show_contours(values: dict):
         setup = setup_of(values)
         request = request_of(values)
-        found = use_cases.density(setup, request.which, request.label)
+        density = use_cases.density(setup, request.which, request.label)
         more = parts_of(values, setup, request)
-        shown = plane_value(setup, setup.data.name, keep=True, locked=bool(values[busy]), density=found, **more)
+        shown = plane_value(setup, setup.data.name, keep=True, locked=bool(values[busy]), density=density, **more)
         return {view: shown, note: "Contours 0.5, 1.5, 3, 5 and 8 nats below the peak of the density."}
 
     def fresh(values: dict, visitor: gr.Request):
-        free(values[busy])
+        check_idle(values[busy])
         newest.end(visitor)
         setup = named(values)
-        known = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
+        advice = "" if setup.denoiser else " Press Train to fit a network, or Run to follow the exact denoiser."
         shown = plane_value(setup, setup.data.name)
         sliders = {k: k.__class__(visible=values[data] == "mixture") for k in mixture.values()}
-        return {own: None, view: shown, note: f"{len(setup.data)} points.{known}", label: classes_of(setup), **sliders}
+        return {kept_name: None, view: shown, note: f"{len(setup.data)} points.{advice}", label: classes_of(setup), **sliders}
 
-    def free(is_busy: object) -> None:
+    def check_idle(is_busy: object) -> None:
         if is_busy:
-            raise ValueError("something runs on these data: press Stop, then choose others")
+            raise ValueError("a run uses these data; press Stop, then choose others")
 
     def classes_of(setup: use_cases.Setup) -> gr.Dropdown:
         return gr.Dropdown(class_choices(setup.data.classes), value=-1)
@@ -223,12 +223,12 @@ def build(tab: gr.Tab) -> None:
         return LAB.keep(setup), plane_value(setup, setup.data.name), html.escape(text), classes_of(setup)
 
     def uploaded(path: str, is_busy: bool, visitor: gr.Request):
-        free(is_busy)
+        check_idle(is_busy)
         newest.end(visitor)
         return take(LAB.upload(path))
 
     def sketched(is_busy: bool, event: gr.EventData, visitor: gr.Request):
-        free(is_busy)
+        check_idle(is_busy)
         newest.end(visitor)
         strokes = getattr(event, "strokes", None)
         strokes = strokes if isinstance(strokes, list) and len(strokes) <= 60 and all(isinstance(s, list) for s in strokes) else []
@@ -241,21 +241,23 @@ def build(tab: gr.Tab) -> None:
         return {view: UNLOCK, note: "", **at_rest()}
 
     starts = [(start, go, plane_inputs), (train, learn, training_inputs)]
-    for event in wire_runs(starts, stop, [own, view, note, busy, start, stop, *closed], stopped, failed, newest=newest):
+    for event in wire_runs(starts, stop, [kept_name, view, note, busy, start, stop, *closed], stopped, failed, newest=newest):
         event.success(guarded(redrawn), plane_inputs, [view], **HIDDEN)
     for component in (data, noise, *mixture.values()):
-        component.change(guarded(fresh), plane_inputs, [own, view, note, label, *mixture.values()], trigger_mode="always_last", **HIDDEN)
+        component.change(
+            guarded(fresh), plane_inputs, [kept_name, view, note, label, *mixture.values()], trigger_mode="always_last", **HIDDEN
+        )
     tab.select(guarded(opened), plane_inputs, [view, note], **HIDDEN)
     for component in (kind, level):
         component.change(guarded(show_field), plane_inputs, [view, note], trigger_mode="always_last", **HIDDEN)
     contour.click(guarded(show_contours), plane_inputs, [view, note], **HIDDEN)
-    upload.upload(guarded(uploaded), [upload, busy], [own, view, note, label], **HIDDEN)
-    view.sketch(guarded(sketched), [busy], [own, view, note, label], **HIDDEN)
+    upload.upload(guarded(uploaded), [upload, busy], [kept_name, view, note, label], **HIDDEN)
+    view.sketch(guarded(sketched), [busy], [kept_name, view, note, label], **HIDDEN)
     lab_experiments.build(c, setup_of)
 
 
 def parse_betas(text: object, schedule: str = "linear") -> dict:
-    """{"beta_start", "beta_end"} of "0.0001, 0.02"; nothing of an empty text. Raises ValueError for a schedule without betas."""
+    """{"beta_start", "beta_end"} from "0.0001, 0.02"; {} from an empty text. Raises ValueError, also for a schedule without betas."""
     parts = [p for p in str(text or "").replace(";", ",").split(",") if p.strip()]
     if not parts:
         return {}

@@ -1,4 +1,4 @@
-"""The lab's experiments on the page: a button each, with progress, plots, the three ways side by side, a table and its CSV."""
+"""The experiments of the Lab: a button for each, with progress, plots, the three ways side by side, a table and its CSV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddpm_app.toy.sweeps import DEFAULT_PAIRS, DEFAULT_T, ExperimentEvent, Scale
 from ddpm_app.toy.tables import parse_numbers, parse_pairs, summarise, to_csv
 from ddpm_app.ui.components.experiment import ExperimentOutput, progress
 from ddpm_app.ui.components.point_clouds import PointClouds
-from ddpm_app.ui.events import Pace, idle, running, wire_runs
+from ddpm_app.ui.events import Throttle, idle, running, wire_runs
 
 BUTTONS = {
     "steps": "Against T",
@@ -28,13 +28,13 @@ BUTTONS = {
 
 
 def parse_field(parse: Callable[[str], list], text: object, what: str, most: int = 12) -> list:
-    """The entries of a field, separated by commas. Raises ValueError in one sentence."""
+    """The entries of a field, separated by commas. Raises ValueError."""
     try:
         entries = parse(str(text or ""))
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
     if not 1 <= len(entries) <= most:
-        raise ValueError(f"{what}: {len(entries)} entries; accepted are 1 to {most}")
+        raise ValueError(f"{what} has {len(entries)} entries; 1 to {most} are accepted")
     return entries
 
 
@@ -43,12 +43,16 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def one_time(text: object) -> int | None:
-    """The t of a field; None if the field is empty. Raises ValueError in one sentence."""
+    """The t of a field; None if the field is empty. Raises ValueError."""
     return parse_field(whole_numbers, text, "t", most=1)[0] if str(text or "").strip() else None
 
 
 def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
-    """c: inputs (the components that setup_of reads), seed, label. setup_of: their values -> the data and its network."""
+    """Lay out the experiments.
+
+    c           inputs (the components that setup_of reads), seed, label
+    setup_of    values of these components -> the data and its network
+    """
     with gr.Accordion("Experiments", open=False, elem_id="lab-experiments"):
         buttons = {}
         with gr.Row(elem_classes="plain-row"):
@@ -82,45 +86,45 @@ def build(c: SimpleNamespace, setup_of: Callable[[dict], Setup]) -> None:
         ways = PointClouds(elem_id="lab-ways")
         rows_view = ExperimentOutput(elem_id="lab-rows")
 
-    def events_of(what: str, values: dict, setup: Setup) -> Iterator[ExperimentEvent]:
-        run, data, chosen = EXPERIMENTS[what][0], setup.data, int(values[c.seed] or 0) % 2**31
+    def events_of(name: str, values: dict, setup: Setup) -> Iterator[ExperimentEvent]:
+        run, data, chosen = EXPERIMENTS[name][0], setup.data, int(values[c.seed] or 0) % 2**31
         trained = setup.denoiser is not None
-        knows = trained and setup.denoiser.network.config.num_classes == len(data.classes)
-        fair = data.truth is not None  # a network that learned from all of someone's points cannot be measured on some of them
-        if what in ("steps", "schedules"):
+        has_classes = trained and setup.denoiser.network.config.num_classes == len(data.classes)
+        fair = data.truth is not None  # without a density, all points are training data: no test points are left
+        if name in ("steps", "schedules"):
             which = [chosen + k for k in range(int(values[seeds] or 1))]
-            if what == "steps":
+            if name == "steps":
                 return run(data, parse_field(whole_numbers, values[lengths], "T"), which, Scale(seed=chosen))
             return run(data, parse_field(parse_pairs, values[betas], "Betas"), seeds=which, scale=Scale(seed=chosen))
-        if what == "solvers":
+        if name == "solvers":
             return run(setup.choose("learned" if trained else "exact"), setup.schedule, data, EVALUATIONS, points=500, seed=chosen)
-        if what == "classes":
+        if name == "classes":
             number = max(-1 if values[c.label] is None else int(values[c.label]), 0)
-            return run(data, setup.denoiser if knows and fair else None, label=number, seed=chosen)
-        if what == "classifier":
-            return run(data, setup.denoiser if knows and fair else None, t=one_time(values[t]), seed=chosen)
+            return run(data, setup.denoiser if has_classes and fair else None, label=number, seed=chosen)
+        if name == "classifier":
+            return run(data, setup.denoiser if has_classes and fair else None, t=one_time(values[t]), seed=chosen)
         return run(data, setup.choose("learned") if trained and fair else None, seed=chosen)
 
-    def runner(what: str):
+    def runner(name: str):
         def run_experiment(values: dict):
-            setup, pace, rows, pictures = setup_of(values), Pace(4), [], []
-            events = events_of(what, values, setup)
+            setup, throttle, rows, pictures = setup_of(values), Throttle(4), [], []
+            events = events_of(name, values, setup)
             busy = {b: gr.Button(interactive=False) for b in buttons.values()}
-            yield {bar: progress(0, "starting"), curve: "", rows_view: "", ways: None, **busy, **running(buttons[what], halt)}
+            yield {bar: progress(0, "starting"), curve: "", rows_view: "", ways: None, **busy, **running(buttons[name], halt)}
             for event in events:
                 rows += event.rows
                 pictures += [event.picture] if event.picture else []
-                if event.rows or event.picture or pace.due():
-                    message = {bar: progress(event.fraction, f"{BUTTONS[what]}: {event.text}")}
+                if event.rows or event.picture or throttle.due():
+                    message = {bar: progress(event.fraction, f"{BUTTONS[name]}: {event.text}")}
                     if event.rows:
-                        message[rows_view] = plots.table(summarise(rows, what), to_csv(rows), f"{what}-{setup.data.name}")
+                        message[rows_view] = plots.table(summarise(rows, name), to_csv(rows), f"{name}-{setup.data.name}")
                     if event.rows or (event.picture and "grid" in event.picture):
                         drawn = [plots.regions(**p) for p in pictures if "grid" in p]
-                        message[curve] = f"<div class='panels'>{''.join(plots.plot(rows, what) + drawn)}</div>"
+                        message[curve] = f"<div class='panels'>{''.join(plots.plot(rows, name) + drawn)}</div>"
                     if event.picture and "method" in event.picture:
                         message[ways] = clouds_value(setup.data, pictures)
                     yield message
-            yield {bar: progress(1, f"{BUTTONS[what]}: done"), **at_rest()}
+            yield {bar: progress(1, f"{BUTTONS[name]}: done"), **at_rest()}
 
         return run_experiment
 

@@ -1,4 +1,4 @@
-"""Models: every checkpoint found, its card and its measured numbers, and a field that loads another."""
+"""Models: the card and the measured numbers of every checkpoint, and a field that loads another checkpoint."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def build(studio: Studio, model: gr.Radio) -> None:
 
 
 def _card(studio: Studio, name: str | None) -> str:
-    found = studio.checkpoints().get(name or "")
-    if found is None:
+    checkpoint = studio.checkpoints().get(name or "")
+    if checkpoint is None:
         return "<p class='none'>No checkpoint here yet. Train one with train/train_unet.py, or load one above.</p>"
     reasons = "".join(f"<p class='none'>Not readable: {html.escape(r)}</p>" for r in studio.unreadable().values())
-    return card_html(found) + reasons
+    return card_html(checkpoint) + reasons
 
 
 def _text(studio: Studio, name: str | None) -> str:
-    found = studio.checkpoints().get(name or "")
-    if found is None:
+    checkpoint = studio.checkpoints().get(name or "")
+    if checkpoint is None:
         return ""
-    # a downloaded card must not load remote images or bring HTML of its own
-    return found.card().replace("![", "[").replace("<", "&lt;")
+    # a downloaded card must not load remote images or contain HTML
+    return checkpoint.card().replace("![", "[").replace("<", "&lt;")

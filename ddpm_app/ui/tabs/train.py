@@ -1,4 +1,4 @@
-"""Train: a budget in minutes becomes a run; it is watched, paused, stopped, resumed and forked here, from any browser."""
+"""Train: start, watch, pause, stop, resume and fork training runs, from any browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ddpm_app.ui.events import HIDDEN, INSTANT, guarded
 from ddpm_app.ui.forms.training import OWN, Form
 
 DERIVED = ("batch", "lr", "warmup", "ema", "validations")  # controls that a probe sets
-PROBE_SECONDS = 90  # after which a probe is given up; it measures for 15
+PROBE_SECONDS = 90  # time limit of a probe, which measures for 15 s
 
 
 def note(text: str = "") -> str:
@@ -56,7 +56,7 @@ def build(studio: Studio) -> None:
                 note("Measure tries this machine for some 15 s: batch, learning rate, EMA and a predicted end."),
                 elem_id="train-plan", apply_default_css=False,
             )  # fmt: skip
-            form, fresh = Form(), gr.State(False)  # whether the prediction above is of these settings
+            form, fresh = Form(), gr.State(False)  # whether the prediction above is for these settings
             command = gr.Code(
                 "", language="shell", label="The same from a shell", interactive=False, wrap_lines=True, lines=3, max_lines=9,
                 elem_classes="mono", elem_id="train-command",
@@ -71,7 +71,7 @@ def build(studio: Studio) -> None:
             out = runs.short(str(runs_dir() / runs.check_name(form.name_of(values, settings))))
             argv = runs.flags(settings, out, str(values[form.init] or "").strip(), bool(values[form.now]))
             return runs.shown([*argv, *form.extra(values)])
-        except (ValueError, TypeError, OverflowError) as error:  # numbers that are none, or too large, among them
+        except (ValueError, TypeError, OverflowError) as error:  # among them NaN and numbers that are too large
             return f"# {error}"
 
     def begin(values: dict):
@@ -87,26 +87,28 @@ def build(studio: Studio) -> None:
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_SECONDS, cwd=PROJECT)
         except subprocess.TimeoutExpired:
-            raise ValueError(f"no answer within {PROBE_SECONDS} s: this network is too large for this machine, or it is busy") from None
+            raise ValueError(
+                f"the measurement took more than {PROBE_SECONDS} s: the network is too large for this machine, or the machine is busy"
+            ) from None
         if done.returncode:
             raise ValueError((done.stderr.strip().splitlines() or ["the measurement failed"])[-1].removeprefix("train_unet: "))
-        found = json.loads(done.stdout.splitlines()[-1])
-        derived = {getattr(form, k): found[k] for k in DERIVED}
-        yield {plan: note(predicted(found)), probe: gr.Button(interactive=True), fresh: True, **derived}
+        plan_values = json.loads(done.stdout.splitlines()[-1])
+        derived = {getattr(form, k): plan_values[k] for k in DERIVED}
+        yield {plan: note(predicted(plan_values)), probe: gr.Button(interactive=True), fresh: True, **derived}
 
-    def stale(told: bool):
-        return (note("Changed since it was measured; Measure predicts anew."), False) if told else (gr.skip(), gr.skip())
+    def stale(is_fresh: bool):
+        return (note("Changed since it was measured; Measure predicts anew."), False) if is_fresh else (gr.skip(), gr.skip())
 
     def choose(data):
-        own = data == OWN
-        return gr.Textbox(visible=own), gr.File(visible=own), gr.Slider(visible=own)
+        is_folder = data == OWN
+        return gr.Textbox(visible=is_folder), gr.File(visible=is_folder), gr.Slider(visible=is_folder)
 
     def unpack(path):
         if not path:
             return gr.skip(), gr.skip()
         place, counts, bad = unpack_images(Path(path), runs_dir() / ".data")
-        found = ", ".join(f"{name} {n}" for name, n in counts.most_common(8)) + (", …" if len(counts) > 8 else "")
-        text = f"{sum(counts.values()):,} images in {len(counts)} {'class' if len(counts) == 1 else 'classes'}: {found}."
+        class_counts = ", ".join(f"{name} {n}" for name, n in counts.most_common(8)) + (", …" if len(counts) > 8 else "")
+        text = f"{sum(counts.values()):,} images in {len(counts)} {'class' if len(counts) == 1 else 'classes'}: {class_counts}."
         if bad:
             text += f" {len(bad)} cannot be read and will be skipped: {', '.join(bad[:3])}{', …' if len(bad) > 3 else ''}."
         return str(place), note(text)
@@ -116,7 +118,7 @@ def build(studio: Studio) -> None:
         gr.Info("Its settings are on the form, with the snapshot under Advanced. Change what you like, then start.")
         return form.from_run(runs.find(str(chosen.get("run"))), str(chosen.get("snapshot")))
 
-    # what a person changes; what a measurement or a fork sets is no input
+    # .input: only changes by the visitor, not those by a measurement or a fork
     changed = [getattr(form, k).input for k in ("data", "path", "size", "preset", "minutes", "batch", "ema", "validations", "further")]
     gr.on(changed, stale, fresh, [plan, fresh], **INSTANT)
     start.click(guarded(begin), set(form.fields), [view, form.name, form.init], trigger_mode="once", **HIDDEN)
@@ -128,7 +130,7 @@ def build(studio: Studio) -> None:
     form.preset.input(lambda preset: LR.get(preset, TrainConfig.lr), form.preset, form.lr, **INSTANT)
     form.data.change(choose, form.data, [form.path, form.zip, form.size], **INSTANT)
     unpacked = form.zip.upload(guarded(unpack), form.zip, [form.path, plan], **HIDDEN)
-    for event in (unpacked.failure, form.zip.clear):  # the box above shows no good ZIP: none is trained on
+    for event in (unpacked.failure, form.zip.clear):  # without a valid ZIP, no earlier one stays selected
         event(lambda: ("", note()), None, [form.path, plan], **INSTANT)
     view.recall(guarded(fork), None, form.fields, **HIDDEN)
     listeners = [f.change for f in form.fields if f is not form.zip]
