@@ -13,12 +13,12 @@ from ddpm_app.studio.studio import Studio
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 60_000  # ms; waits end as soon as what they wait for is there
-# noise of the libraries, and of a stream that a closing page lets go of
+# messages of the libraries, and of a stream that ends with its page
 HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
 
 
 class Slow(Studio):
-    """A studio whose steps can be held at a gate, instead of tests that rely on speed."""
+    """A studio whose runs can be held after a step, so that tests do not depend on speed."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

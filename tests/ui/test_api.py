@@ -10,7 +10,7 @@ from PIL import Image
 from ddpm_app.studio.studio import Request
 
 
-def test_http_api_gives_the_studio_s_pixels(app):
+def test_http_api_returns_the_same_pixels_as_the_studio(app):
     from gradio_client import Client
 
     studio, url = app

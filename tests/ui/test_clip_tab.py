@@ -1,4 +1,4 @@
-"""The CLIP tab in a real browser: a grid, samples, uploads; the table, the tiles, ranking by words; what bad input gets."""
+"""The CLIP tab in a real browser: a grid, samples, uploads; the table, the tiles, ranking by words; errors of bad input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def toast(page, words):
     assert page.locator("#clip-view .done").count() == 0  # never an old result under a new complaint
 
 
-def test_grid_prompts_and_ranking(page):
+def test_labels_of_the_last_grid_and_ranking_by_words(page):
     tab(page, "CLIP")
     label(page)
     toast(page, "there is no generated grid yet")
@@ -83,7 +83,7 @@ def test_grid_prompts_and_ranking(page):
     page.wait_for_function("() => (document.querySelector('#clip-prompts textarea')?.value ?? '').split('\\n').length === 10")
 
 
-def test_samples_uploads_and_another_clip(page, tmp_path):
+def test_labels_of_samples_and_of_uploads_and_an_unknown_clip(page, tmp_path):
     tab(page, "CLIP")
     page.get_by_label("New samples of the model").check()
     page.wait_for_selector("#clip-request input[aria-label='number input for Images']")
@@ -117,7 +117,7 @@ def test_samples_uploads_and_another_clip(page, tmp_path):
     toast(page, "not in the local cache")
 
 
-def test_stop_is_said_and_the_bar_goes(page, app):
+def test_stop_shows_a_sentence_and_removes_the_progress_bar(page, app):
     slow, _ = app
     tab(page, "CLIP")
     page.get_by_label("New samples of the model").check()

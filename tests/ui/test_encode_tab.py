@@ -33,7 +33,7 @@ def encoded(page):
     page.wait_for_selector("#coding-start:not([disabled])")
 
 
-def test_the_bits_of_an_upload(page, app, picture):
+def test_progressive_coding_of_an_upload(page, app, picture):
     file, image = picture
     tab(page, "Encode")
     assert page.inner_text("#coding-view .empty strong") == "Nothing encoded yet"
@@ -75,7 +75,7 @@ def test_the_bits_of_an_upload(page, app, picture):
     assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).n_frames == 14
 
 
-def test_stop_keeps_what_has_arrived(page):
+def test_stop_keeps_the_states_that_have_arrived(page):
     tab(page, "Encode")
     page.locator("#coding-kind").get_by_text("A sample of the model").click()
     number(page, "Noise levels visited", 999)
@@ -89,7 +89,7 @@ def test_stop_keeps_what_has_arrived(page):
     encoded(page)
 
 
-def test_between_two_seeds_and_two_pictures(page, app, picture):
+def test_interpolation_between_two_seeds_and_between_two_pictures(page, app, picture):
     tab(page, "Encode")
     tab(page, "Interpolation")
     page.locator("#path-way").get_by_text("two seeds").click()
@@ -128,7 +128,7 @@ def test_between_two_seeds_and_two_pictures(page, app, picture):
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_it_fits_the_page(browser, app, width):
+def test_the_encode_tab_is_not_wider_than_the_page(browser, app, width):
     context = browser.new_context(viewport={"width": width, "height": 844})
     page = context.new_page()
     page.goto(f"{app[1]}?__theme=dark")
@@ -140,9 +140,9 @@ def test_it_fits_the_page(browser, app, width):
     context.close()
 
 
-def test_test_images_are_offered_only_where_they_lie(tmp_path, monkeypatch):
+def test_test_images_are_offered_only_if_they_are_on_this_machine(tmp_path, monkeypatch):
     checkpoint = checkpoints.open_checkpoint(PROJECT / "checkpoints" / "mnist")
-    for name in datasets.KNOWN:  # whatever is known may be asked for
+    for name in datasets.KNOWN:  # every known name is accepted
         assert datasets.local_place(name) is None or len(datasets.local_data(name)) > 0
     monkeypatch.setattr(datasets.paths, "data_roots", lambda: [tmp_path])
     monkeypatch.setenv("DDPM_DATA", str(tmp_path))
@@ -152,7 +152,7 @@ def test_test_images_are_offered_only_where_they_lie(tmp_path, monkeypatch):
     assert datasets.local_place("my-folder") is None and image_source.source_choices(None) == [image_source.FILE, image_source.SAMPLE]
 
 
-def test_the_command_shown_is_one_that_runs(capsys):
+def test_the_commands_on_the_page_are_accepted_by_the_cli(capsys):
     import shlex
 
     from ddpm_app.cli.main import main
@@ -164,5 +164,5 @@ def test_the_command_shown_is_one_that_runs(capsys):
     more = shlex.split(path.as_command("--test 3 4"))
     assert {"--first", "--second", "--test", "--seed", "no such model"} <= set(more)
     for command in (words, more):
-        assert main(command[3:]) == 2  # understood; the model is what is missing
+        assert main(command[3:]) == 2  # the flags are accepted; only the model is missing
     assert "no such model" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def opened(page, model):  # noqa: F811
     return page
 
 
-def test_measure_read_sort_export(opened, studio, model):  # noqa: F811
+def test_measured_numbers_are_listed_sorted_and_exported(opened, studio, model):  # noqa: F811
     page = opened
     assert page.locator(VIEW + ".empty strong").inner_text() == "Nothing measured yet"
     page.locator("#evaluate-metrics").get_by_text("Nearest neighbours", exact=True).click()
@@ -67,7 +67,7 @@ def test_measure_read_sort_export(opened, studio, model):  # noqa: F811
     assert text[0].startswith("metric,value,error") and "sampler" in text[0] and len(text) == 1 + len(rows)
 
 
-def test_stop_and_go_on_and_a_curve(opened, app):
+def test_a_run_after_a_stop_and_a_trade_off_curve(opened, app):
     page, (slow, _) = opened, app
     slow.hold_after = 1
     page.fill("#evaluate-n input[type=number]", "81")
@@ -91,8 +91,8 @@ def test_stop_and_go_on_and_a_curve(opened, app):
     assert page.locator(VIEW + "[data-point]").count() == 7
 
 
-def test_another_model_chosen_meanwhile(opened, app, model):  # noqa: F811
-    """The run goes on, and its numbers stand under its data_name name, once each."""
+def test_another_model_chosen_during_a_run(opened, app, model):  # noqa: F811
+    """The run continues, and the page lists its numbers under its model, once each."""
     page, (slow, _) = opened, app
     slow.hold_after = 1
     page.click("#evaluate-start")
@@ -131,7 +131,7 @@ def test_another_model_chosen_before_a_stop(opened, app, model):  # noqa: F811
     assert page.evaluate(f"() => {state}.model") == model
 
 
-def test_a_mistake_is_a_sentence(opened):
+def test_a_wrong_setting_shows_a_sentence(opened):
     page = opened
     for label in ("Frechet distance", "Precision, recall", "Classifier's reading"):
         page.locator("#evaluate-metrics").get_by_text(label, exact=True).click()
@@ -140,7 +140,7 @@ def test_a_mistake_is_a_sentence(opened):
     page.wait_for_selector("#evaluate-start:not([disabled])")
 
 
-def test_a_damaged_metrics_file_is_said(studio, model):  # noqa: F811
+def test_a_damaged_metrics_file_shows_a_sentence(studio, model):  # noqa: F811
     (studio.checkpoint(model).path / "metrics.json").write_text('[{"name"')
     value = tab.stored_value(studio, model)
     assert "move it away" in value["trouble"] and value["stored"] == []

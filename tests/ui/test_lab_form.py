@@ -5,7 +5,7 @@ import pytest
 from ddpm_app.ui.tabs.lab import parse_betas
 
 
-def test_betas_are_two_numbers_of_a_schedule_that_has_them():
+def test_betas_are_two_numbers_and_only_for_schedules_with_betas():
     assert parse_betas("") == parse_betas(None) == {} and parse_betas("1e-4, 0.02") == {"beta_start": 1e-4, "beta_end": 0.02}
     for text in ("0.1", "a, b", "1,2,3"):
         with pytest.raises(ValueError, match="two numbers between 0 and 1"):

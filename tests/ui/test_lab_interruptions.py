@@ -1,4 +1,4 @@
-"""The Lab tab in a real Chromium: what a visitor does while something is on its way."""
+"""The Lab tab in a real Chromium: what a visitor does while a run or an answer is pending."""
 
 import threading
 
@@ -32,8 +32,8 @@ def test_data_chosen_while_the_tab_opens_stay_chosen(browser, url, monkeypatch):
 
 
 @pytest.mark.browser
-def test_stopped_runs_start_again_and_say_that_they_stopped(page):  # noqa: F811
-    """Six runs behind one Stop, and two behind another: none may be taken for one still going on."""
+def test_stopped_runs_show_it_and_can_start_again(page):  # noqa: F811
+    """Six runs share one Stop, two share another; no stopped run may look active."""
     page.get_by_text("Particles, seed and training").click()
     enter(page, "input[aria-label='number input for Steps']", "20000")
     page.locator("#lab-experiments").get_by_text("Experiments", exact=True).click()

@@ -169,7 +169,7 @@ def test_training_live(page):
 
 
 @pytest.mark.browser
-def test_training_outlives_another_tab_and_keeps_its_data(page):
+def test_training_continues_in_another_tab_and_keeps_its_data(page):
     page.locator("#lab-class input").click()
     assert page.locator("ul li[role=option]").evaluate_all("all => all.map(o => o.ariaLabel)") == ["any", "upper", "lower"]
     page.keyboard.press("Escape")
@@ -197,7 +197,7 @@ def test_training_outlives_another_tab_and_keeps_its_data(page):
 
 
 @pytest.mark.browser
-def test_training_that_fails_on_its_way_gives_everything_back(page, monkeypatch):
+def test_controls_are_active_again_after_training_fails(page, monkeypatch):
     from ddpm_app.ui.tabs import lab as tab
 
     def train(setup, config):

@@ -148,7 +148,7 @@ def test_all_classes_as_rows(page):
 
 
 @pytest.mark.parametrize("latency", [0, 150])
-def test_denoise_is_live_complete_and_scrubs_without_the_server(page, latency):
+def test_denoise_shows_every_frame_live_and_scrubs_without_the_server(page, latency):
     tab(page, "Denoise")
     if latency:
         session = page.context.new_cdp_session(page)
@@ -207,7 +207,7 @@ def test_compare_two_samplers(page):
     assert len(titles) == 4 and "dpmpp-2m" in titles[0] and "ddpm" in titles[2]
 
 
-def test_a_tab_opened_late_fetches_what_it_missed(page):
+def test_a_tab_opened_late_fetches_the_missed_frames(page):
     tab(page, "Denoise")
     number(page, "Images", 1)
     number(page, "Evaluations", 300)
@@ -221,7 +221,7 @@ def test_a_tab_opened_late_fetches_what_it_missed(page):
     assert now["have"] == now["total"] == 301
 
 
-def test_forward_shows_what_the_core_computes(page, tmp_path, app):
+def test_forward_shows_the_same_pixels_as_the_schedule_gives(page, tmp_path, app):
     studio, _ = app
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "p.png")
@@ -250,7 +250,7 @@ def test_forward_shows_what_the_core_computes(page, tmp_path, app):
 
 
 @pytest.mark.parametrize("content, says", [(b"this is no picture", "picture"), (b"", "empty")])
-def test_a_bad_upload_gets_a_sentence_and_the_page_goes_on(page, tmp_path, content, says):
+def test_a_bad_upload_shows_a_sentence_and_the_page_still_works(page, tmp_path, content, says):
     file = tmp_path / "bad.png"
     file.write_bytes(content)
     tab(page, "Forward")

@@ -1,4 +1,4 @@
-"""What a visitor hears of a run that was stopped, replaced, or failed after it: events.NewestRuns."""
+"""events.NewestRuns: the messages of a run that was stopped or replaced, or that failed after that."""
 
 from types import SimpleNamespace
 
@@ -31,18 +31,18 @@ def newest():
 
 
 def start(newest, visitor=ANN, **values):
-    """A click and the run behind it, not yet asked for its first message."""
+    """A click and its run, before the first message."""
     values["token"] = newest.begin(visitor)
     return newest.follow(three, stopped, "token")(values, visitor), values
 
 
-def test_an_undisturbed_run_says_what_it_says(newest):
+def test_a_run_sends_all_messages_of_its_handler(newest):
     run, values = start(newest)
     assert list(run) == [{"bar": 0}, {"bar": 1}, {"bar": 2}]
     assert values["closed"] and not newest.has_run(ANN)
 
 
-def test_after_a_stop_its_last_message_is_the_stop_itself(newest):
+def test_after_a_stop_the_last_message_is_that_of_the_stop(newest):
     run, values = start(newest)
     assert next(run) == {"bar": 0}
     assert newest.end(ANN, values["token"]) and not newest.end(ANN, values["token"])
@@ -54,7 +54,7 @@ def test_a_run_stopped_while_it_waited_changes_nothing_and_does_nothing(newest):
     run, values = start(newest)
     newest.end(ANN, values["token"])
     assert list(run) == [NOTHING]
-    assert "closed" not in values  # its handler was never entered
+    assert "closed" not in values  # its handler never ran
 
 
 def test_a_run_that_another_replaced_changes_nothing(newest):
@@ -66,15 +66,15 @@ def test_a_run_that_another_replaced_changes_nothing(newest):
     assert list(second) == [{"bar": 1}, {"bar": 2}]
 
 
-def test_a_stop_ends_the_run_it_was_meant_for(newest):
+def test_a_late_stop_does_not_end_a_newer_run(newest):
     _, old = start(newest)
     run, _ = start(newest)
     next(run)
-    assert not newest.end(ANN, old["token"])  # a second click on Stop, late
+    assert not newest.end(ANN, old["token"])  # a late second click on Stop
     assert list(run) == [{"bar": 1}, {"bar": 2}]
 
 
-def test_one_visitor_s_stop_is_not_another_s(newest):
+def test_a_stop_ends_no_run_of_another_visitor(newest):
     ann, _ = start(newest)
     bob, values = start(newest, BOB)
     next(ann), next(bob)
@@ -82,7 +82,7 @@ def test_one_visitor_s_stop_is_not_another_s(newest):
     assert list(ann) == [{"bar": 1}, {"bar": 2}] and list(bob) == [stopped()]
 
 
-def test_only_a_failure_that_still_concerns_somebody_is_told(newest):
+def test_only_the_newest_run_shows_its_error(newest):
     def begun():
         values = {"fails": True, "token": newest.begin(ANN)}
         run = guarded(newest.follow(three, stopped, "token"), lambda: {"bar": "failed"})(values, ANN)
@@ -106,7 +106,7 @@ def test_old_visitors_are_forgotten():
     assert [next(run) for run in runs] == [NOTHING, {"bar": 0}, {"bar": 0}]
 
 
-def test_a_run_is_told_that_it_will_wait(newest):
+def test_the_name_of_a_run_that_has_to_wait_ends_with_a_plus(newest):
     runs = [start(newest, SimpleNamespace(session_hash=str(k)))[0] for k in range(AT_ONCE)]
     for run in runs:
         next(run)

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: Stop, and models without classes of their own."""
+"""The page in a real Chromium: Stop, and models without classes."""
 
 import time
 
@@ -11,7 +11,7 @@ from tests.ui.test_page import generated, number
 pytestmark = pytest.mark.browser
 
 
-def test_stop_stops_at_the_next_step(page, app):
+def test_stop_ends_the_run_at_its_next_step(page, app):
     studio, _ = app
     studio.hold_after = 5
     number(page, "Evaluations", 40)
@@ -30,7 +30,7 @@ def test_stop_stops_at_the_next_step(page, app):
 
 
 def test_stop_and_start_again_many_times(page, app):
-    """A browser must not take a stopped run for one still going on."""
+    """The browser must not show a stopped run as active."""
     studio, _ = app
     for k in range(8):
         studio.hold_after = 1 + k % 2
@@ -45,8 +45,8 @@ def test_stop_and_start_again_many_times(page, app):
     generated(page)
 
 
-def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
-    """Four runs go on at once, over all visitors."""
+def test_a_waiting_run_is_announced_and_can_be_stopped(page, browser, app):
+    """Four runs are active at the same time, over all visitors."""
     studio, url = app
     studio.hold_after = 1
     others = [browser.new_page() for _ in range(AT_ONCE)]
@@ -59,14 +59,14 @@ def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
         number(page, "Evaluations", 3)
         for _ in range(2):
             page.click("#generate-start")
-            page.wait_for_selector("[data-testid=toast-body]:has-text('Yours begins when one of them ends')")
+            page.wait_for_selector("[data-testid=toast-body]:has-text('Yours starts when one of them ends')")
             page.click("#generate-stop")
             page.wait_for_selector("#generate-start:not([disabled])")
         assert page.evaluate("() => (document.querySelector('#generate-grid .status')?.textContent ?? '')") == ""
         page.click("#generate-start")
         page.wait_for_selector("#generate-stop:not([disabled])")
         studio.hold_after = None
-        generated(page)  # what was taken back did not run before it
+        generated(page)  # the stopped runs did not run before it
         page.wait_for_selector("#generate-start:not([disabled])")
     finally:
         studio.hold_after = None
@@ -74,7 +74,7 @@ def test_who_has_to_wait_is_told_and_can_take_it_back(page, browser, app):
             other.close()
 
 
-def test_an_unconditional_model_is_pulled_to_a_class(page):
+def test_classifier_guidance_gives_an_unconditional_model_classes(page):
     page.get_by_label("plain-random").check()
     page.wait_for_function("() => (document.querySelector('#status .chip')?.textContent ?? '').includes('plain-random')")
     menu = page.locator("input[aria-label='Class']").locator("visible=true").first
@@ -83,7 +83,7 @@ def test_an_unconditional_model_is_pulled_to_a_class(page):
     page.get_by_role("option", name="horse", exact=True).click()
     number(page, "Images", 2)
     number(page, "Evaluations", 2)
-    page.click("#generate-start")  # without a guide it knows no classes
+    page.click("#generate-start")  # without guidance it has no classes
     assert "classifier scale" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
     page.wait_for_selector("#generate-start:not([disabled])")
     page.locator("#steer > button").first.click()

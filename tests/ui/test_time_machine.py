@@ -1,4 +1,4 @@
-"""The time machine: what its script calls on the server, and the page in a real Chromium."""
+"""The time machine: its functions on the server, and the page in a real Chromium."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def finished(run, seconds=60):
     return task
 
 
-def test_the_page_draws_keeps_and_exports(run, studio, monkeypatch):
+def test_draw_keep_and_export(run, studio, monkeypatch):
     monkeypatch.setitem(snapshots.SETTINGS, "evaluations", 1)
     assert time_machine.act(studio, {"run": "past", "do": "draw", "weights": 0.08}) == {"ok": ""}
     assert finished(run).error == ""
@@ -56,7 +56,7 @@ def test_work_can_be_stopped(run, studio, monkeypatch):
     finished(run)
 
 
-def test_the_server_takes_anything(run, studio):
+def test_the_server_accepts_any_query(run, studio):
     for query in (None, 7, [], {}, {"run": ["past"]}, {"run": "../past"}, {"run": "past", "do": "delete"}, {"run": "past", "do": []}):
         assert set(time_machine.act(studio, query)) == {"error"}
     bad = [{"weights": {}}, {"weights": True}, {"snapshot": 3}, {"kind": [], "do": "export"}, {"snapshot": "../x", "do": "keep"}]

@@ -1,4 +1,4 @@
-"""The Train tab's form: settings without a control of their own, and a fork that keeps all of a run's."""
+"""The Train tab's form: settings that have no control, and a fork that keeps all settings of a run."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ from ddpm_app.ui.tabs.train import build
 
 def test_further_settings_are_read_and_written():
     text = "--T 200 --flip no --label-dropout 0 --averages '0.05, 0.2'"
-    found = further(text)
-    assert found == {"T": 200, "flip": "no", "label_dropout": 0.0, "averages": "0.05, 0.2"}
-    assert further(further_text({**dataclasses.asdict(TrainConfig(minutes=1)), **found})) == found
+    settings = further(text)
+    assert settings == {"T": 200, "flip": "no", "label_dropout": 0.0, "averages": "0.05, 0.2"}
+    assert further(further_text({**dataclasses.asdict(TrainConfig(minutes=1)), **settings})) == settings
     assert further("") == {} and further_text({}) == ""
 
 
@@ -35,12 +35,12 @@ def test_further_settings_are_read_and_written():
         ("--flip 'no", "quotation"),
     ],
 )
-def test_a_wrong_further_setting_is_a_sentence(text, says):
+def test_a_wrong_further_setting_raises_a_sentence(text, says):
     with pytest.raises(ValueError, match=says):
         further(text)
 
 
-def test_what_cannot_be_started_is_said_where_the_command_stands(tmp_path, monkeypatch):
+def test_wrong_settings_show_their_error_in_the_command_field(tmp_path, monkeypatch):
     monkeypatch.setenv("DDPM_RUNS", str(tmp_path))
     for name in ("../x", "/tmp/x", "a b"):
         with pytest.raises(ValueError, match="cannot name a run"):
@@ -68,7 +68,7 @@ def test_what_cannot_be_started_is_said_where_the_command_stands(tmp_path, monke
         assert text.startswith("# ") and says in text, (label, value, text)
 
 
-def test_every_setting_has_a_place_on_the_form():
+def test_the_form_has_every_setting():
     on_form = {"data", "preset", "prediction_type", "schedule", "weight", "minutes", "batch", "lr", "warmup", "ema", "seed", "image_size"}
     assert on_form | set(FURTHER) | {"images"} == {f.name for f in dataclasses.fields(TrainConfig)}
 
@@ -98,7 +98,7 @@ def test_a_fork_has_all_of_the_runs_settings(tmp_path):
 
 
 @pytest.mark.parametrize("preset, lr", [("tiny", 1.6e-3), ("small", 8e-4), ("ddpm", 2e-4)])
-def test_the_learning_rate_left_unsaid_is_the_networks(preset, lr):
+def test_the_default_learning_rate_depends_on_the_network(preset, lr):
     """The form, the shown command and the script must mean the same by a command without --lr."""
     argv = runs.flags({"data": "digits", "preset": preset, "minutes": 1.0, "lr": lr}, "runs/x")
     assert "--lr" not in argv and parse(argv)[0].lr == lr

@@ -157,7 +157,7 @@ def zoomed_by_a_drag_until_shown_whole_again(page, folder):
     assert "0" in page.evaluate(ticks) and page.is_hidden("#train-view .unzoom")
 
 
-def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
+def test_another_browser_shows_the_same_runs_and_compares_them(browser, url, runs_root):
     for name, at in (("one", 0.9), ("two", 0.5)):
         folder = runs_root / name
         folder.mkdir(parents=True)
@@ -188,7 +188,7 @@ def test_another_browser_sees_the_same_and_overlays(browser, url, runs_root):
     context.close()
 
 
-def test_a_zip_that_fails_leaves_no_other_armed_and_a_prediction_ages(page, tmp_path, monkeypatch):
+def test_a_bad_zip_clears_the_folder_and_a_change_clears_the_prediction(page, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "good.zip", "w") as z:
         for k in range(4):
             picture = io.BytesIO()
@@ -217,7 +217,7 @@ def test_a_zip_that_fails_leaves_no_other_armed_and_a_prediction_ages(page, tmp_
     page.wait_for_function("() => (document.querySelector('#train-plan')?.innerText ?? '').startsWith('Changed since it was measured')")
 
 
-def test_fork_fills_the_form(page, runs_root, roots):
+def test_a_fork_fills_the_form(page, runs_root, roots):
     folder = runs_root / "parent"
     shutil.copytree(roots[0] / "mnist-random", folder / "snapshots" / "0000000640")
     (folder / "log.jsonl").write_text('{"step": 9, "images": 640, "seconds": 9, "progress": 1, "loss": 0.4}\n')
@@ -229,7 +229,7 @@ def test_fork_fills_the_form(page, runs_root, roots):
     assert "0000000640" in page.inner_text("#train-command").replace("\n", "")
 
 
-def test_themes_keep_the_form_and_the_last_run_takes_its_time_machine_along(page, url, tmp_path, monkeypatch):
+def test_a_theme_change_keeps_the_form_and_the_time_machine_goes_with_the_last_run(page, url, tmp_path, monkeypatch):
     monkeypatch.setenv("DDPM_RUNS", str(tmp_path))
     folder = tmp_path / "only"
     (folder / "samples").mkdir(parents=True)
@@ -249,7 +249,7 @@ def test_themes_keep_the_form_and_the_last_run_takes_its_time_machine_along(page
     page.wait_for_selector("#train-time .tm", state="hidden")
 
 
-def test_a_lost_server_is_said(browser, url, tmp_path, monkeypatch):
+def test_a_lost_server_shows_a_sentence(browser, url, tmp_path, monkeypatch):
     monkeypatch.setenv("DDPM_RUNS", str(tmp_path))
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "log.jsonl").write_text('{"step": 10, "images": 640, "seconds": 9, "progress": 0.5, "loss": 0.5}\n')
@@ -267,7 +267,7 @@ def test_a_lost_server_is_said(browser, url, tmp_path, monkeypatch):
     context.close()
 
 
-def test_the_server_takes_anything_from_the_browser(runs_root):
+def test_the_server_accepts_any_query_from_the_browser(runs_root):
     (runs_root / "x").mkdir(parents=True)
     (runs_root / "x" / "log.jsonl").write_text('{"step": 1}\n{"loss": "a", "step": 2}\nnull\n[1]\n')
     for query in (None, 7, [], {"open": 3}, {"open": ["x", 5, {}], "have": [], "grids": "x"}, {"open": ["../.."] * 99}):
@@ -278,7 +278,7 @@ def test_the_server_takes_anything_from_the_browser(runs_root):
     shutil.rmtree(runs_root / "x")
 
 
-def test_images_left_out_are_listed(runs_root, tmp_path, capsys):
+def test_skipped_images_are_listed(runs_root, tmp_path, capsys):
     (tmp_path / "cats").mkdir()
     for k in range(20):
         Image.new("RGB", (9, 9), (k, 0, 0)).save(tmp_path / "cats" / f"{k:02d}.png")

@@ -29,14 +29,14 @@ def model_picture(path: str, studio: Studio, name: str) -> np.ndarray:
 
 
 def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
-    """The value of NoiseView: pixels, noise, and alpha_bar of three schedules or more."""
+    """The value of NoiseView: pixels, noise, and alpha_bar of the schedules."""
     config = studio.checkpoint(name).config
     x0 = model_picture(path, studio, name)
-    name_of_model = config.schedule["name"]
+    schedule_name = config.schedule["name"]
     schedule = make_schedule(**config.schedule)
     _, eps = forward_process(x0, schedule, [], seed)
-    others = [k for k in ("linear", "cosine", "sigmoid") if k != name_of_model]
-    schedules = {name_of_model: schedule, **{k: make_schedule(k, schedule.T) for k in others}}
+    others = [k for k in ("linear", "cosine", "sigmoid") if k != schedule_name]
+    schedules = {schedule_name: schedule, **{k: make_schedule(k, schedule.T) for k in others}}
     return {
         "run": RECORDINGS.new(),
         "size": config.network.image_size,
@@ -44,7 +44,7 @@ def view_value(path: str, studio: Studio, name: str, seed: int, t: int) -> dict:
         "x0": b64(x0.tobytes()),
         "eps": b64(eps.astype("<f4").tobytes()),
         "T": schedule.T,
-        "model": name_of_model,
+        "model": schedule_name,
         "bars": {k: alpha_bar_curve(s) for k, s in schedules.items()},
         "crop": render.data_url(render.encode(crop_preview(open_picture(path)), "png")),
         "t": t,
