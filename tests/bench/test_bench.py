@@ -120,7 +120,7 @@ def test_a_missing_compiler_is_reported(monkeypatch):
     config = TrainConfig(data="cifar10", preset="tiny", images=64, batch=2, device="cpu", precision="fp32", compile="yes")
     trainer = Trainer(config, stand_in(config))
     before = trainer.denoiser
-    assert trainer.compile() == "torch.compile cannot be had here (RuntimeError: no C++ compiler); training without it"
+    assert trainer.compile() == "torch.compile does not work here (RuntimeError: no C++ compiler); training without it"
     assert trainer.denoiser is before and all(p.grad is None for p in trainer.parameters)
     trainer.train_step()
     trainer.config = dataclasses.replace(config, compile="auto")
