@@ -205,7 +205,7 @@ def test_a_bad_zip_clears_the_folder_and_a_change_clears_the_prediction(page, tm
     page.wait_for_function(f"() => !({command})().includes('.data/good-')")
     page.set_input_files("#train-zip input[type=file]", tmp_path / "broken.zip")
     assert "damaged" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
-    assert page.evaluate(command).splitlines()[-1].startswith("# give a folder") and "good" not in page.inner_text("#train-plan")
+    assert page.evaluate(command).splitlines()[-1].startswith("# no folder is given") and "good" not in page.inner_text("#train-plan")
 
     told = '{"device": "CPU", "images_per_s": 9, "batch": 32, "minutes": 30, "images": 9, "steps": 9, "ema": 0.02, "validations": 9, "lr": 0.001, "warmup": 9}'
     done = subprocess.CompletedProcess([], 0, told, "")
