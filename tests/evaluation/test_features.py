@@ -168,7 +168,7 @@ def test_inception_without_a_network_is_a_sentence_within_seconds(monkeypatch, t
 def test_inception_weights_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="no Inception weights at"):
         features.inception_features(str(tmp_path / "nothing.pth"))
-    with pytest.raises(ValueError, match="no http"):
+    with pytest.raises(ValueError, match="is not an http"):
         features.inception_features("ftp://x/y.pth")
     (tmp_path / "text.pth").write_text("hello")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
