@@ -31,7 +31,7 @@ def test_every_name_is_there(names):
 
 def test_every_command_and_script_is_there():
     assert [c for c in cli.COMMANDS if f"python -m ddpm_app {c} " not in TEXT and f"`{c}`" not in TEXT] == []
-    helpers = {"project.py", "recipes_table.py"}
+    helpers = {"project.py"}
     scripts = [p.name for p in (ROOT / "train").glob("*.py") if p.name not in helpers]
     assert len(scripts) > 5 and [s for s in scripts if f"train/{s}" not in TEXT] == []
 
