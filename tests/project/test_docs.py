@@ -60,7 +60,7 @@ def test_pages_are_short_and_narrow():
 
 def test_ci_runs_the_test_command_of_the_readme():
     """Every part of the command stands as a line of .ci/run, in the same order."""
-    command = next(line for line in PAGES[ROOT / "README.md"].splitlines() if line.endswith("&& python -m pytest")).split(" && ")
+    command = next(line for line in PAGES[ROOT / "README.md"].splitlines() if "&& python -m pytest" in line).split(" && ")
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     places = [lines.index(part.strip()) for part in command]
     assert places == sorted(places)
