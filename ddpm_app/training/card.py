@@ -1,4 +1,4 @@
-"""A finished run becomes a model that ships: EMA weights (fp16), log, newest sample grid, measured numbers and a model card.
+"""A finished run becomes a model that ships: EMA weights (fp16), log, sample grids, measured numbers and a model card.
 
 If the run was started from another run's weights (--init), the card describes both, oldest first.
 """
@@ -71,10 +71,21 @@ def ship(run: Path, out: Path, note: str, machine: str = "") -> Checkpoint:
     grid = source.path / "samples" / f"{source.config.images_seen:010d}.png"
     if is_own_ema(source) and grid.is_file():
         shutil.copyfile(grid, out / "samples.png")
+        copy_sample_grids(source, out / "samples")
     else:  # the run has drawn no samples of these weights
         (out / "samples.png").unlink(missing_ok=True)
+        shutil.rmtree(out / "samples", ignore_errors=True)
     write_atomically(out / "README.md", card(shipped, parts, note, machine or recorded_machine(source.path)))
     return shipped
+
+
+def copy_sample_grids(run: Checkpoint, folder: Path) -> None:
+    """The grids that the run drew at its validations, up to the shipped weights: the page shows with them how the model learned."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for grid in sorted((run.path / "samples").glob("*.png")):
+        if int(grid.stem) <= run.config.images_seen:
+            shutil.copyfile(grid, folder / grid.name)
 
 
 def card(model: Checkpoint, parts: list[Checkpoint], note: str, machine: str) -> str:

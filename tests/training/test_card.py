@@ -82,3 +82,14 @@ def test_the_card_of_weights_kept_early_tells_of_them_alone(tmp_path):
         card = (tmp_path / place / "README.md").read_text()
         assert "validation loss" not in card, "it is taken of the run's EMA only"
         assert "| weights | raw, no EMA, fp16" in card and not (tmp_path / place / "samples.png").exists()
+
+
+def test_the_sample_grids_up_to_the_shipped_weights_are_copied(tmp_path):
+    ended = run(tmp_path / "ended", 640, 60, 0.5, [])
+    (ended / "samples").mkdir()
+    for images in (320, 640, 960):
+        (ended / "samples" / f"{images:010d}.png").write_bytes(f"grid of {images}".encode())
+    assert main([str(ended), str(tmp_path / "out")]) == 0
+    copied = {p.name: p.read_bytes() for p in (tmp_path / "out" / "samples").iterdir()}
+    assert copied == {"0000000320.png": b"grid of 320", "0000000640.png": b"grid of 640"}
+    assert (tmp_path / "out" / "samples.png").read_bytes() == b"grid of 640"
