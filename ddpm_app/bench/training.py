@@ -12,6 +12,7 @@ from statistics import median
 import torch
 
 from ddpm_app.bench.sampling import machine, seconds_per_call
+from ddpm_app.flags import check_choice
 from ddpm_app.networks.unet import UNet, forward_flops
 from ddpm_app.networks.unet_config import PRESETS
 from ddpm_app.training.config import TrainConfig
@@ -75,8 +76,8 @@ def bench_train(
     names = [n.strip() for n in presets.split(",") if n.strip()] or (
         ["tiny"] if quick else ["tiny", "small", "ddpm"][: 3 if kind == "cuda" else 2]
     )
-    if unknown := [n for n in names if n not in PRESETS]:
-        raise ValueError(f"--presets: {unknown[0][:40]!r} is unknown; {', '.join(PRESETS)} are accepted")
+    for name in names:
+        check_choice("preset", name, PRESETS)
     sides, least = ((256,), 0.0) if quick else (SIDES[kind], LEAST_SECONDS[kind])
     matrices = [torch.randn(side, side, device=where).to(dtype) for side in sides]
     rows, matmul = [], {side: [] for side in sides}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ddpm_app.checkpoints.description import FORMAT, CheckpointError, read_description
 from ddpm_app.diffusion.names import PREDICTION_NAMES, check_schedule, rename_row
 from ddpm_app.files import read_text
+from ddpm_app.flags import check_choice
 from ddpm_app.networks.unet_config import UNetConfig
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class CheckpointConfig:
         network, classes = UNetConfig(**raw["network"]), tuple(str(c) for c in raw.get("classes", ()))
         config = cls(**{**raw, "network": network, "classes": classes, "training": rename_row(raw.get("training", {}))})
         _check_levels(**config.schedule)
-        if config.prediction_type not in PREDICTION_NAMES:
-            raise CheckpointError(f"prediction type {config.prediction_type!r} is unknown; known: {', '.join(PREDICTION_NAMES)}")
+        check_choice("prediction type", config.prediction_type, PREDICTION_NAMES)
         if config.network.num_classes not in (0, len(config.classes)):
             raise CheckpointError(f"the network has {config.network.num_classes} classes but {len(config.classes)} are named")
         return config

@@ -13,7 +13,7 @@ from pathlib import Path
 from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.files import plain, write_atomically
 
-SUMMARY = ("n", "sampler", "evaluations", "grid", "guidance", "seed", "precision", "reference", "images")  # of a protocol, in this order
+SUMMARY = ("n", "loss", "sampler", "evaluations", "grid", "guidance", "seed", "precision", "reference", "images", "noise")
 
 
 @dataclass(frozen=True)

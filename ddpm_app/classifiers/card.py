@@ -7,10 +7,10 @@ from ddpm_app.networks.resnet import ClassifierConfig, NoisyConfig
 
 def classifier_card(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
     """The card of a classifier, noise-aware or not. metric: what classifiers.training.measured returned, with its protocol."""
-    return (_noisy if isinstance(config, NoisyConfig) else _plain)(config, metric, parameters, command)
+    return (_noisy_card if isinstance(config, NoisyConfig) else _plain_card)(config, metric, parameters, command)
 
 
-def _plain(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
+def _plain_card(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
     t = config.training
     low, high = metric["interval95"]
     return f"""---
@@ -37,7 +37,7 @@ Weights fp16 (float32 norm statistics), used in float32.
 """
 
 
-def _noisy(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
+def _noisy_card(config: ClassifierConfig, metric: dict, parameters: int, command: str) -> str:
     t = config.training
     rows = "\n".join(f"| {r['sigma']:g} | {r['value']:.2%} | {r['nll']:.4f} |" for r in metric["by_level"])
     return f"""---

@@ -56,7 +56,7 @@ class Classifier:
         Raises TypeError for a noise-aware classifier, ValueError for images of another shape or type."""
         if self._folded is None:
             raise TypeError("a noise-aware classifier has no features; call log_probabilities(x, sigma)")
-        shape = (self.config.in_channels, self.config.image_size, self.config.image_size)
+        shape = self.config.image_shape
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
             given = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
             raise ValueError(f"the {self.config.data} classifier accepts uint8 (N, {', '.join(map(str, shape))}), not {given}")

@@ -7,17 +7,21 @@ import json
 
 from ddpm_app.checkpoints.measurements import store, stored_measurements
 from ddpm_app.cli.progress import ProgressLine
-from ddpm_app.diffusion.samplers import SAMPLERS
-from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.evaluation.agreement import agreement_measurements, agreement_plan, agreement_report
 from ddpm_app.evaluation.samples import sample_share
+from ddpm_app.flags import add_flags, default_of, read_flags
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training.distributed import join
 
-FIELDS = ("checkpoint", "sampler", "evaluations", "guidance", "grid", "seed")  # of the request
-FLAGS = (*FIELDS, "n", "classifier", "against", "reference", "device", "precision", "write", "json")
+SAMPLING_FLAGS = ("guidance", "sampler", "evaluations", "grid", "seed")  # fields of Request
+FLAGS = ("checkpoint", *SAMPLING_FLAGS, "n", "classifier", "against", "reference", "device", "precision", "write", "json")
 N = 100
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser, names: tuple[str, ...], **defaults) -> None:
+    """Flags for these fields of Request; each has the field's default unless `defaults` has another."""
+    add_flags(parser, Request, names, **{name: default_of(Request, name) for name in names} | defaults)
 
 
 def add_reference(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", dest="against", default="", help="real images: a named set's test split, a folder or an .npz (default: the model's data)"
     )
-    parser.add_argument("--n", type=int, default=N, help=f"images a class (default {N})")
-    parser.add_argument("--guidance", type=float, default=1.5, help="scale s, 1 is off (default 1.5)")
-    parser.add_argument("--sampler", default="dpmpp-2m", choices=tuple(SAMPLERS), help="(default dpmpp-2m)")
-    parser.add_argument("--evaluations", type=int, default=20, help="network evaluations per image (default 20)")
-    parser.add_argument("--grid", default="auto", choices=("auto", *GRIDS), help="noise levels (default auto: the sampler's own)")
-    parser.add_argument("--seed", type=int, default=0, help="image i has the seed SEED + i (default 0)")
+    parser.add_argument("--n", type=int, default=N, help=f"images per class (default {N})")
+    add_sampling_flags(parser, SAMPLING_FLAGS)
     add_reference(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--write", action="store_true", help="append the numbers to the model's metrics.json")
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    request = Request(**{name: getattr(args, name) for name in FIELDS}, n=N if args.n is None else args.n)
+    request = Request(args.checkpoint, **read_flags(Request, args, SAMPLING_FLAGS), n=N if args.n is None else args.n)
     world = join(args.device)
     studio = Studio(device=args.device, precision=args.precision or "auto")
     plan = agreement_plan(studio, request, args.classifier, args.against, args.reference)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_app.diffusion.coding import Curve, State, curve
+from ddpm_app.evaluation.protocol import precision_of
 from ddpm_app.files import check_target, plain, write_atomically
 from ddpm_app.flags import add_flags, read_flags
 from ddpm_app.images import render
@@ -136,7 +137,7 @@ def protocol(request: CodeRequest, config, studio: Studio, rates: Curve) -> dict
         "variance": VARIANCES[request.variance],
         "decoder": "discrete, sqrt(beta_1)",
         "seed": request.seed,
-        "precision": str(studio.dtype).removeprefix("torch."),
+        "precision": precision_of(studio),
         "images_seen": config.images_seen,
     }
 

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from ddpm_app.checkpoints.measurements import Measurement, store, stored_measurements
 from ddpm_app.cli import agreement
 from ddpm_app.cli.progress import ProgressLine
-from ddpm_app.diffusion.samplers import SAMPLERS
-from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.evaluation.evaluate import evaluate
 from ddpm_app.evaluation.features import KINDS
 from ddpm_app.evaluation.plan import ALIASES, BITS, METRICS, Plan, parse_metrics, sample_requests
@@ -25,10 +23,10 @@ from ddpm_app.studio.studio import Studio
 from ddpm_app.training.distributed import join
 
 PLAN_FLAGS = tuple(settings_of(Plan))
+SAMPLING_FLAGS = ("seed", "sampler", "evaluations", "guidance", "label", "grid", "eta", "churn")  # fields of Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    r = Request()
     parser.add_argument("--checkpoint", default="", help="name in checkpoints/ or runs/, or a directory")
     parser.add_argument(
         "--metrics", default="bpd-bound", help=f"separated by commas: {', '.join((*METRICS, *ALIASES))} (default bpd-bound)"
@@ -36,20 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", default="", help=f"networks that distances are measured in: {', '.join(KINDS)} (default: those that ship)"
     )
-    parser.add_argument("--n", type=int, help="samples a seed (default 1000), or test images of the bits (default 128)")
-    parser.add_argument("--seed", type=int, default=0, help="image i has the seed SEED + i (default 0)")
-    parser.add_argument("--sampler", default=r.sampler, help=f"{', '.join(SAMPLERS)} (default {r.sampler})")
-    parser.add_argument("--evaluations", type=int, default=r.evaluations, help=f"of the denoiser, an image (default {r.evaluations})")
-    parser.add_argument("--guidance", type=float, default=r.guidance, help=f"scale s, 1 is off (default {r.guidance})")
-    parser.add_argument("--label", default="all", help="a class, all (in turn), any (drawn by seed), none (default all)")
-    parser.add_argument("--grid", default=r.grid, help=f"auto, {', '.join(GRIDS)} (default auto)")
-    parser.add_argument("--eta", type=float, default=0.0, help="DDIM's noise, 0-1 (default 0)")
-    parser.add_argument("--churn", type=float, default=0.0, help="Heun's noise, 0-100 (default 0)")
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 where only bits are asked for")
+    parser.add_argument("--n", type=int, help="samples per set (default 1000), or test images for bits per dimension (default 128)")
+    agreement.add_sampling_flags(parser, SAMPLING_FLAGS, label="all")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 if all metrics are bits per dimension")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
     parser.add_argument(
-        "--preset", choices=("agreement",), help="agreement: classifier agrees with the requested label, beside real images; --n a class"
+        "--preset", choices=("agreement",), help="agreement: classifier agrees with the requested label, beside real images; --n is per class"
     )
     add_flags(parser, Plan, PLAN_FLAGS, **{name: default_of(Plan, name) for name in PLAN_FLAGS})
     agreement.add_reference(parser)
@@ -58,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    fields = {k: getattr(args, k) for k in ("checkpoint", "sampler", "evaluations", "guidance", "label", "grid", "eta", "churn", "seed")}
-    request = Request(**fields, n=1000 if args.n is None else args.n)
+    request = Request(args.checkpoint, **read_flags(Request, args, SAMPLING_FLAGS), n=1000 if args.n is None else args.n)
     return Plan(
         request,
         parse_metrics(args.metrics),

@@ -28,6 +28,7 @@ from ddpm_app.evaluation import recipes
 from ddpm_app.evaluation.recipes import Study
 from ddpm_app.evaluation.recipes_table import table, write_section
 from ddpm_app.files import read_json, write_atomically
+from ddpm_app.flags import check_choice
 from ddpm_app.networks.device import pick_device
 from ddpm_app.networks.unet_config import PRESETS
 from ddpm_app.paths import PROJECT, SHIPPED, runs_dir
@@ -77,8 +78,8 @@ def parse(argv: list[str] | None) -> tuple[Study, list[recipes.Line], argparse.N
         lines = recipes.lines(default)
         names = [line.name for line in lines]
         chosen = [n.strip() for n in args.only.split(",") if n.strip()] or names
-        if unknown := [n for n in chosen if n not in names]:
-            raise ValueError(f"--only: no line {unknown[0][:40]!r}; there are {', '.join(names)}")
+        for name in chosen:
+            check_choice("line", name, names)
         if args.seeds < 1:
             raise ValueError("--seeds is at least 1")
         out = args.out or runs_dir() / "recipes"

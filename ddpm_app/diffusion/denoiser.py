@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_app.diffusion.schedules import Schedule, add_noise, expand
+from ddpm_app.flags import check_choice
 
 SIGMA_DATA = 0.5  # standard deviation of image data in [-1, 1] (EDM)
 
@@ -76,8 +77,7 @@ class Denoiser:
     prediction_type: str
 
     def __post_init__(self):
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"unknown prediction type {self.prediction_type!r}; known: {', '.join(PREDICTION_TYPES)}")
+        check_choice("prediction type", self.prediction_type, PREDICTION_TYPES)
 
     @property
     def device(self) -> torch.device:

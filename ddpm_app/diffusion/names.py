@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from ddpm_app.flags import check_choice
+
 PREDICTION_NAMES = ("eps", "v", "x0", "edm")
 SCHEDULE_PARAMETERS = {  # the keyword arguments of each function in schedules.SCHEDULES
     "linear": ("beta_start", "beta_end"),
@@ -17,8 +19,7 @@ SCHEDULE_PARAMETERS = {  # the keyword arguments of each function in schedules.S
 
 def check_schedule(name: str, T: int, params: dict[str, float]) -> None:
     """Raise ValueError for an unknown schedule, a number of steps out of range, or a parameter it does not take."""
-    if name not in SCHEDULE_PARAMETERS:
-        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULE_PARAMETERS)}")
+    check_choice("schedule", name, SCHEDULE_PARAMETERS)
     if not isinstance(T, int) or not 2 <= T <= 100_000:
         raise ValueError(f"T is {T!r}; a schedule has 2 to 100000 steps")
     accepted = SCHEDULE_PARAMETERS[name]

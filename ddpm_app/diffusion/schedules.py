@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.diffusion.names import check_schedule
+from ddpm_app.flags import check_choice
 
 SIGMA_CAP = 160.0  # above it nothing but noise is left of an image; the cosine schedule formally ends at 2e4
 
@@ -169,8 +170,7 @@ def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: f
     steps: moves the sampler makes. start: begin at this sigma (or the grid's cap) instead of the highest (the grid is then
     drawn for as many moves between start and the end). Returns (steps + 1,) float64 on the CPU, decreasing, ending in 0.
     """
-    if kind not in GRIDS:
-        raise ValueError(f"unknown grid {kind!r}; known: {', '.join(GRIDS)}")
+    check_choice("grid", kind, GRIDS)
     if steps < 1:
         raise ValueError(f"a grid needs at least 1 step, not {steps}")
     if start is not None:

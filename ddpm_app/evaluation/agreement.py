@@ -21,7 +21,7 @@ from ddpm_app.classifiers.classifier import Classifier, load_classifier
 from ddpm_app.classifiers.metrics import classifier_agreement
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.evaluation.distances import Stats, frechet_distance, statistics
-from ddpm_app.evaluation.protocol import commit
+from ddpm_app.evaluation.protocol import commit, precision_of
 from ddpm_app.evaluation.samples import sampled
 from ddpm_app.images.datasets import ImageData, load_data
 from ddpm_app.images.sets import Progress
@@ -68,8 +68,7 @@ def agreement_plan(studio: Studio, request: Request, classifier: str = "", data:
         raise ValueError(f"{request.checkpoint} was trained without classes; agreement needs a class-conditional model")
     network = load_classifier(classifier or SHIPPED / "classifiers" / config.data, studio.device)
     test = load_data(data or config.data, "test", config.network.image_size)
-    shape = (config.network.in_channels, config.network.image_size, len(config.classes))
-    if (network.config.in_channels, network.config.image_size, len(network.config.classes)) != shape:
+    if (network.config.image_shape, len(network.config.classes)) != (config.network.image_shape, len(config.classes)):
         raise ValueError(f"the {network.config.data} classifier does not fit the images or classes of {request.checkpoint}")
     total = replace(request, n=request.n * len(config.classes))
     return AgreementPlan(checkpoint, network, test, total, request.n, reference)
@@ -91,7 +90,7 @@ def agreement_report(studio: Studio, plan: AgreementPlan) -> Iterator[Progress]:
         "seed": request.seed,
         "ema": config.ema,
         "images_seen": config.images_seen,
-        "precision": str(studio.dtype).removeprefix("torch."),
+        "precision": precision_of(studio),
         "device": describe(studio.device),
         "classifier": {"data": classifier.config.data, "accuracy": accuracy, "sha256": classifier.digest},
         "reference": f"{len(reference_images)} images of the {plan.test.name} test split (every second); "

@@ -112,9 +112,7 @@ def classifier_features(classifier: Classifier) -> Extractor:
 
     layers, key = ("features", "logits"), f"classifier-{config.data}-{classifier.digest[:8]}"
     register(key, layers, {"isc": "logits", "fid": "features", "kid": "features", "prc": "features"}, compute)
-    shape = (config.in_channels, config.image_size, config.image_size)
-    about = f"{config.data} classifier"
-    network = _created(key, layers, classifier.device)
+    network, shape, about = _created(key, layers, classifier.device), config.image_shape, f"{config.data} classifier"
     return Extractor("classifier", key, classifier.digest, layers, "features", head.in_features, about, shape, network, classifier.device)
 
 

@@ -53,7 +53,7 @@ class Plan:
             for value in values:
                 check_choice(kind, value, names)
         if not self.metrics:
-            raise ValueError(f"no metric is asked for; known: {', '.join(METRICS)}")
+            raise ValueError(f"no metric is named; {', '.join(METRICS)} are accepted")
         check(self)
         if self.seeds * self.request.n > 10**6:
             raise ValueError(f"{self.seeds} sets of {self.request.n} samples are asked for; at most a million samples are accepted")

@@ -75,7 +75,7 @@ def sampled(
     for at in range(0, request.n, batch):
         count = min(batch, request.n - at)
         file = _file(folder, at, count)
-        if at // batch % share[1] == share[0] and not _whole(file, count * size):
+        if at // batch % share[1] == share[0] and not _complete(file, count * size):
             part = dataclasses.replace(request, n=count, seed=request.seed + at)
             frame = None
             for frame in studio.sample(part, labels=labels[at : at + count], most=batch):
@@ -99,7 +99,7 @@ def _file(folder: Path, at: int, count: int) -> Path:
     return folder / f"{at:07d}+{count}.u8"
 
 
-def _whole(file: Path, size: int) -> bool:
+def _complete(file: Path, size: int) -> bool:
     """Whether the file holds `size` bytes and their SHA-256. After a power cut a file can have the right length and wrong content."""
     try:
         content = file.read_bytes()

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ddpm_app.checkpoints.checkpoint import open_checkpoint
 from ddpm_app.files import plain, read_text, write_atomically
+from ddpm_app.flags import check_choice
 from ddpm_app.images import render
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -129,9 +130,8 @@ def draw(studio: Studio, run: Run, weights: str | float = OWN, snapshots: tuple[
     known = {p.name: p for p in run.snapshots()}
     if not known:
         raise ValueError(f"{run.name} has no snapshots yet; the first comes after a hundredth of its budget")
-    unknown = [s for s in snapshots if s not in known]
-    if unknown:
-        raise ValueError(f"{run.name} has no snapshot {unknown[0][:40]!r}; there are: {', '.join(known)}")
+    for snapshot in snapshots:
+        check_choice(f"snapshot of {run.name}", snapshot, known)
     have = frames(run, weights)
     wanted = [known[s] for s in (snapshots or known) if int(s) not in have]
     steps = SETTINGS["evaluations"]

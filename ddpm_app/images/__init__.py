@@ -6,5 +6,4 @@ sets.py           a set of images of which only a part is in memory
 decode.py         opens uploaded image files safely; square crops
 archive.py        unpacks an uploaded ZIP of images
 render.py         grids, strips, PNG and JPEG bytes, animations
-png_settings.py   settings inside a PNG
 """

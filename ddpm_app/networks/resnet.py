@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ddpm_app.diffusion.denoiser import SIGMA_DATA
 from ddpm_app.diffusion.schedules import expand, make_schedule
+from ddpm_app.networks.unet_config import UNetConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class ClassifierConfig:
         ok = ok and 1 <= len(self.widths) == len(self.blocks) <= 5
         if not ok or not all(4 <= w <= 1024 for w in self.widths) or not all(0 <= b <= 16 for b in self.blocks):
             raise ValueError("not a classifier this program can build")
+
+    image_shape = UNetConfig.image_shape  # (C, H, W) of the images
 
 
 class Block(nn.Module):

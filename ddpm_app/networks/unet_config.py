@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ddpm_app.flags import check_choice
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -54,6 +56,4 @@ PRESETS: dict[str, dict] = {
 
 def preset_config(name: str, **overrides) -> UNetConfig:
     """UNetConfig of a preset ("ddpm", "small", "tiny") with fields replaced, e.g. num_classes=10, in_channels=1."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return UNetConfig(**{**PRESETS[name], **overrides})
+    return UNetConfig(**{**PRESETS[check_choice("preset", name, PRESETS)], **overrides})

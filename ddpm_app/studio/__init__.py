@@ -4,6 +4,7 @@ request.py       a sampling request, its accepted values, and the same request a
 studio.py        checkpoints in memory, and sampling as an iterator of frames
 forward.py       the forward process on an image: x_t at chosen times
 steering.py      guidance and re-ranking by CLIP and by classifiers
+png_settings.py  settings inside a PNG
 exports.py       PNGs with their settings, ZIPs, animations
 compression.py   bits per dimension of images, progressive coding
 interpolate.py   images between two images or two seeds

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ddpm_app.classifiers.clip import Clip
 from ddpm_app.classifiers.clip_scores import Scores, check_prompts, class_prompts, prompts_of_classes, score
-from ddpm_app.images import png_settings
 from ddpm_app.images.datasets import KNOWN, load_data, local_data
 from ddpm_app.images.decode import IMAGE_SUFFIXES, PictureError, centre_crop, open_picture, read_bytes
+from ddpm_app.studio import png_settings
 from ddpm_app.studio.studio import Studio
 
 REAL = 1000  # real test images scored for comparison; a tenth of it where CLIP takes seconds per image
@@ -164,6 +164,3 @@ def real_figures(clip: Clip, prompts: list[str], text: Tensor, data: str) -> tup
     s = score(_REAL[key], text, test.labels[:n], prompts_of_classes(test.classes, prompts))
     figures = {"n": n, "average_top1": s.average_top1, "matching": s.matching, "intended": s.intended, "by_class": list(s.by_class)}
     return figures | {"source": f"the first {n:,} real test images of {data}, scored on this machine"}, ""
-
-
-# -- the command line -----------------------------------------------------------------------------------------------------

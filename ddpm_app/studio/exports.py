@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddpm_app.images import png_settings, render
+from ddpm_app.flags import settings_of
+from ddpm_app.images import render
+from ddpm_app.studio import png_settings
 from ddpm_app.studio.studio import Frame, Request
 
 
@@ -62,16 +64,7 @@ def image_png(image: np.ndarray, request: Request, i: int, label: int) -> bytes:
 def request_from_settings(settings: dict, classes: tuple[str, ...]) -> Request:
     """The request that reproduces the image of a PNG with these settings. classes: those of its checkpoint."""
     label = settings.get("label")
-    fields = {
-        k: settings[k]
-        for k in ("checkpoint", "guidance", "sampler", "evaluations", "grid", "eta", "churn", "rescale", "seed")
-        if k in settings
-    }
-    fields |= {
-        k: settings[k]
-        for k in ("interval_low", "interval_high", "text", "text_scale", "text_through", "classifier_scale", "steer_low", "steer_high")
-        if k in settings
-    }
+    fields = {key: value for key, value in settings.items() if key in settings_of(Request) and key != "label"}
     if label is not None and label >= len(classes) and label >= 0:
         raise ValueError(
             f"the image has class {label}, but the checkpoint {settings.get('checkpoint')} on this machine has {len(classes)} classes"

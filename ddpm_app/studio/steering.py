@@ -69,7 +69,7 @@ class Steering:
                 self._loaded[key] = load_classifier(path, self.device, noise_aware)
             classifier = self._loaded[key]
         c, n = classifier.config, config.network
-        if (c.image_size, c.in_channels) != (n.image_size, n.in_channels) or config.classes and c.classes != config.classes:
+        if c.image_shape != n.image_shape or config.classes and c.classes != config.classes:
             raise ValueError(f"the {kind} in {path} was trained on images of another shape or on other classes than this model")
         return classifier
 

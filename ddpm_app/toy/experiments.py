@@ -17,6 +17,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, classifier_guided, conditioned, of_class
 from ddpm_app.diffusion.samplers import SAMPLERS, last
 from ddpm_app.diffusion.schedules import GRIDS, Schedule, from_vp, sigma_grid
+from ddpm_app.flags import check_choice
 from ddpm_app.toy import metrics
 from ddpm_app.toy.classifier import decision_grid, denoising_classifier, need_classes, train_classifier
 from ddpm_app.toy.density import ExactDenoiser
@@ -62,11 +63,9 @@ def solvers(
     """Run every sampler from the same x_T on one grid: error, EMD and fitted order.
 
     The error is the root mean square distance of `points` samples to a 1000-step Heun solution."""
-    if grid not in GRIDS:
-        raise ValueError(f"unknown grid {grid!r}; known: {', '.join(GRIDS)}")
+    check_choice("grid", grid, GRIDS)
     for name in names:
-        if name not in SAMPLERS:
-            raise ValueError(f"unknown sampler {name!r}; known: {', '.join(SAMPLERS)}")
+        check_choice("sampler", name, SAMPLERS)
     names = list(names)
     denoise, total = conditioned(in_float64(denoiser), None), len(names) * len(evaluations)
     _, test = split(data, emd_points, seed)

@@ -22,7 +22,7 @@ from ddpm_app.diffusion.guidance import Denoise, cfg, conditioned
 from ddpm_app.diffusion.likelihood import flow_levels
 from ddpm_app.diffusion.samplers import SAMPLERS, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, from_vp, sigma_grid
-from ddpm_app.flags import check, setting
+from ddpm_app.flags import check, check_choice, setting
 from ddpm_app.paths import SHIPPED
 from ddpm_app.toy import metrics
 from ddpm_app.toy.checkpoint import load_toy
@@ -235,8 +235,7 @@ def _frame(plane: Plane, x: Tensor, sigma: float) -> np.ndarray:
 def field(setup: Setup, which: str, sigma: float, label: int | None = None) -> dict:
     """Arrows D - x of one of the denoisers WHICH, or for "difference" a heat map of the distance between the learned and the exact D."""
     data = setup.data
-    if which not in (*WHICH, "difference"):
-        raise ToyDataError(f"unknown field {which!r}; known: {', '.join(WHICH)}, difference")
+    check_choice("field", which, [*WHICH, "difference"])
     if not 1e-3 <= sigma <= SIGMA_CAP:
         raise ToyDataError(f"sigma is {sigma}; accepted is 0.001 to {SIGMA_CAP:g}")
     plane, level = Plane(data), torch.tensor(sigma, dtype=torch.float64)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ddpm_app.files import write_atomically
+from ddpm_app.flags import check_choice
 from ddpm_app.toy.card import TEST_POINTS, card, measure
 from ddpm_app.toy.checkpoint import save_toy
 from ddpm_app.toy.points import load
@@ -44,8 +45,7 @@ def release(out: Path, recipe: dict, config: ToyTrainConfig, command: str, repor
 def release_shipped(names: Sequence[str], out: Path, report: Callable[[str], None]) -> None:
     """Train these of the toys that ship (all if names is empty) into folders of `out`. Raises ValueError for an unknown name."""
     for name in names or SHIPPED:
-        if name not in SHIPPED:
-            raise ValueError(f"unknown model {name!r}; known: {', '.join(SHIPPED)}")
+        check_choice("model", name, SHIPPED)
     for name in names or SHIPPED:
         data, config = SHIPPED[name]
         release(out / name, {"name": data, "n": 10_000, "seed": 0}, config, f"python train/train_toy.py shipped {name}", report)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_app.flags import check_choice
 from ddpm_app.toy.density import ExactDenoiser, Mixture
 
 MAX_POINTS = 100_000  # more are subsampled
@@ -188,8 +189,7 @@ def make_data(name: str, n: int = 10_000, seed: int = 0, **options) -> ToyData:
     """n points of a named set. options: noise, the width in the data's units; for "mixture" also components, spread and layout.
 
     Raises ToyDataError that says what is wrong and what is accepted."""
-    if name not in SHAPES:
-        raise ToyDataError(f"unknown data {name!r}; known: {', '.join(SHAPES)}, or a .csv or .npy file")
+    check_choice("data", name, SHAPES)
     if not 2 <= n <= MAX_POINTS:
         raise ToyDataError(f"the number of points is {n}; accepted is 2 to {MAX_POINTS}")
     if "noise" in options and not 1e-3 <= options["noise"] <= 5:

@@ -6,18 +6,19 @@ If the run was started from another run's weights (--init), the card describes b
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
 from ddpm_app.checkpoints import checkpoint, weights
 from ddpm_app.checkpoints.checkpoint import Checkpoint
-from ddpm_app.checkpoints.measurements import card_rows, copy_measurements
+from ddpm_app.checkpoints.measurements import Measurement, card_rows, copy_measurements, store
 from ddpm_app.files import read_json, write_atomically
 from ddpm_app.flags import settings_to_flags
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.runs import Run
+from ddpm_app.training.trainer import VALIDATION_IMAGES
 
-VALIDATION = "the run's EMA weights, first 512 images of the held-out tenth, t spread evenly, fixed noise"
 CARD = """---
 license: mit
 library_name: ddpm-studio
@@ -55,15 +56,12 @@ def ship(run: Path, out: Path, note: str, machine: str = "") -> Checkpoint:
     previous = checkpoint.open_checkpoint(out).config if (out / "config.json").is_file() else None
     same_weights = previous and (previous.images_seen, previous.ema) == (total, source.config.ema)
     config = previous if same_weights else dataclasses.replace(source.config, images_seen=total)
-    loss = validation(source)
-    if loss is not None and not any(m["name"] == "validation loss" for m in config.metrics):
-        weight = config.training.get("weight", "uniform")
-        kind = "mean squared error of F" + ("" if weight == "uniform" else f", weighted by {weight},")
-        entry = {"name": "validation loss", "value": loss, "protocol": f"{kind} {VALIDATION}"}
-        config = dataclasses.replace(config, metrics=[entry, *config.metrics])
     shipped = checkpoint.save(out, config, weights.read_weights(source.path))
     if not same_weights:
         copy_measurements(source, shipped)
+    loss = validation(source)
+    if loss is not None and not any(row["name"] == "validation loss" for row in card_rows(shipped)):
+        store(shipped, validation_measurement(shipped, loss))
 
     for part in parts:
         name = "log.jsonl" if part is parts[-1] else f"log-{part.name}.jsonl"
@@ -155,6 +153,19 @@ def validation(run: Checkpoint) -> float | None:
         return None
     losses = {row["images"]: row["validation_loss"] for row in run.log() if "validation_loss" in row and "images" in row}
     return losses.get(run.config.images_seen)
+
+
+def validation_measurement(model: Checkpoint, loss: float) -> Measurement:
+    """The validation loss with its protocol."""
+    weight = model.config.training.get("weight", "uniform")
+    protocol = {
+        "loss": "mean squared error of F" + ("" if weight == "uniform" else f" weighted by {weight}"),
+        "images": f"the first {VALIDATION_IMAGES} of the held-out tenth (or all of them)",
+        "noise": "fixed, t spread evenly",
+        "ema": model.config.ema,
+        "images_seen": model.config.images_seen,
+    }
+    return Measurement("validation loss", loss, math.nan, {}, protocol)
 
 
 def recorded_machine(run: Path) -> str:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from ddpm_app.flags import check_choice
+
 PROJECT = "ddpm-studio"
 
 
@@ -18,8 +20,7 @@ def check(names: str) -> list[str]:
     """ "wandb,trackio" -> the names. Raises ValueError for a tracker that is unknown or not installed."""
     asked = [name.strip() for name in names.split(",") if name.strip()]
     for name in asked:
-        if name not in KINDS:
-            raise ValueError(f"--track: unknown tracker {name[:40]!r}; {', '.join(k for k in KINDS if k != 'tensorboard')} are accepted")
+        check_choice("tracker", name, KINDS)
         if name != "tensorboard" and importlib.util.find_spec(name) is None:
             raise ValueError(f"--track: {name} is not installed: pip install {name}")
     return list(dict.fromkeys(asked))

@@ -32,6 +32,7 @@ from ddpm_app.training.config import CHANGEABLE, TrainConfig
 from ddpm_app.training.distributed import World
 
 BANDS = 10  # noise bands the loss is reported in: equal parts of t
+VALIDATION_IMAGES = 512  # of the held-out images, or all if there are fewer
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ def train(
 
 
 @torch.no_grad()
-def validation_loss(trainer: Trainer, data: ImageData, count: int = 512) -> float:
+def validation_loss(trainer: Trainer, data: ImageData, count: int = VALIDATION_IMAGES) -> float:
     """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
     network, kept = trainer.network, [p.detach().clone() for p in trainer.parameters]
     denoiser = dataclasses.replace(trainer.denoiser, network=network)  # not the compiled network, which accepts one batch size

@@ -13,7 +13,7 @@ from PIL import Image
 from ddpm_app.cli import main as cli
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import make_schedule
-from ddpm_app.images import png_settings
+from ddpm_app.studio import png_settings
 from ddpm_app.studio.forward import forward_process
 from ddpm_app.studio.studio import Request, Studio
 

@@ -13,9 +13,9 @@ from PIL import Image
 from ddpm_app.classifiers import clip as clip_labels
 from ddpm_app.classifiers.clip_scores import class_prompts
 from ddpm_app.cli import main as cli
-from ddpm_app.images import png_settings
 from ddpm_app.images.datasets import CIFAR10_CLASSES, MNIST_CLASSES
 from ddpm_app.images.pixels import to_model
+from ddpm_app.studio import png_settings
 from ddpm_app.studio.exports import image_png, request_from_settings
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.steering import Steering, best_of

@@ -10,8 +10,8 @@ import torch
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS, make_schedule
-from ddpm_app.images import png_settings
 from ddpm_app.images.pixels import to_model, to_uint8
+from ddpm_app.studio import png_settings
 from ddpm_app.studio.exports import frame_picture, image_png, images_zip, request_from_settings
 from ddpm_app.studio.forward import forward_process
 from ddpm_app.studio.studio import MAX_BATCH, Request, Studio

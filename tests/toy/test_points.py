@@ -79,7 +79,7 @@ def test_npy_files_are_read_or_refused_by_shape_type_and_values(tmp_path):
             save_and_load(array)
     with pytest.raises(ToyDataError, match="neither"):
         load_points(write(tmp_path / "a.pkl", "x"))
-    with pytest.raises(ToyDataError, match="unknown data 'moon'; known: moons"):
+    with pytest.raises(ValueError, match="unknown data 'moon'; did you mean 'moons'"):
         load("moon")
 
 

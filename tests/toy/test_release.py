@@ -21,6 +21,6 @@ def test_the_config_and_the_card_of_a_released_toy_contain_its_measured_numbers(
 
 
 def test_an_unknown_shipped_model_is_refused_before_any_training(tmp_path):
-    with pytest.raises(ValueError, match="unknown model 'sun'; known: moons"):
+    with pytest.raises(ValueError, match="unknown model 'sun'; known: moons|unknown model 'sun'; did you mean 'moons'"):
         release.release_shipped(["moons", "sun"], tmp_path, print)
     assert not list(tmp_path.iterdir())

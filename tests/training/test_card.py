@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from ddpm_app.checkpoints import checkpoint, weights
+from ddpm_app.checkpoints.measurements import Measurement, store, stored_measurements
 from ddpm_app.cli.ship import main
 from ddpm_app.training import card as training_card
 from ddpm_app.training.config import TrainConfig
@@ -34,22 +36,32 @@ def test_a_card_tells_of_the_run_that_was_forked(tmp_path, capsys):
     commands = [line.strip() for line in card.splitlines() if "train_unet.py" in line]
     assert len(commands) == 2 and commands[0].endswith("--images 640 --out runs/first")
     assert commands[1].endswith("--weight uniform --images 320 --init runs/first --out runs/second")
-    assert "| validation loss | 0.25 | mean squared error of F the run's EMA weights" in card
-    shipped = checkpoint.open_checkpoint(tmp_path / "out").config
-    assert shipped.images_seen == 960 and shipped.metrics[0]["value"] == 0.25
-    # numbers judged since are kept when the same run is shipped again
-    judged = [*shipped.metrics, {"name": "agreement", "value": 0.5, "protocol": "p"}]
-    checkpoint.save(
-        tmp_path / "out", dataclasses.replace(shipped, metrics=judged), weights.read_weights(checkpoint.open_checkpoint(second).path)
-    )
+    assert "| validation loss | 0.25 | loss mean squared error of F, images the first 512 of the held-out tenth" in card
+    shipped = checkpoint.open_checkpoint(tmp_path / "out")
+    assert shipped.config.images_seen == 960 and shipped.config.metrics == []
+    assert [(row["name"], row["value"]) for row in stored_measurements(shipped)] == [("validation loss", 0.25)]
+    # numbers measured since are kept when the same run is shipped again
+    store(shipped, Measurement("agreement", 0.5, math.nan, {}, {"n": 10}))
     assert main([str(second), str(tmp_path / "out")]) == 0
-    assert [m["name"] for m in checkpoint.open_checkpoint(tmp_path / "out").config.metrics] == ["validation loss", "agreement"]
+    assert [row["name"] for row in stored_measurements(shipped)] == ["validation loss", "agreement"]
+
+
+def test_a_validation_loss_in_an_older_config_is_kept_and_not_stored_twice(tmp_path):
+    source = run(tmp_path / "run", 640, 120, 0.5, [])
+    assert main([str(source), str(tmp_path / "out")]) == 0
+    shipped = checkpoint.open_checkpoint(tmp_path / "out")
+    (shipped.path / "metrics.json").unlink()
+    row = {"name": "validation loss", "value": 0.5, "protocol": "mean squared error of F"}
+    checkpoint.save(shipped.path, dataclasses.replace(shipped.config, metrics=[row]), weights.read_weights(shipped.path))
+    assert main([str(source), str(tmp_path / "out")]) == 0
+    assert stored_measurements(checkpoint.open_checkpoint(shipped.path)) == [row]
+    assert "| validation loss | 0.5 | mean squared error of F |" in (shipped.path / "README.md").read_text()
 
 
 def test_a_weighted_validation_loss_says_so_and_lost_beginnings_are_refused(tmp_path, capsys):
     alone = run(tmp_path / "alone", 640, 120, 0.5, [], weight="min-snr-5")
     assert main([str(alone), str(tmp_path / "out")]) == 0
-    assert "weighted by min-snr-5, the run's EMA weights" in (tmp_path / "out" / "README.md").read_text()
+    assert "mean squared error of F weighted by min-snr-5, images" in (tmp_path / "out" / "README.md").read_text()
     lost = run(tmp_path / "lost", 640, 120, 0.5, ["--init", "gone"])
     assert main([str(lost), str(tmp_path / "out2")]) == 2 and "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "out2").exists()

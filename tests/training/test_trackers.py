@@ -45,7 +45,7 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
 
 def test_names(monkeypatch):
     assert check("") == [] and check("tensorboard") == ["tensorboard"]
-    with pytest.raises(ValueError, match="unknown tracker 'mlflow'; wandb, trackio are accepted"):
+    with pytest.raises(ValueError, match="unknown tracker 'mlflow'; known: tensorboard, wandb, trackio"):
         check("mlflow")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="trackio is not installed: pip install trackio"):

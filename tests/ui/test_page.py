@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ddpm_app.diffusion.schedules import make_schedule
-from ddpm_app.images import png_settings
+from ddpm_app.studio import png_settings
 from ddpm_app.studio.exports import request_from_settings
 from ddpm_app.studio.forward import forward_process
 

@@ -9,8 +9,8 @@ import dataclasses
 import gradio as gr
 import torch
 
-from ddpm_app.images import png_settings, render
-from ddpm_app.studio import exports
+from ddpm_app.images import render
+from ddpm_app.studio import exports, png_settings
 from ddpm_app.studio.studio import Frame, Request, Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.image_grid import ImageGrid

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ddpm_app.images.decode import PictureError
-from ddpm_app.images.png_settings import KEYS, KEYWORD, read, write
+from ddpm_app.studio.png_settings import KEYS, KEYWORD, read, write
 
 PICTURE = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
 FULL = {

@@ -18,12 +18,15 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ddpm_app.flags import check_choice, default_of, settings_of
 from ddpm_app.images.decode import PictureError, read_bytes
+from ddpm_app.studio.request import MAX_TEXT, Request
 
 KEYWORD = "ddpm-studio"
 VERSION = 1
 MAX_CHUNK = 64 * 1024  # bytes of settings, before and after decompression
 MAX_CHUNKS = 50_000  # of any kind in one file
+MAX_SIGMA = 1e6
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Check = Callable[[object], object]  # returns the value, or raises ValueError saying what is accepted
@@ -69,28 +72,26 @@ def _prompt(limit: int) -> Check:
 
 _NAME = _text(40, r"[A-Za-z0-9][A-Za-z0-9._+-]*", "a name")
 
-# The accepted keys with a check of each value. Only the form of names is checked here, not whether such a sampler exists.
-# A checkpoint is a name or a repository id; it cannot lead out of the folders of models.
+
+def _as_in_request(name: str) -> Check:
+    """The check of a field of Request: the bounds of a number; of a choice only the form, not whether such a sampler exists."""
+    accepted, default = settings_of(Request)[name], default_of(Request, name)
+    if accepted.choices is not None:
+        return _NAME
+    high = MAX_SIGMA if accepted.high is None else accepted.high  # only the fields that hold a sigma have no upper bound
+    return _integer(accepted.low, high) if isinstance(default, int) else _number(accepted.low or 0, high)
+
+
+# The accepted keys with a check of each value. The page, the command line and a PNG accept the same numbers.
 KEYS: dict[str, Check] = {
-    "checkpoint": _text(200, r"[^-/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*", "the relative name of a model"),
+    "checkpoint": _text(200, r"[^-/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*", "the relative name of a model"),  # a name or repository id
     "label": _integer(-1, 99_999, null=True),  # -1: any class; null: no class
-    "guidance": _number(0, 20),
-    "sampler": _NAME,
-    "evaluations": _integer(1, 1000),
-    "grid": _NAME,
-    "eta": _number(0, 1),
-    "churn": _number(0, 100),
-    "seed": _integer(0, 2**63 - 1),
-    "rescale": _number(0, 1),
-    "interval_low": _number(0, 1e6),  # sigma
-    "interval_high": _number(0, 1e6),  # sigma
+    **{name: _as_in_request(name) for name in ("guidance", "sampler", "evaluations", "grid", "eta", "churn")},
+    "seed": _integer(0, 2**63 - 1),  # of one image, which may be above the limit for the first image of a request
+    **{name: _as_in_request(name) for name in ("rescale", "interval_low", "interval_high")},
     "precision": _NAME,
-    "text": _prompt(300),
-    "text_scale": _number(0, 500),
-    "text_through": _NAME,
-    "classifier_scale": _number(0, 50),
-    "steer_low": _number(0, 1e6),  # sigma
-    "steer_high": _number(0, 1e6),  # sigma
+    "text": _prompt(MAX_TEXT),
+    **{name: _as_in_request(name) for name in ("text_scale", "text_through", "classifier_scale", "steer_low", "steer_high")},
 }
 
 
@@ -111,9 +112,8 @@ def validated(settings: dict) -> dict:
 
 def write(picture: Image.Image, settings: dict) -> bytes:
     """The picture as PNG with the settings inside. Raises PictureError for values out of range, ValueError for unknown keys."""
-    unknown = sorted(set(settings) - set(KEYS))
-    if unknown:
-        raise ValueError(f"no setting is called {unknown[0]!r}; accepted: {', '.join(KEYS)}")
+    for key in settings:
+        check_choice("setting", key, KEYS)
     info = PngInfo()
     info.add_text(KEYWORD, json.dumps({"version": VERSION, **validated(settings)}, separators=(",", ":")))
     out = io.BytesIO()
