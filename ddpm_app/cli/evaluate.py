@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
     parser.add_argument(
-        "--preset", choices=("agreement",), help="agreement: classifier agrees with the requested label, beside real images; --n is per class"
+        "--preset", choices=("agreement",), help="agreement with the requested label, by a classifier, beside real images; --n is per class"
     )
     add_flags(parser, Plan, PLAN_FLAGS, **{name: default_of(Plan, name) for name in PLAN_FLAGS})
     agreement.add_reference(parser)
