@@ -1,9 +1,11 @@
-"""Progressive coding (Ho et al. 2020, section 4.3 and algorithm 3): what a receiver knows of an image after its first bits.
+"""Progressive coding (Ho et al. 2020, section 4.3 and algorithm 3): the image that a receiver can decode after the first bits.
 
-The sender draws x_T, x_{T-1}, ..., x_1 from the forward process given the image, each from the one before, and sends every one with
-the receiver's own p(x_{t-1} | x_t), which costs the Kullback-Leibler divergence between the two (Harsha et al. 2007); last come the
-pixels themselves with p(x0 | x_1). What has been sent when x_t is known is the rate at t; the error of the x0 predicted from that x_t
-is the distortion at t. Summed to the end, the rates are the variational bound of likelihood.py.
+The sender draws x_T, x_{T-1}, ..., x_1 from the forward process q given the image, and sends them in this order. It codes x_{t-1} with
+the receiver's distribution p(x_{t-1} | x_t), which costs KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)) bits (Harsha et al. 2007). At the
+end it codes the pixels with p(x0 | x_1).
+
+The rate at t is the number of bits sent until the receiver has x_t. The distortion at t is the error of the x0 that the network
+predicts from x_t. The rate at the end is the variational bound of likelihood.py.
 """
 
 from __future__ import annotations
@@ -22,18 +24,20 @@ from ddpm_app.diffusion.samplers import SeededNoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, to_vp
 from ddpm_app.images.pixels import to_model, to_uint8
 
-GREY = 127.5  # grey levels per unit of model space
+GREY = 127.5  # grey levels (0..255) per unit of model space [-1, 1]
 
 
 @dataclass(frozen=True)
 class State:
-    """What the receiver has of n images when x_t is known.
+    """The receiver's state for n images when it has x_t.
 
-    t: the textbook's, T down to 1; 0 once the pixels are decoded exactly. sigma: its level.
-    bits (n,) float64: received so far, of a whole image. cost (n,): bits of the one step that leaves here, for x_{t-1}, or at t = 1 for
-    the pixels (L_0); 0 at t = 0. steps: how many steps of the chain are counted with that cost (one where every t is visited).
-    mse (n,): mean squared error per dimension, in model space, of the predicted x0, clipped to [-1, 1].
-    x, x0: uint8 (n, C, H, W), the textbook's x_t and the predicted x0.
+    t:      time, from T down to 1; 0 when the pixels are decoded exactly
+    sigma:  noise level of t
+    bits:   (n,) float64, bits received so far, per image
+    cost:   (n,) bits per image of the next step, which sends x_{t-1}, or the pixels (L_0) at t = 1; 0 at t = 0
+    steps:  number of steps of the chain that are counted with this cost; 1 where every t is visited
+    mse:    (n,) mean squared error per dimension of the predicted x0, clipped to [-1, 1], in model space
+    x, x0:  uint8 (n, C, H, W), the variance-preserving x_t and the predicted x0
     """
 
     t: int
@@ -47,9 +51,10 @@ class State:
 
 
 def times(T: int, states: int, seed: int = 0) -> list[tuple[int, int, int]]:
-    """(low, t, high) of each visited step, from T down: t is drawn from low..high - 1 and counted for all of them.
+    """The visited times as (low, t, high), from T down. t is drawn from the stretch low..high - 1; its cost counts for the whole stretch.
 
-    The stretches part 2..T; T itself is always visited, and every t where there are T - 1 states or more."""
+    The stretches divide 2..T. T is always visited. With T - 1 states or more, every t is visited. Raises ValueError for fewer than 2
+    states."""
     if states < 2:
         raise ValueError(f"{states} states; 2 or more are accepted")
     edges = strata(T, states) if states >= T - 1 else [*strata(T - 1, states - 1), T + 1]
@@ -68,15 +73,19 @@ def progressive(
     batch: int = 64,
     times_seed: int | None = None,
 ) -> Iterator[State]:
-    """The receiver's states from x_T (t = T) to the exact pixels (t = 0): `states` + 2 of them, or T + 1 where every t is visited.
+    """Yield the receiver's states from x_T (t = T) to the exact pixels (t = 0): `states` + 2 of them, or T + 1 if every t is visited.
 
-    denoise: (x, sigma (B,)) -> predicted x0; row r of a call belongs to image r mod n. images: uint8 (n, C, H, W). variance: of
-    p(x_{t-1} | x_t), see likelihood.step_kl. seed: image k's noise is drawn with seed + k, the times with times_seed (default: seed).
-    batch: rows of one call, where n is smaller.
+    denoise:    (x, sigma (B,)) -> predicted x0; row r of a call belongs to image r mod n
+    images:     uint8 (n, C, H, W)
+    variance:   of p(x_{t-1} | x_t), "large" or "small", see likelihood.step_kl
+    seed:       the noise of image k has the seed `seed` + k
+    times_seed: seed of the visited times (default: seed)
+    batch:      rows in one call of denoise, if n is smaller
 
-    bits is exact for the one path x_T..x_1 drawn, where every t is visited; with fewer states a stretch of steps is counted by the cost
-    at one drawn time, whose mean over draws is the stretch's own. Averaged over paths and images it estimates, without bias,
-    E_q[L_T + sum of the KL terms above t], and mse estimates E_q |x0 - x0_hat(x_t)|^2 / dimensions.
+    If every t is visited, State.bits is exact for the drawn path x_T..x_1. With fewer states, the cost at one drawn time counts for its
+    stretch; its mean over draws is the cost of the stretch. The mean of bits over paths and images is an unbiased estimate of
+    E_q[L_T + the KL terms above t]; the mean of mse estimates E_q |x0 - x0_hat(x_t)|^2 / dimensions.
+    Raises ValueError for images of another type or shape, and for fewer than 2 states.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; uint8 (n, C, H, W) is accepted")
@@ -111,8 +120,10 @@ def progressive(
 
 
 def fine_levels(schedule: Schedule, steps: int = 1000) -> Schedule:
-    """Equal steps of log-SNR between a schedule's ends (the upper one under the cap): the same network asked in finer steps where the
-    schedule's own are coarse. The bound nears its continuous-time limit, in which the variance of the reverse step has no part."""
+    """A schedule of `steps` levels with equal steps of log-SNR, from the lowest level of `schedule` to its highest below SIGMA_CAP.
+
+    The same network can be evaluated at these levels. With many steps the bound approaches its continuous-time limit, which does not
+    depend on the variance of the reverse step."""
     high = min(float(schedule.sigma[-1]), SIGMA_CAP)
     levels = torch.linspace(math.log(float(schedule.sigma[0])), math.log(high), steps, dtype=torch.float64).exp()
     levels[0] = schedule.sigma[0]
@@ -121,11 +132,17 @@ def fine_levels(schedule: Schedule, steps: int = 1000) -> Schedule:
 
 @dataclass(frozen=True)
 class Curve:
-    """Rate and distortion, means over N images (or paths of one), at each state from t = T to 0.
+    """Rate and distortion at P states from t = T to 0: means over N images, or over N paths of one image.
 
-    t (P,), sigma (P,). rate (P,): bits per dimension received when x_t is known; rate_error its standard error over images (NaN for
-    one). rmse (P,): square root of the mean squared error of the predicted x0, in grey levels of 0..255. cost (P,): bits per dimension
-    of the single step that leaves t (at t = 1: L_0). L_T, L_mid, L_0: the bound's parts in bits per dimension; total, standard_error.
+    t, sigma:        (P,) time and noise level
+    rate:            (P,) bits per dimension received when x_t is known
+    rate_error:      (P,) standard error of rate over images, NaN for one image
+    rmse:            (P,) root mean squared error of the predicted x0, in grey levels of 0..255
+    cost:            (P,) bits per dimension of the next single step; L_0 at t = 1
+    L_T, L_mid, L_0: parts of the variational bound, bits per dimension
+    total:           their sum
+    standard_error:  of total, over images
+    n, dims:         number of images; dimensions C*H*W of an image
     """
 
     t: np.ndarray
@@ -153,7 +170,7 @@ def _number(value: float):
 
 
 def curve(runs: Iterable[Sequence[State]]) -> Curve:
-    """The mean of batches of images, each a run of progressive() with the same times."""
+    """The mean over batches of images. runs: the states of progressive() for each batch. Raises ValueError if their times differ."""
     runs = [list(run) for run in runs]
     if not runs or any([s.t for s in run] != [s.t for s in runs[0]] for run in runs):
         raise ValueError("a curve needs at least one run, and all of the same times")

@@ -1,7 +1,7 @@
-"""What a network's output means: every prediction type is a row of one table (Karras et al. 2022, section 5).
+"""Prediction types: what the output of a network means. Each type is a set of three coefficients (Karras et al. 2022, section 5).
 
-D(x, sigma) = c_skip x + c_out F(c_in x, t(sigma), label) predicts x0 from x = x0 + sigma eps, and training is the mean
-squared error of F against (x0 - c_skip x) / c_out.
+With the network F, the denoiser D(x, sigma) = c_skip x + c_out F(c_in x, t(sigma), label) predicts x0 from x = x0 + sigma eps.
+The training loss is the mean squared error of F against (x0 - c_skip x) / c_out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGMA_DATA = 0.5  # standard deviation of image data in [-1, 1] (EDM)
 
 
 class Precond(NamedTuple):
-    """Coefficients at a level, each of sigma's shape."""
+    """The coefficients of a prediction type at noise level sigma. Each has the shape of sigma."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -52,7 +52,7 @@ def _weight_uniform(s: Tensor, prediction_type: str) -> Tensor:
 
 
 def _weight_x0_snr(s: Tensor, prediction_type: str, snr_weight: Callable[[Tensor], Tensor]) -> Tensor:
-    """An x0-loss weight w(SNR) expressed for the prediction type's own target: |x0 error|^2 = c_out^2 |F error|^2."""
+    """The weight of the squared error of F that gives the squared error of x0 the weight w(SNR): |x0 error|^2 = c_out^2 |F error|^2."""
     return snr_weight(1 / (s * s)) * PREDICTION_TYPES[prediction_type](s).c_out ** 2
 
 
@@ -65,11 +65,12 @@ WEIGHTS: dict[str, Callable[[Tensor, str], Tensor]] = {
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network with what is needed to read it: Denoiser(x, sigma, label) is the predicted x0.
+    """A network with its schedule and prediction type. Calling it predicts x0.
 
     network:         F(x_in (B, *S), t (B,), label (B,) int64 or None) -> (B, *S)
-    schedule:        the noise levels of its training; the network is given their t
+    schedule:        the noise levels of its training; F gets the time t of a level
     prediction_type: one of PREDICTION_TYPES
+    Raises ValueError for another prediction type.
     """
 
     network: nn.Module
@@ -84,7 +85,7 @@ class Denoiser:
         return next(self.network.parameters()).device
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, *S) float, sigma () or (B,), label (B,) int64 or None for the null class -> predicted x0 (B, *S)."""
+        """The predicted x0 (B, *S) of x (B, *S) float at sigma () or (B,). label: (B,) int64, None for the null class."""
         sigma = torch.as_tensor(sigma, dtype=torch.float64).cpu()
         # In float64: at sigma = 160 the float32 c_skip of v prediction has only five correct digits.
         c = PREDICTION_TYPES[self.prediction_type](sigma)
@@ -93,7 +94,12 @@ class Denoiser:
         return expand(c.c_skip, x) * x + expand(c.c_out, x) * output.to(x.dtype)
 
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None, weight: str = "uniform") -> Tensor:
-        """Loss of each sample, (B,). x0 and eps (B, *S) float32, t (B,) int64 in [0, T-1] on x0's device."""
+        """The training loss of each sample, (B,).
+
+        x0, eps: (B, *S) float32, clean samples and their unit noise
+        t:       (B,) int64 in [0, T-1], on the device of x0
+        label:   (B,) int64, None for the null class
+        weight:  one of WEIGHTS"""
         sigma = self._levels(x0.device)[t]
         c = PREDICTION_TYPES[self.prediction_type](sigma)
         x = add_noise(x0, sigma, eps)

@@ -1,7 +1,8 @@
-"""Guidance: denoisers in, a denoiser out. One convention everywhere: D = D_weak + s (D_strong - D_weak), and s = 1 is off.
+"""Guidance: functions that take a denoiser and return a guided denoiser.
 
-The textbook's (1 + w) conditional - w unconditional (Ho & Salimans 2022) is s = 1 + w. Because x0, eps and v are affine in
-each other at a fixed x and sigma, extrapolating the predicted x0 is the same as extrapolating the predicted noise.
+Classifier-free guidance and autoguidance have one convention: D = D_weak + s (D_strong - D_weak), and s = 1 is off.
+Ho & Salimans (2022) write (1 + w) conditional - w unconditional, so s = 1 + w. At a fixed x and sigma, x0, eps and v are affine
+functions of each other. Extrapolating the predicted x0 therefore equals extrapolating the predicted noise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # (x (B, *S), sigma ()) -> predict
 
 
 def conditioned(denoiser: Denoiser, label: Tensor | None) -> Denoise:
-    """The plain conditional (label (B,) int64) or unconditional (None) denoiser as a function of (x, sigma)."""
+    """The denoiser without guidance, as a function of (x, sigma). label: (B,) int64, None for the unconditional denoiser."""
     return lambda x, sigma: denoiser(x, sigma, label)
 
 
@@ -30,12 +31,13 @@ def cfg(
     interval: tuple[float, float] = (0.0, math.inf),
     rescale: float = 0.0,
 ) -> Denoise:
-    """Classifier-free guidance (Ho & Salimans 2022); both predictions come from one pass over a doubled batch.
+    """Classifier-free guidance (Ho & Salimans 2022). Both predictions come from one pass over a doubled batch.
 
     label:    (B,) int64; the null label is the network's num_classes
-    scale:    s; 1 is off (one pass), 0 is unconditional, above 1 pulls toward the class
-    interval: guide only where low < sigma <= high, elsewhere s = 1 (Kynkaanniemi et al. 2024)
-    rescale:  phi in [0, 1]; pull the standard deviation of the guided prediction back to the conditional's (Lin et al. 2023)
+    scale:    s; 1 is off (one pass), 0 is unconditional, above 1 strengthens the class
+    interval: guide only where low < sigma <= high; elsewhere s = 1 (Kynkaanniemi et al. 2024)
+    rescale:  phi in [0, 1], how far the standard deviation of the guided prediction is set back to that of the conditional one
+              (Lin et al. 2023)
     """
     low, high = interval
 
@@ -61,7 +63,9 @@ def _rescaled(guided: Tensor, reference: Tensor, phi: float) -> Tensor:
 
 
 def autoguide(strong: Denoise, weak: Denoise, scale: float, interval: tuple[float, float] = (0.0, math.inf)) -> Denoise:
-    """Autoguidance (Karras et al. 2024): steer away from a weaker version of the same model, e.g. an earlier snapshot."""
+    """Autoguidance (Karras et al. 2024): move away from the prediction of a weaker version of the same model, such as an earlier snapshot.
+
+    scale: s; 1 is off. interval: guide only where low < sigma <= high."""
     low, high = interval
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -77,11 +81,12 @@ def classifier_guided(
 ) -> Denoise:
     """Classifier guidance (Dhariwal & Nichol 2021): D + s sigma^2 grad_x ln p(y | x, sigma).
 
-    Tweedie's formula in x = x0 + sigma eps is D = x + sigma^2 grad_x ln p(x, sigma); Bayes' rule adds grad_x ln p(y | x, sigma) to the
-    score, so the conditional denoiser is D + sigma^2 grad_x ln p(y | x, sigma), and s sharpens p(y | .) to its s-th power. In noise
-    it is their eps - s sigma grad_x ln p.
+    For x = x0 + sigma eps, Tweedie's formula is D = x + sigma^2 grad_x ln p(x, sigma). Bayes' rule adds grad_x ln p(y | x, sigma) to the
+    score, so the conditional denoiser is D + sigma^2 grad_x ln p(y | x, sigma). A scale s replaces p(y | x) by its s-th power. For the
+    predicted noise this is eps - s sigma grad_x ln p, as in the paper.
 
-    log_prob: (x (B, *S), sigma ()) -> (B,), differentiable in x, each entry from its own sample alone; it must know noise
+    log_prob: (x (B, *S), sigma ()) -> (B,) ln p(y | x, sigma), differentiable in x; entry i may depend on sample i only. It must come
+              from a classifier that was trained on noisy samples
     scale:    s; 0 is off, 1 is Bayes' rule
     interval: guide only where low < sigma <= high
     """
@@ -103,17 +108,21 @@ def similarity_guided(
     interval: tuple[float, float] = (0.0, math.inf),
     through: str = "denoiser",
 ) -> Denoise:
-    """Steer by a score of clean samples, e.g. CLIP's similarity to a text, through the predicted x0: p(y | x0) ~ exp(s score(x0)).
+    """Guidance by a score of clean samples, such as CLIP's similarity to a text. The score is applied to the predicted x0.
 
-    What x tells of y is the mean of that over p(x0 | x). To first order it is exp(s score(D(x))) (Chung et al. 2023), and
-    classifier_guided's formula becomes D + s sigma^2 J^T g with g = grad score at D and J = dD/dx. Two ways to J:
-    through="denoiser" differentiates the denoiser itself; sigma^2 J is the covariance of x0 given x, and through="x0" puts in what it is
-    for white data of standard deviation SIGMA_DATA, v = sigma^2 sd^2 / (sigma^2 + sd^2), which costs no pass back through the denoiser
-    (half the time), but moves pixels as if they were independent: what only the score sees, where the denoiser's J keeps to pictures.
+    The score defines p(y | x0) ~ exp(s score(x0)). p(y | x) is its mean over p(x0 | x), which is exp(s score(D(x))) to first order
+    (Chung et al. 2023). The formula of classifier_guided becomes D + s sigma^2 J^T g, with g the gradient of the score at D and
+    J = dD/dx. `through` chooses J:
 
-    score:    (x0 (B, *S)) -> (B,), differentiable, each entry from its own sample alone; give clipped(denoise) if it knows [-1, 1] only
+    "denoiser": J by differentiating the denoiser. Changes follow the images that the denoiser knows.
+    "x0":       sigma^2 J is the covariance of x0 given x; it is replaced by that of white noise data of standard deviation SIGMA_DATA,
+                sigma^2 sd^2 / (sigma^2 + sd^2). Takes half the time, but changes pixels independently of each other, which raises
+                the score more than it improves the image.
+
+    score:    (x0 (B, *S)) -> (B,), differentiable; entry i may depend on sample i only. Pass clipped(denoise) if the score expects [-1, 1]
     scale:    s; 0 is off
     interval: guide only where low < sigma <= high
+    Raises ValueError for another value of `through`.
     """
     if through not in ("x0", "denoiser"):
         raise ValueError(f"the gradient goes through {through!r}; x0 or denoiser is accepted")
@@ -140,23 +149,24 @@ def similarity_guided(
 
 
 def _gradient(function: Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]], x: Tensor, sigma: Tensor) -> tuple[Tensor | None, Tensor]:
-    """function(x, sigma) gives (something to keep, value (B,)); returns what is to keep and d value[i] / d x[i] (B, *S) in x's dtype.
+    """(kept, d value[i] / d x[i] (B, *S) in x's dtype) for a function(x, sigma) that returns (kept, value (B,)).
 
-    Samplers run under inference_mode, whose tensors know no gradients; copies made outside it do."""
+    Samplers run under inference_mode, whose tensors have no gradients. Copies made outside inference_mode have them.
+    Raises ValueError if value has another shape."""
     with torch.inference_mode(False), torch.enable_grad():
         y = x.detach().clone().requires_grad_(True)
         keep, value = function(y, torch.as_tensor(sigma).detach().clone())
         if value.shape != x.shape[:1]:
-            raise ValueError(f"a guide gives one value a sample, ({len(x)},), not {tuple(value.shape)}")
+            raise ValueError(f"a guidance function returned the shape {tuple(value.shape)}; ({len(x)},), one value per sample, is accepted")
         (gradient,) = torch.autograd.grad(value.sum(), y)
     return None if keep is None else keep.detach(), gradient.to(x.dtype)
 
 
 def of_class(log_posterior: Callable[[Tensor, Tensor], Tensor], label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """log_prob for classifier_guided, from log_posterior: (x, sigma) -> (B, K) and the class of each sample, label (B,) int64."""
+    """The log_prob argument of classifier_guided. log_posterior: (x, sigma) -> (B, K) log-probabilities. label: (B,) int64, the classes."""
     return lambda x, sigma: log_posterior(x, sigma).gather(1, label[:, None])[:, 0]
 
 
 def clipped(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
-    """Keep the predicted x0 where images live. Belongs outside guidance: clipped(cfg(...))."""
+    """Clip the predicted x0 to the range of images. Apply it after guidance: clipped(cfg(...))."""
     return lambda x, sigma: denoise(x, sigma).clamp(low, high)

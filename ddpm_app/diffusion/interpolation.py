@@ -1,7 +1,8 @@
-"""Between two images or two seeds: codes in noise space, the great circle between them, and the way back.
+"""Interpolation between two images or two seeds in noise space.
 
-An image's code is where the probability-flow ODE (Song et al. 2021) takes it: DDIM inversion, solved to second order by Heun's method.
-Ho et al. 2020 (section 4.4, figure 8) noise both images to a level t instead and denoise a mixture of the two.
+The code of an image is the end point of the probability-flow ODE (Song et al. 2021) that starts at the image. This is DDIM inversion,
+solved here by Heun's method (second order). Codes are interpolated on a great circle and decoded by the same ODE.
+Ho et al. 2020 (section 4.4, figure 8) add noise of time t to both images instead, and denoise a mixture of the two.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from ddpm_app.diffusion.guidance import Denoise, cfg
 from ddpm_app.diffusion.samplers import Step, heun
 from ddpm_app.diffusion.schedules import Schedule, expand, sigma_grid
 
-PARALLEL = 1e-6  # radians: below this two directions are one
+PARALLEL = 1e-6  # radians; two directions with a smaller angle count as equal
 
 
 def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Spherical interpolation (Shoemake 1985): the shorter great circle between two directions, the norm going evenly from |a| to |b|.
+    """Spherical interpolation (Shoemake 1985): directions on the shorter great circle from a to b; the norm changes linearly.
 
-    a, b (*S) float; weights (K,), 0 is a and 1 is b, both returned exactly -> (K, *S). Where |a| = |b|, as nearly of Gaussian noise, every
-    point keeps that norm; the straight line's middle would be shorter by sqrt(2). Raises ValueError for zero vectors and opposite ones.
+    a, b:    (*S) float
+    weights: (K,); 0 gives exactly a, 1 exactly b
+    Returns (K, *S). If |a| = |b|, which nearly holds for Gaussian noise, every point has this norm; the middle of a straight line would
+    be shorter by sqrt(2). Raises ValueError for different shapes, a zero vector, and opposite directions.
     """
     if a.shape != b.shape:
         raise ValueError(f"codes of shapes {tuple(a.shape)} and {tuple(b.shape)}; two of one shape are accepted")
@@ -46,10 +49,13 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 
 
 def noised_between(x0: Tensor, sigma: float, eps: Tensor, weights: Tensor) -> Tensor:
-    """The mixture at level sigma of two noised images: the line between them plus noise of that level, (K, *S), in x = x0 + sigma eps.
+    """K mixtures of two noised images at level sigma, (K, *S), in x = x0 + sigma eps: images interpolated linearly, plus noise.
 
-    x0 (2, *S); eps (2, *S): unit noise of each. Equal noises are shared by all, and then this is Ho et al.'s straight line between the
-    two x_t; for different ones the noise turns along the great circle, because their straight line would carry too little of it.
+    x0:      (2, *S) clean images
+    eps:     (2, *S) their unit noise
+    weights: (K,); 0 is the first image, 1 the second
+    If the two noises are equal, all mixtures share this noise; the result is Ho et al.'s straight line between the two x_t. If they
+    differ, they are interpolated by slerp, because a straight line between them would have too small a variance.
     """
     w = weights.view(-1, *[1] * (x0.ndim - 1)).to(x0)
     noise = eps[:1].expand(len(weights), *eps.shape[1:]) if torch.equal(eps[0], eps[1]) else slerp(eps[0], eps[1], weights)
@@ -57,9 +63,12 @@ def noised_between(x0: Tensor, sigma: float, eps: Tensor, weights: Tensor) -> Te
 
 
 def blend(denoiser: Denoiser, labels: tuple[int, int], weights: Tensor, scale: float = 1.0) -> Denoise:
-    """The denoiser of K images between two classes: its predicted x0 goes evenly from the first class's to the second's.
+    """A denoiser of K images whose predicted x0 is interpolated linearly between those for two classes.
 
-    labels: -1 for none. weights (K,). scale: of guidance, s. One class costs one evaluation, two cost two.
+    labels:  the two classes, -1 for none
+    weights: (K,); 0 is the first class, 1 the second
+    scale:   of classifier-free guidance, s
+    Two different classes need two evaluations per call, equal ones need one.
     """
 
     def of(label: int) -> Denoise:
@@ -74,20 +83,22 @@ def blend(denoiser: Denoiser, labels: tuple[int, int], weights: Tensor, scale: f
 
 
 def code_levels(schedule: Schedule, steps: int, kind: str = "log-snr") -> Tensor:
-    """Increasing levels that encode() climbs: those of a sampling grid, without its 0; (steps,) float64."""
+    """The increasing noise levels of encode(), (steps,) float64: a sampling grid in reverse, without its 0. kind: one of GRIDS.
+
+    Raises ValueError for fewer than 2 steps."""
     if steps < 2:
         raise ValueError(f"{steps} steps; encoding takes 2 or more")
     return sigma_grid(schedule, steps, kind)[:-1].flip(0)
 
 
 def encode(denoise: Denoise, x0: Tensor, levels: Tensor) -> Iterator[Step]:
-    """The probability-flow ODE from the image up to noise, by Heun's method; the last step's x (B, *S) at levels[-1] is the code.
+    """Solve the probability-flow ODE from images to noise by Heun's method. The code is the x (B, *S) of the last step, at levels[-1].
 
-    x0 (B, *S) in model space is taken for the point at levels[0], where the noise is below a grey level.
+    x0: (B, *S) in model space, used as the point at levels[0], where the noise is below one grey level.
     """
     return heun(denoise, x0, levels)
 
 
 def decode(denoise: Denoise, x: Tensor, levels: Tensor) -> Iterator[Step]:
-    """Back down the same levels and to sigma = 0: encode()'s inverse as the steps become small."""
+    """Solve the probability-flow ODE from a code x (B, *S) back to sigma = 0. With small steps this is the inverse of encode()."""
     return heun(denoise, x, torch.cat([levels.flip(0), levels.new_zeros(1)]))

@@ -1,6 +1,6 @@
-"""How many bits a model needs for an image: the variational bound of Ho et al. 2020 and the probability-flow ODE's likelihood.
+"""The likelihood of images: the variational bound of Ho et al. 2020, and the likelihood of the probability-flow ODE.
 
-Everything is in nats here; bits_per_dim converts. Pixels are integers 0..255 mapped to [-1, 1] in steps of 1 / 127.5.
+The functions compute nats; bits_per_dim converts them. Pixels are integers 0..255, mapped to [-1, 1] in steps of 1 / 127.5.
 """
 
 from __future__ import annotations
@@ -27,9 +27,17 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound's parts in bits per dimension, means over images. L_T: prior; L_0: decoder; L_t (T - 1,): the term of each t = 2..T
-    (NaN where none was drawn); L_mid: their sum; total and its standard error over images. levels: (first t, last t, bits) of each
-    stretch of strata(), which add up to L_mid."""
+    """The variational bound and its parts in bits per dimension, means over images.
+
+    L_T:            prior
+    L_mid:          sum of the terms t = 2..T
+    L_0:            decoder
+    total:          L_T + L_mid + L_0
+    standard_error: of total, over images
+    L_t:            (T - 1,) the term of each t = 2..T, NaN where none was drawn
+    n:              number of images
+    levels:         (first t, last t, bits) of each stretch of strata(); the bits add up to L_mid
+    """
 
     L_T: float
     L_mid: float
@@ -51,8 +59,10 @@ def prior_kl(x0: Tensor, schedule: Schedule) -> Tensor:
 def step_kl(x0: Tensor, predicted: Tensor, schedule: Schedule, t: Tensor, variance: str = "large") -> Tensor:
     """L_{t-1}: KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)) in nats, (B,) (Ho et al. 2020, eq. 5 and 8).
 
-    t: (B,) int64 in 2..T, the textbook's. variance of p: "large" is beta_t, right where the data's uncertainty fills the step; "small"
-    is the posterior's beta_tilde, right for a single data point: the term is then half the fall in SNR times the squared error of x0.
+    x0, predicted: (B, *S) the images and the network's prediction of them, in model space
+    t:             (B,) int64 in 2..T
+    variance:      of p: "large" is beta_t, the best for data of unit variance; "small" is beta_tilde, the best for a single data point.
+                   With "small" the term is half the difference in SNR times the squared error of x0
     """
     snr = 1 / schedule.sigma**2
     error = 0.5 * (snr[t - 2] - snr[t - 1]) * (x0 - predicted).double().square().flatten(1).sum(1).cpu()
@@ -64,12 +74,12 @@ def step_kl(x0: Tensor, predicted: Tensor, schedule: Schedule, t: Tensor, varian
 
 
 def decoder_nll(images: Tensor, mean: Tensor, std: float) -> Tensor:
-    """L_0: -log p(x0 | x_1) in nats, (B,): a Gaussian of this mean and deviation integrated over each grey level (eq. 13).
+    """L_0: -log p(x0 | x_1) in nats, (B,): a Gaussian integrated over the interval of each grey level (Ho et al. 2020, eq. 13).
 
-    images: uint8 (B, C, H, W); mean: model space. The darkest and the brightest level reach to infinity."""
+    images: uint8 (B, C, H, W). mean, std: of the Gaussian, in model space. The intervals of 0 and 255 extend to infinity."""
     x0 = images.double() / 127.5 - 1  # in float64, so that neighbouring bins share their edge
     centred = x0 - mean.double()
-    # difference of two log-cdfs taken on the side where both are small, so that far tails keep their digits
+    # the difference of two log-cdfs, on the side where both are small: there it is precise in the tails, too
     sign = torch.where(centred > 0, -1.0, 1.0)
     high = torch.special.log_ndtr(sign * (centred + sign * BIN / 2) / std)
     low = torch.special.log_ndtr(sign * (centred - sign * BIN / 2) / std)
@@ -81,9 +91,9 @@ def decoder_nll(images: Tensor, mean: Tensor, std: float) -> Tensor:
 
 
 def strata(T: int, draws: int) -> list[int]:
-    """Increasing edges that part the times 2..T into `draws` stretches [edge, next edge), each at least one time long.
+    """Increasing edges that divide the times 2..T into `draws` stretches [edge, next edge), each of at least one time.
 
-    Lengths grow with t: the terms are largest where there is least noise, and one drawn among fifty such would speak for all of them."""
+    Stretches grow with t. The terms of the bound are largest and differ most at small t, so short stretches there reduce the variance."""
     draws = min(draws, T - 1)
     return [max(round(2 + (T - 1) * (k / draws) ** 2), 2 + k) for k in range(draws + 1)]
 
@@ -94,9 +104,14 @@ def variational_bound(
 ) -> Bound:
     """Bits per dimension by the bound L_T + L_{T-1} + ... + L_0 (Ho et al. 2020, eq. 5).
 
-    denoise: (x, sigma (B,)) -> predicted x0. images: uint8 (N, C, H, W). variance: of the reverse step, see step_kl.
-    draws: times per image, one in each stretch of strata(), counted as often as the stretch is long, which keeps the estimate
-    unbiased; T - 1 or more takes every t. Decoder deviation sqrt(beta_1).
+    denoise:  (x, sigma (B,)) -> predicted x0
+    images:   uint8 (N, C, H, W)
+    draws:    times per image, one from each stretch of strata(), weighted by the length of the stretch, so that the estimate is
+              unbiased; T - 1 or more takes every t
+    seed:     of times and noise
+    batch:    images in one call of denoise
+    variance: of the reverse step, see step_kl
+    The decoder has the standard deviation sqrt(beta_1).
     """
     n, T = len(images), schedule.T
     dims, g = images[0].numel(), torch.Generator().manual_seed(seed)
@@ -131,12 +146,12 @@ def variational_bound(
 
 @dataclass(frozen=True)
 class FlowLikelihood:
-    """Bits per dimension by way of the probability-flow ODE.
+    """The likelihood of images under the probability-flow ODE, in bits per dimension.
 
     bits:           mean over images
-    standard_error: over images
-    probe_error:    of Hutchinson's estimate alone, from the spread between probes (NaN for one probe)
-    evaluations:    of the denoiser for an image, all but one with a gradient
+    standard_error: of the mean, over images
+    probe_error:    standard error of Hutchinson's estimate alone, from the spread between probes; NaN for one probe
+    evaluations:    of the denoiser per image; all but one with a gradient
     n:              number of images
     """
 
@@ -147,12 +162,12 @@ class FlowLikelihood:
     n: int
 
 
-# order -> (each further stage's share of the step, taken along the slope of the stage before; weights of all slopes)
+# order -> (per stage after the first: the share of the step it goes along the slope of the stage before; weights of all slopes)
 RUNGE_KUTTA = {2: ((1.0,), (1, 1)), 4: ((0.5, 0.5, 1.0), (1, 2, 2, 1))}  # Heun's method; the classical one
 
 
 def run_to_end(steps: Generator):
-    """Run a generator to its end and give what it returns."""
+    """Run a generator to its end. Returns its return value."""
     while True:
         try:
             next(steps)
@@ -163,14 +178,15 @@ def run_to_end(steps: Generator):
 def flow_log_density(
     denoise: Denoise, x: Tensor, sigmas: Tensor, probes: int = 1, seed: int = 0, exact: bool = False, order: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """flow_density_steps at once: (B,) log-density in nats and (probes, B) the estimates behind it, both float64."""
+    """flow_density_steps without the steps: (log-density (B,) in nats, its estimates (probes, B)), both float64."""
     return run_to_end(flow_density_steps(denoise, x, sigmas, probes, seed, exact, order))
 
 
 def flow_rate(denoise: Denoise, x: Tensor, sigma: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """(dx / d ln sigma = x - D (B, *S), v^T (d rate / dx) v of each vector v (P, B) float64). vectors: (P, B, *S).
+    """(rate, products): the rate dx / d ln sigma = x - D (B, *S), and v^T (d rate / dx) v of each vector v, (P, B) float64.
 
-    One gradient a vector. Unit vectors give the diagonal of the Jacobian, random signs Hutchinson's estimates of its trace."""
+    vectors: (P, B, *S). Each takes one gradient. With unit vectors the products are the diagonal of the Jacobian; with random signs
+    each product is Hutchinson's estimate of its trace."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         predicted = denoise(x, sigma)
@@ -189,10 +205,10 @@ def flow_density_steps(
 
     x:      (B, *S) at level sigmas[0]
     sigmas: increasing float64 levels; the prior at the last is N(0, (1 + sigma^2) I)
-    probes: Rademacher vectors of Hutchinson's estimate of the divergence, drawn from `seed`
-    exact:  the exact divergence instead, one gradient a dimension: for small S only
-    order:  of the integrator in ln sigma, 2 (Heun) or 4 (Runge-Kutta); it takes `order` evaluations a step
-    Yields the number of each step done; returns (B,) log-density and (probes, B) the estimates behind it (one if exact), both float64.
+    probes: number of Rademacher vectors in Hutchinson's estimate of the divergence, drawn from `seed`
+    exact:  use the exact divergence instead, with one gradient per dimension; only for small S
+    order:  of the integrator in ln sigma: 2 (Heun) or 4 (Runge-Kutta), with `order` evaluations per step
+    Yields the number of steps done. Returns (log-density (B,), its estimates (probes, B), or (1, B) if exact), both float64.
     """
     dims, (shares, weights) = x[0].numel(), RUNGE_KUTTA[order]
     if exact:
@@ -223,26 +239,32 @@ def flow_levels(low: float, high: float, steps: int) -> Tensor:
 
 
 def flow_grid(schedule: Schedule, steps: int) -> Tensor:
-    """flow_levels from the schedule's lowest level to its highest under the cap."""
+    """flow_levels from the schedule's lowest level to its highest, at most SIGMA_CAP."""
     return flow_levels(float(schedule.sigma[0]), min(float(schedule.sigma[-1]), SIGMA_CAP), steps)
 
 
 def flow_likelihood(
     denoise: Denoise, images: Tensor, schedule: Schedule, steps: int = 50, probes: int = 1, seed: int = 0, batch: int = 32
 ) -> FlowLikelihood:
-    """flow_likelihood_steps at once."""
+    """flow_likelihood_steps without the steps."""
     return run_to_end(flow_likelihood_steps(denoise, images, schedule, steps, probes, seed, batch))
 
 
 def flow_likelihood_steps(
     denoise: Denoise, images: Tensor, schedule: Schedule, steps: int = 50, probes: int = 1, seed: int = 0, batch: int = 32
 ) -> Generator[float, None, FlowLikelihood]:
-    """Bits per dimension of images by way of the probability-flow ODE's exact density at the schedule's lowest level.
+    """Bits per dimension of images, from the density of the probability-flow ODE at the schedule's lowest level.
 
-    images: uint8 (N, C, H, W). The model is p(x_1) p(x0 | x_1), with the flow's density and the discrete decoder of L_0, so that
-    -log p(x0) <= E_q[-log p(x_1) + log q(x_1 | x0) - log p(x0 | x_1)]: the variational bound with all its noise levels in one exact term.
-    (Uniform dequantisation would charge that level's noise, log2(4.13 sigma_1 / bin) = 1.8 bits a dimension with cosine's, to the image.)
-    Yields the share that is done."""
+    images: uint8 (N, C, H, W)
+    steps:  Heun steps in ln sigma, 2 evaluations each
+    probes: of Hutchinson's estimate, see flow_density_steps
+    batch:  images in one call of denoise
+
+    The model is p(x_1) p(x0 | x_1) with the density of the ODE and the discrete decoder of L_0. The result is the upper bound
+    E_q[-log p(x_1) + log q(x_1 | x0) - log p(x0 | x_1)] of -log p(x0). It replaces all terms t = 2..T of the variational bound by one
+    exact term. (Uniform dequantisation would add the noise of the lowest level to the code length of the image:
+    log2(4.13 sigma_1 / bin), 1.8 bits per dimension with the cosine schedule.)
+    Yields the share done, 0 to 1. Returns a FlowLikelihood."""
     g, grid = torch.Generator().manual_seed(seed), flow_grid(schedule, steps)
     dims, all_bits, spreads, lowest = images[0].numel(), [], [], float(schedule.sigma[0])
     for at in range(0, len(images), batch):

@@ -1,4 +1,4 @@
-"""The names that files store: schedules with their parameters, and prediction types. Loads no torch: a list of models needs none."""
+"""Names that are stored in files: schedules with their parameters, and prediction types. Does not load torch, so that models list fast."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def check_schedule(name: str, T: int, params: dict[str, float]) -> None:
 
 
 def rename_row(settings: Mapping) -> dict:
-    """Stored settings with the key `prediction_type`, which older files call `row`."""
+    """Stored settings, with the key `row` of older files renamed to `prediction_type`."""
     return {"prediction_type" if key == "row" else key: value for key, value in settings.items()}

@@ -1,7 +1,7 @@
-"""Samplers: generators that walk a grid of noise levels and yield every step.
+"""Samplers: generators that go down a grid of noise levels and yield every step.
 
-A sampler knows one contract, denoise(x, sigma) -> predicted x0, and one coordinate, x = x0 + sigma eps. `s` is the level a
-step starts from, `r < s` the one it ends on. A multistep method's memory is a local variable.
+A sampler gets a function denoise(x, sigma) -> predicted x0 and works in the coordinate x = x0 + sigma eps. A step goes from the level
+`s` to the level `r < s`. Multistep methods keep earlier evaluations in local variables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ Noise = Callable[[Tensor], Tensor]  # x -> standard normal noise of its shape
 
 
 class Step(NamedTuple):
-    """i of n moves done (from 0), nfe evaluations of the denoiser so far; x (B, *S) at sigma_next; x0 predicted at sigma."""
+    """One step of a sampler.
+
+    i, n:       step i of n, counted from 0
+    nfe:        evaluations of the denoiser so far
+    sigma:      () level at the start of the step
+    sigma_next: () level at its end
+    x:          (B, *S) at sigma_next
+    x0:         (B, *S) predicted at sigma
+    """
 
     i: int
     n: int
@@ -34,9 +42,10 @@ class Step(NamedTuple):
 
 
 class SeededNoise:
-    """One CPU generator per sample, so that sample k is the same in any batch and on any device.
+    """A source of noise with one CPU generator per sample, so that sample k is the same in any batch and on any device.
 
-    seeds: one integer a sample. Calling it with x (B, *S) returns (B, *S) standard normal noise like x.
+    seeds: one integer per sample. Calling it with x (B, *S) returns standard normal noise of the same shape, type and device.
+    Raises ValueError if B is not the number of seeds.
     """
 
     def __init__(self, seeds: Sequence[int]):
@@ -57,13 +66,13 @@ def start(
     dtype: torch.dtype = torch.float32,
     x0: Tensor | None = None,
 ) -> tuple[Tensor, Noise]:
-    """Where sampling begins: (x (B, *S) at the level sigmas[0], the Noise from which Sampler.steps draws on).
+    """The start of sampling: (x (B, *S) at the level sigmas[0], the Noise to pass to Sampler.steps).
 
-    noise:  one seed a sample (drawn by SeededNoise), or a Noise
+    noise:  one seed per sample (for SeededNoise), or a Noise
     shape:  (B, *S)
     sigmas: the grid, from sigma_grid
-    x0:     clean samples (B, *S) or (*S) to begin from with noise of that level (SDEdit, Meng et al. 2022); None begins with noise
-            alone, which has unit variance in the textbook's picture
+    x0:     clean samples (B, *S) or (*S), to which noise of the level sigmas[0] is added (SDEdit, Meng et al. 2022); None starts from
+            noise alone: x / sqrt(1 + sigma^2) is standard normal
     """
     noise = noise if callable(noise) else SeededNoise(noise)
     eps = noise(torch.empty(tuple(shape), device=device, dtype=dtype))
@@ -97,7 +106,7 @@ def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn
 
 
 def ddpm_large(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like) -> Iterator[Step]:
-    """Ho et al. 2020, algorithm 2, with variance beta_t ("fixed large"): made for the full chain, noisy on short ones."""
+    """Ho et al. 2020, algorithm 2, with variance beta_t ("fixed large"). For the full chain; on short chains the samples stay noisy."""
     for i, n, s, r in _pairs(sigmas):
         x0 = denoise(x, s)
         x = x0 + expand((r / s) ** 2, x) * (x - x0)
@@ -116,9 +125,11 @@ def heun(
     churn_max: float = 50.0,
     churn_noise: float = 1.003,
 ) -> Iterator[Step]:
-    """Karras et al. 2022, algorithms 1 (churn = 0) and 2. Two evaluations a step, one on the last.
+    """Karras et al. 2022, algorithms 1 (churn = 0) and 2. Two evaluations per step, one in the last.
 
-    churn: S_churn, spread over the steps; fresh noise is added only where churn_min <= sigma <= churn_max."""
+    churn:                S_churn, divided over the steps
+    churn_min, churn_max: new noise is added only where churn_min <= sigma <= churn_max
+    churn_noise:          S_noise, factor of the new noise"""
     nfe = 0
     for i, n, s, r in _pairs(sigmas):
         if churn > 0 and churn_min <= s <= churn_max:
@@ -141,7 +152,7 @@ def heun(
 
 
 def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """DPM-Solver++(2M), Lu et al. 2022b, algorithm 2: second order from one evaluation a step and the one before it."""
+    """DPM-Solver++(2M), Lu et al. 2022b, algorithm 2: second order, from the evaluations of this step and the one before."""
     previous = None
     for i, n, s, r in _pairs(sigmas):
         x0 = denoise(x, s)
@@ -159,10 +170,11 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """UniPC-2 with B2(h) = e^h - 1 on the predicted x0 (Zhao et al. 2023): 2M predicts, the next evaluation corrects it.
+    """UniPC-2 with B2(h) = e^h - 1 on the predicted x0 (Zhao et al. 2023): a 2M step, corrected with the next evaluation.
 
-    The correction redoes the step that ended here with its new evaluation, which the next prediction needs anyway."""
-    before = None  # (x, x0) where the last step began, the x0 before that, and their lengths in lambda
+    The correction repeats the previous step with the evaluation at its end. The next step needs this evaluation as well, so the
+    correction costs none."""
+    before = None  # of the last step: x and x0 at its start, the x0 one step earlier, and the lengths of the two steps in ln sigma
     for i, n, s, r in _pairs(sigmas):
         x0 = denoise(x, s)
         if before is not None:
@@ -179,7 +191,7 @@ def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def _unipc_correct(new: Tensor, x: Tensor, x0: Tensor, old: Tensor | None, h: Tensor, h_old: Tensor | None) -> Tensor:
-    """UniC (Zhao et al. 2023, eq. 9): the step of length h from x again, its x0 now interpolated through the new value."""
+    """UniC (Zhao et al. 2023, eq. 9): repeat the step of length h from x, with the x0 interpolated through the value `new` at its end."""
     if old is None:
         change = 0.5 * (new - x0)
     else:  # fit the quadratic in lambda through old, x0 and new; 2x2 in closed form, in float64
@@ -198,7 +210,7 @@ _ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 
 
 
 def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """iPNDM-4 (Zhang & Chen 2022): Adams-Bashforth on dx/dsigma, warming up through orders 1, 2, 3. At home on the Karras grid."""
+    """iPNDM-4 (Zhang & Chen 2022): Adams-Bashforth on dx/dsigma, with orders 1, 2, 3 in the first steps. Best on the Karras grid."""
     slopes: list[Tensor] = []
     for i, n, s, r in _pairs(sigmas):
         x0 = denoise(x, s)
@@ -211,12 +223,12 @@ def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 class Sampler:
     """A sampling method and what is known about it.
 
-    run:        the generator: (denoise, x, sigmas, and noise and options where it has them) -> Steps; call it through `steps`
-    blurb:      what the method is, in one line
+    run:        the generator function (denoise, x, sigmas, ...) -> Steps; some also take noise and options. Call it through `steps`
+    blurb:      one line about the method
     order:      of convergence on smooth problems
-    options:    keyword arguments a person may set
-    grid:       the grid it works best on, one of GRIDS
-    stochastic: it draws noise at every step even with its default options
+    options:    names of its keyword arguments that a user may set
+    grid:       the grid that suits it best, one of GRIDS
+    stochastic: whether it adds noise at every step with its default options
     evaluations_per_step: 1, or 2 for Heun's method
     """
 
@@ -229,34 +241,34 @@ class Sampler:
     evaluations_per_step: int = 1
 
     def steps(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like, **options) -> Iterator[Step]:
-        """Run the method from x (B, *S) at sigmas[0] down the grid. What it cannot use is dropped: the noise where it draws none, and
-        options of other methods, so that a caller passes the same arguments to every sampler."""
+        """Run the method from x (B, *S) at sigmas[0] down the grid.
+
+        Arguments that the method does not take (noise, options of other methods) are ignored, so that callers can pass the same
+        arguments to every sampler."""
         given = {"noise": noise, **options}
         accepted = inspect.signature(self.run).parameters
         return self.run(denoise, x, sigmas, **{name: value for name, value in given.items() if name in accepted})
 
     def steps_for(self, evaluations: int) -> int:
-        """The largest number of steps that costs at most this many evaluations (two-evaluation methods save one on the last)."""
+        """The largest number of steps that needs at most this many evaluations. Heun's method needs only one in its last step."""
         return max((evaluations + 1) // 2, 1) if self.evaluations_per_step == 2 else max(evaluations, 1)
 
     def cost(self, steps: int) -> int:
-        """Evaluations that many steps really take."""
+        """The evaluations that this many steps need."""
         return 2 * steps - 1 if self.evaluations_per_step == 2 else steps
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "dpmpp-2m": Sampler(dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation a step; good from 10 to 30", 2),
-    "unipc": Sampler(unipc, "UniPC-2: 2M with a free correction; good from 8 to 20", 3),
+    "dpmpp-2m": Sampler(dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation per step; good from 10 to 30", 2),
+    "unipc": Sampler(unipc, "UniPC-2: 2M with a correction that needs no evaluation; good from 8 to 20", 3),
     "ipndm": Sampler(ipndm, "iPNDM-4: Adams-Bashforth with four slopes; best at 10 evaluations or fewer", 4, grid="karras"),
     "heun": Sampler(
-        heun, "Heun (EDM): second order, two evaluations a step; churn adds noise", 2, ("churn",), "karras", evaluations_per_step=2
+        heun, "Heun (EDM): second order, two evaluations per step; churn adds noise", 2, ("churn",), "karras", evaluations_per_step=2
     ),
     "ddim": Sampler(ddim, "DDIM: first order, deterministic; eta = 1 makes it DDPM", 1, ("eta",)),
-    "ddpm": Sampler(
-        ddpm, "DDPM, small variance: the paper's ancestral sampling, at its best with 1000; usable from 50", 1, stochastic=True
-    ),
+    "ddpm": Sampler(ddpm, "DDPM, small variance: ancestral sampling as in the paper; best with 1000, usable from 50", 1, stochastic=True),
     "ddpm-large": Sampler(
-        ddpm_large, "DDPM, large variance: ancestral sampling with beta_t, only for the full chain of 1000", 1, stochastic=True
+        ddpm_large, "DDPM, large variance: ancestral sampling with beta_t; only for the full chain of 1000", 1, stochastic=True
     ),
 }
 

@@ -1,6 +1,6 @@
 """Noise schedules (the levels a network was trained on) and sampling grids (the levels a sampler visits).
 
-One coordinate underneath everything: sigma, in x = x0 + sigma * eps. The textbook's variance-preserving picture is
+All code uses the noise level sigma of x = x0 + sigma * eps. The variance-preserving form of Ho et al. 2020 is
 x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps = x / sqrt(1 + sigma^2), with alpha_bar = 1 / (1 + sigma^2).
 """
 
@@ -17,15 +17,16 @@ from torch import Tensor
 from ddpm_app.diffusion.names import check_schedule
 from ddpm_app.flags import check_choice
 
-SIGMA_CAP = 160.0  # above it nothing but noise is left of an image; the cosine schedule formally ends at 2e4
+SIGMA_CAP = 160.0  # no sampling grid goes above it: an image is pure noise there. The cosine schedule ends at 2e4
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The noise levels of a discrete diffusion process.
 
-    name:  "linear", "cosine", ... as in SCHEDULES
-    sigma: (T,) float64 on the CPU, strictly increasing; sigma[t] is the level of the textbook's step t + 1
+    name:   one of SCHEDULES
+    sigma:  (T,) float64 on the CPU, strictly increasing; sigma[t] is the level of step t + 1 in Ho et al. 2020
+    params: T and the parameters that make_schedule was called with
     """
 
     name: str
@@ -38,7 +39,7 @@ class Schedule:
 
     @property
     def alpha_bar(self) -> Tensor:
-        """(T,) float64, the signal's share of the variance (Ho et al. 2020, eq. 4)."""
+        """(T,) float64, the share of the signal in the variance of x_t (Ho et al. 2020, eq. 4)."""
         return 1 / (1 + self.sigma**2)
 
     @property
@@ -53,7 +54,7 @@ class Schedule:
         return -2 * self.sigma.log()
 
     def t_to_sigma(self, t) -> Tensor:
-        """Level of a (fractional) time: t in [0, T-1], any shape -> float64; linear in ln sigma between neighbours."""
+        """The level of a time t in [0, T-1], also fractional; any shape -> float64. ln sigma is interpolated linearly."""
         t = torch.as_tensor(t, dtype=torch.float64).cpu()
         log_sigma = self.sigma.log()
         low = t.floor().long().clamp(0, self.T - 1)
@@ -61,7 +62,7 @@ class Schedule:
         return torch.lerp(log_sigma[low], log_sigma[high], t - low).exp()
 
     def sigma_to_t(self, sigma) -> Tensor:
-        """Inverse of t_to_sigma: sigma of any shape -> float64 in [0, T-1]; levels outside the schedule are clamped."""
+        """The inverse of t_to_sigma: sigma of any shape -> float64 in [0, T-1]. Levels outside the schedule are clamped to it."""
         sigma = torch.as_tensor(sigma, dtype=torch.float64).detach().cpu()
         if self.T == 1:
             return torch.zeros_like(sigma)
@@ -113,7 +114,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
 @lru_cache(maxsize=64)
 def _schedule(name: str, T: int, params: tuple) -> Schedule:
     beta = SCHEDULES[name](T, **dict(params))
-    # ln(1 - beta) summed keeps alpha_bar exact to the last bits where a product of a thousand factors would not
+    # a sum of ln(1 - beta) is more precise than a product of a thousand factors
     bar_log = torch.log1p(-beta).cumsum(0)
     return Schedule(name, torch.sqrt(torch.expm1(-bar_log)), {"T": T, **dict(params)})
 
@@ -121,8 +122,10 @@ def _schedule(name: str, T: int, params: tuple) -> Schedule:
 def make_schedule(name: str = "linear", T: int = 1000, **params: float) -> Schedule:
     """Build a schedule by name.
 
-    T: number of steps, at least 2. params: those of the schedule's own function, e.g. beta_start and beta_end in (0, 1).
-    Raises ValueError naming what is wrong and what is accepted.
+    name:   one of SCHEDULES
+    T:      number of steps, 2 to 100000
+    params: of the schedule's function, e.g. beta_start and beta_end in (0, 1)
+    Raises ValueError for values that are not accepted, and where the levels are not finite and increasing.
     """
     check_schedule(name, T, params)
     schedule = _schedule(name, T, tuple(sorted(params.items())))
@@ -132,13 +135,13 @@ def make_schedule(name: str = "linear", T: int = 1000, **params: float) -> Sched
 
 
 def _uniform_t(schedule: Schedule, steps: int, power: float) -> Tensor:
-    """Trailing time steps T' ((steps - k) / steps)^power - 1, from the highest level under the cap down."""
+    """Trailing time steps T' ((steps - k) / steps)^power - 1, from the highest level below SIGMA_CAP down."""
     usable = max(int((schedule.sigma <= SIGMA_CAP).sum()), 1)
     if steps > usable:  # more steps than levels: fractional times
         return schedule.t_to_sigma(torch.linspace(usable - 1, 0, steps, dtype=torch.float64))
     k = torch.arange(steps, dtype=torch.float64)
     t = usable * (1 - k / steps) ** power - 1
-    # squaring crowds times below zero together: keep them apart by whole levels, as a sub-sequence of the chain must be
+    # squared times near zero would round to the same level, or below zero; each step must go to another level
     floor = torch.arange(steps - 1, -1, -1, dtype=torch.float64)
     return schedule.sigma[torch.maximum(t.round(), floor).long()]
 
@@ -158,17 +161,19 @@ def _uniform_log_snr(schedule: Schedule, steps: int) -> Tensor:
 
 GRIDS: dict[str, tuple[Callable[[Schedule, int], Tensor], str]] = {
     "uniform-t": (lambda sch, n: _uniform_t(sch, n, 1.0), "equal steps of t, ending on the last (trailing)"),
-    "quadratic-t": (lambda sch, n: _uniform_t(sch, n, 2.0), "t spaced by squares: more steps at low noise (DDIM)"),
+    "quadratic-t": (lambda sch, n: _uniform_t(sch, n, 2.0), "t with quadratic spacing: more steps at low noise (DDIM)"),
     "karras": (_karras, "sigma^(1/7) equally spaced, from 80 down (EDM)"),
     "log-snr": (_uniform_log_snr, "equal steps of the log signal-to-noise ratio"),
 }
 
 
 def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: float | None = None) -> Tensor:
-    """The levels a sampler visits.
+    """The noise levels that a sampler visits: (steps + 1,) float64 on the CPU, decreasing, ending in 0.
 
-    steps: moves the sampler makes. start: begin at this sigma (or the grid's cap) instead of the highest (the grid is then
-    drawn for as many moves between start and the end). Returns (steps + 1,) float64 on the CPU, decreasing, ending in 0.
+    steps: number of sampler steps, at least 1
+    kind:  one of GRIDS
+    start: the first level, if it should be lower than the schedule's highest; the grid has as many steps between start and 0
+    Raises ValueError for values that are not accepted.
     """
     check_choice("grid", kind, GRIDS)
     if steps < 1:
@@ -177,7 +182,7 @@ def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: f
         if not start > 0:
             raise ValueError(f"start is sigma {start}; it must be above 0")
         below = schedule.sigma[schedule.sigma < start * (1 - 1e-9)]
-        if not len(below):  # under the lowest level no grid is defined: go down evenly
+        if not len(below):  # below the schedule's lowest level: equal steps of sigma
             return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
         schedule = Schedule(schedule.name, torch.cat([below, torch.tensor([start], dtype=torch.float64)]))
     levels = GRIDS[kind][0](schedule, steps)
@@ -185,7 +190,7 @@ def sigma_grid(schedule: Schedule, steps: int, kind: str = "uniform-t", start: f
 
 
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
-    """Give sigma, () or (B,), trailing axes so that it multiplies x, (B, *S), in x's dtype and on its device."""
+    """sigma, () or (B,), with trailing axes added so that it can multiply x (B, *S); in the type and on the device of x."""
     sigma = sigma.to(x.device, x.dtype) if sigma.dtype != x.dtype or sigma.device != x.device else sigma
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - 1)) if sigma.ndim else sigma
 
@@ -196,11 +201,11 @@ def add_noise(x0: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
 
 
 def to_vp(x: Tensor, sigma: Tensor) -> Tensor:
-    """The textbook's x_t = x / sqrt(1 + sigma^2): what people look at, of unit variance at every level."""
+    """The variance-preserving x_t = x / sqrt(1 + sigma^2), which is shown to users; sigma () or (B,)."""
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
     return x * expand(torch.rsqrt(1 + sigma**2), x)
 
 
 def from_vp(x_t: Tensor, sigma: Tensor) -> Tensor:
-    """The inverse of to_vp at one level, sigma (): x = x_t sqrt(1 + sigma^2)."""
+    """The inverse of to_vp for one level sigma (): x = x_t sqrt(1 + sigma^2)."""
     return x_t * float((1 + sigma**2).sqrt())

@@ -136,7 +136,7 @@ def test_a_wrong_setting_shows_a_sentence(opened):
     for label in ("Frechet distance", "Precision, recall", "Classifier's reading"):
         page.locator("#evaluate-metrics").get_by_text(label, exact=True).click()
     page.click("#evaluate-start")
-    assert "no metric is asked for" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    assert "no metric is named" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
     page.wait_for_selector("#evaluate-start:not([disabled])")
 
 
