@@ -1,6 +1,6 @@
-"""A checkpoint: the directory of a U-Net, with config.json, the weights, log.jsonl and README.md, its card.
+"""A checkpoint: the directory of a U-Net. It holds config.json, the weights, log.jsonl and README.md (the model card).
 
-Opening and listing checkpoints loads no torch; `Checkpoint.denoiser` and `save` do.
+Opening and listing checkpoints does not load torch; `Checkpoint.denoiser` and `save` do.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What config.json says of a model.
+    """The content of config.json.
 
-    network:     the U-Net
-    schedule:    name, T and parameters, as make_schedule takes them
+    network:         the U-Net
+    schedule:        arguments of make_schedule: name, T and parameters
     prediction_type: one of PREDICTION_NAMES
-    data:        name of the data set
-    classes:     one name a label
-    images_seen: by the end of training
-    training:    the whole TrainConfig as a dict
-    ema:         which average the weights are
-    metrics:     measured numbers, each with its protocol
+    data:            name of the data set
+    classes:         one name per label
+    images_seen:     training images of the run so far
+    training:        the whole TrainConfig as a dict
+    ema:             which average of the weights is stored
+    metrics:         measured numbers that older versions stored here; new ones go to metrics.json (measurements.py)
     """
 
     network: UNetConfig
@@ -50,7 +50,7 @@ class CheckpointConfig:
     metrics: list = field(default_factory=list)
 
     def to_dict(self) -> dict:
-        """What config.json holds."""
+        """The content of config.json as a dict."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
@@ -58,7 +58,7 @@ class CheckpointConfig:
 
     @classmethod
     def from_dict(cls, raw: dict) -> CheckpointConfig:
-        """The config that config.json holds, without its format. Raises CheckpointError, or what a wrong type or key raises."""
+        """The config from the content of config.json without its key "format". Raises ValueError, TypeError or KeyError for bad content."""
         raw = rename_row(raw)
         network, classes = UNetConfig(**raw["network"]), tuple(str(c) for c in raw.get("classes", ()))
         config = cls(**{**raw, "network": network, "classes": classes, "training": rename_row(raw.get("training", {}))})
@@ -70,7 +70,7 @@ class CheckpointConfig:
 
 
 def _check_levels(name: str, T: int = 1000, **params: float) -> None:
-    """Raise ValueError for a schedule that make_schedule refuses. With default parameters and usual lengths that needs no torch."""
+    """Raise ValueError for a schedule that make_schedule refuses. Loads torch only for unusual parameters or lengths."""
     check_schedule(name, T, params)
     if params or T > 10_000:
         from ddpm_app.diffusion.schedules import make_schedule
@@ -90,7 +90,7 @@ class Checkpoint:
         return self.path.name
 
     def denoiser(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Denoiser:
-        """Rebuild the network, ready to sample. Raises CheckpointError as load_weights does."""
+        """Load the weights and return the denoiser, ready to sample. dtype: None chooses pick_dtype(device). Raises CheckpointError."""
         import torch
 
         from ddpm_app.checkpoints.weights import load_weights
@@ -103,7 +103,7 @@ class Checkpoint:
         return Denoiser(network, make_schedule(**self.config.schedule), self.config.prediction_type)
 
     def log(self) -> list[dict]:
-        """The training log, a dict a line; lines cut short are left out."""
+        """The lines of the training log as dicts. Incomplete lines are left out."""
         rows = []
         for line in read_text(self.path / "log.jsonl").splitlines():
             try:
@@ -113,13 +113,13 @@ class Checkpoint:
         return rows
 
     def card(self) -> str:
-        """The model card (Markdown), empty where there is none."""
+        """The model card in Markdown, without its metadata; "" if there is none."""
         text = read_text(self.path / "README.md")
         return text.split("---\n", 2)[2] if text.startswith("---\n") and text.count("---\n") >= 2 else text
 
 
 def save(path: Path | str, config: CheckpointConfig, weights: dict[str, Tensor], dtype: torch.dtype | None = None) -> Checkpoint:
-    """Write config.json and the weights, in fp16 unless dtype says otherwise."""
+    """Write config.json and the weights. dtype: of the stored weights (default: fp16)."""
     import torch
 
     from ddpm_app.checkpoints.weights import save_model
@@ -130,12 +130,14 @@ def save(path: Path | str, config: CheckpointConfig, weights: dict[str, Tensor],
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint's config. Raises CheckpointError naming what is wrong; never opens a pickle."""
+    """Read the config of a checkpoint. Raises CheckpointError, one sentence. Never opens a pickle."""
     return Checkpoint(Path(path), read_description(path, "config.json", "model of this program", CheckpointConfig.from_dict))
 
 
 def find(roots: list[Path], refused: dict[str, str] | None = None) -> dict[str, Checkpoint]:
-    """Every readable checkpoint right under the given directories, by name; earlier roots win. refused collects why others are not."""
+    """All readable checkpoints directly in these directories, by name. If two have the same name, the one in the earlier root is used.
+
+    refused: receives {name: error} of the directories that cannot be read."""
     by_name: dict[str, Checkpoint] = {}
     for root in roots:
         for config in sorted(root.glob("*/config.json")):

@@ -1,4 +1,4 @@
-"""The JSON description of a model directory. Loads no torch, so that a list of models needs none."""
+"""The JSON description of a model directory. Does not load torch, so that models list fast."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ class CheckpointError(ValueError):
 def read_description(
     path: Path | str, filename: str, kind: str, build: Callable[[dict], Description], format: int | None = FORMAT
 ) -> Description:
-    """build(what the JSON file `filename` of a model directory holds, without its format).
+    """Read the JSON file of a model directory and return build(content), with the key "format" removed from the content.
 
-    kind: what it should describe, for the errors. format: the one accepted; None where the file states none.
-    Raises CheckpointError, one sentence naming the path, for anything that cannot be read or that build refuses."""
+    filename: of the JSON file
+    kind:     name of the described thing, for errors, e.g. "classifier"
+    format:   the accepted value of "format"; None if the file has no such key
+    Raises CheckpointError, one sentence with the path, if the file cannot be read or build refuses its content. Never opens a pickle."""
     path = Path(path)
     if path.suffix in PICKLES:
         raise CheckpointError(f"{path} is a pickle, which can run code when opened; only safetensors directories are accepted")
     if not path.is_dir():
-        raise CheckpointError(f"{path} is not a directory; a {kind} is one, with {filename} and weights.safetensors in it")
+        raise CheckpointError(f"{path} is not a directory; a directory with {filename} and weights.safetensors is accepted as a {kind}")
     if not (path / filename).is_file():
         raise CheckpointError(f"{path} is not a {kind}: it has no {filename}")
     try:

@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel of the ddpm layout, in and out. diffusers itself is imported only to build one of its networks."""
+"""Conversion from and to diffusers' UNet2DModel with the layers of DDPM. diffusers is imported only to build its network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REQUIRED_SETTINGS = {  # settings of UNet2DModel that our network has: the only 
 }
 
 
-# what UNet2DModel takes where a file says nothing
+# the values that UNet2DModel uses for settings missing in a file
 DIFFUSERS_DEFAULTS = {**REQUIRED_SETTINGS, "freq_shift": 0, "flip_sin_to_cos": True, "downsample_padding": 1, "norm_eps": 1e-5}
 
 
@@ -47,7 +47,7 @@ PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 def diffusers_names(key: str) -> list[str]:
-    """diffusers' names of one of our parameters: three for the fused query, key and value, else one."""
+    """The names in diffusers of one of our parameters: three for the joint projection of query, key and value, else one."""
     for pattern, name in PARAMETER_NAMES:
         key = re.sub(pattern, name, key)
     return [key.replace(".qkv.", f".to_{x}.") for x in "qkv"] if ".qkv." in key else [key]
@@ -58,9 +58,10 @@ def norm_groups(network: nn.Module) -> set[int]:
 
 
 def unet_config(config: Mapping, image_size: int | None) -> UNetConfig:
-    """Our configuration of the network that a UNet2DModel's configuration describes. image_size: used where it has no sample_size.
+    """The UNetConfig of the network that a UNet2DModel's configuration describes.
 
-    Raises CheckpointError naming the setting that our network does not have."""
+    image_size: side in pixels, used if the configuration has no sample_size
+    Raises CheckpointError that names the setting which our network does not support."""
     for key, value in REQUIRED_SETTINGS.items():
         if config.get(key, DIFFUSERS_DEFAULTS[key]) != value:
             raise CheckpointError(f"its {key} is {config.get(key, DIFFUSERS_DEFAULTS[key])!r}; only {value!r} can be imported")
@@ -96,14 +97,17 @@ def unet_config(config: Mapping, image_size: int | None) -> UNetConfig:
 
 
 def from_diffusers(unet: nn.Module | Mapping[str, Tensor], config: Mapping | None = None, image_size: int | None = None) -> UNet:
-    """Our network with the weights of a diffusers UNet2DModel, or of its state dict and configuration; float32, evaluation mode.
+    """Our U-Net with the weights of a diffusers UNet2DModel, in float32 and evaluation mode.
 
-    image_size: side in pixels where the configuration has no sample_size. A class embedding's last row is read as the null
-    class. Raises CheckpointError naming the setting, or the weights, that our network does not have."""
+    unet:       the UNet2DModel, or its state dict
+    config:     its configuration, needed with a state dict
+    image_size: side in pixels, used if the configuration has no sample_size
+    The last row of a class embedding becomes the null class. Raises CheckpointError that names the setting or the weights which our
+    network does not support."""
     if isinstance(unet, nn.Module):
         config, unet = config or unet.config, unet.state_dict()
     if config is None:
-        raise CheckpointError("a state dict says too little by itself: give the UNet2DModel's configuration with it")
+        raise CheckpointError("a state dict alone is not enough; give the configuration of its UNet2DModel, too")
     remaining = {re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_ATTENTION_NAMES[m[1]]}.", k): v for k, v in unet.items()}
     network, weights = UNet(unet_config(config, image_size)), {}
     for key in network.state_dict():
@@ -116,9 +120,9 @@ def from_diffusers(unet: nn.Module | Mapping[str, Tensor], config: Mapping | Non
 
 
 def to_diffusers(network: UNet) -> nn.Module:
-    """A diffusers UNet2DModel with our network's weights (float32, evaluation mode); its last class label is the null class.
+    """A diffusers UNet2DModel with the weights of our network, in float32 and evaluation mode. Its last class label is the null class.
 
-    Raises CheckpointError where diffusers cannot represent it, naming what differs."""
+    Raises CheckpointError that says why diffusers cannot represent the network."""
     c, groups = network.config, norm_groups(network)
     widths, attend = [c.channels * m for m in c.multipliers], [size in c.attention for size in c.resolutions]
     if len(groups) > 1:

@@ -1,4 +1,4 @@
-"""The facts of a model for lists and cards, as plain values. Loads neither weights nor torch."""
+"""Facts about a model for lists and cards, as plain values. Loads neither weights nor torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ddpm_app.networks.unet_config import UNetConfig
 
 
 def parameters(checkpoint: Checkpoint) -> int:
-    """The number of the network's parameters: of the stored tensors or, where those cannot be read, of the network itself."""
+    """The number of parameters, counted in the stored tensors. If those cannot be read, the network is built and counted."""
     try:
         files = sorted(checkpoint.path.glob("weights*.safetensors"))
         return sum(_stored_parameters(str(file), file.stat().st_mtime_ns) for file in files) or _built_parameters(checkpoint.config.network)
@@ -39,7 +39,7 @@ def _built_parameters(config: UNetConfig) -> int:
 
 
 def model_facts(checkpoint: Checkpoint) -> dict:
-    """What a model card says, as plain values. metrics_error: why metrics.json could not be read, else ""."""
+    """The facts of a model card as plain values. "metrics_error" is the reason why metrics.json cannot be read, else ""."""
     c, metrics_error = checkpoint.config, ""
     try:
         metrics = card_rows(checkpoint)

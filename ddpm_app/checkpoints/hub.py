@@ -1,6 +1,6 @@
-"""Models fetched from the Hugging Face hub: checkpoints of this program, and diffusers repositories, which are converted.
+"""Downloads models from the Hugging Face hub: checkpoints of this program, and diffusers models, which are converted.
 
-Files of diffusers are read with safetensors and JSON alone; the library is not imported.
+diffusers models are read with safetensors and JSON. The library diffusers is not imported.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 def fetch(repo_id: str) -> Path:
     """Download a model from the Hugging Face hub and return its directory, in our format, under paths.cache_dir("hub").
 
-    repo_id: "owner/name", ours or a diffusers repository with a UNet2DModel (at its top or in unet/), whose weights are
-    converted. Only JSON, Markdown and safetensors are ever downloaded. Raises CheckpointError with one sentence."""
+    repo_id: "owner/name" of a model of this program, or of a diffusers UNet2DModel (in the top folder or in unet/), which is converted
+    Only JSON, Markdown and safetensors files are downloaded. Without a network, a model downloaded before is returned. Raises
+    CheckpointError, one sentence."""
     repo_id = repo_id.strip().removeprefix("https://huggingface.co/").strip("/")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id) or ".." in repo_id:
         raise CheckpointError(f"{repo_id!r} is not a Hugging Face repo id; those look like owner/name")
@@ -40,7 +41,7 @@ def fetch(repo_id: str) -> Path:
     try:
         source = _download(repo_id, ["config.json", "unet/config.json", "*scheduler_config.json"])
     except CheckpointError:
-        if (target / "config.json").is_file():  # fetched before: no network needed
+        if (target / "config.json").is_file():  # downloaded before
             return target
         raise
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ def _download(repo_id: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns, etag_timeout=5))
     except GatedRepoError as error:
-        raise CheckpointError(f"{repo_id} asks its visitors to log in and agree to terms first") from error
+        raise CheckpointError(f"{repo_id} can be downloaded only after a login and consent to its terms on huggingface.co") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"there is no public model {repo_id} on huggingface.co") from error
     except LocalEntryNotFoundError as error:
@@ -117,12 +118,12 @@ def _download(repo_id: str, patterns: list[str]) -> Path:
 
 
 def _import_diffusers(repo_id: str, source: Path, made: Path) -> None:
-    """Convert the UNet2DModel described in source, whose weights are yet to be downloaded, into the directory made."""
+    """Download the weights of the UNet2DModel whose configuration lies in `source`, convert them, and save them in the directory `made`."""
     folder = next((f for f in ("", "unet") if _json(source / f / "config.json").get("_class_name") == "UNet2DModel"), None)
     if folder is None:
         raise CheckpointError("it holds neither a model of this program nor a diffusers UNet2DModel")
     config = _json(source / folder / "config.json")
-    unet_config(config, None)  # before a large download for nothing
+    unet_config(config, None)  # raises for a network that cannot be imported, before the large download
     names = ("scheduler/scheduler_config.json", "scheduler_config.json")
     noise = next((_json(source / name) for name in names if (source / name).is_file()), {})
     kind, row = str(noise.get("beta_schedule", "linear")), PREDICTION_TYPES.get(str(noise.get("prediction_type", "epsilon")))

@@ -1,7 +1,7 @@
-"""Measured numbers of a checkpoint: the one place that reads and writes them.
+"""Measured numbers of a checkpoint. Only this module reads and writes them.
 
-Numbers are written to metrics.json beside the weights. Read are both metrics.json and the `metrics` of config.json, where older
-versions of the program and training itself stored theirs.
+Numbers are written to metrics.json beside the weights. They are read from metrics.json and from `metrics` in config.json, where older
+versions of the program stored them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def stored_measurements(checkpoint: Checkpoint) -> list[dict]:
 def card_rows(checkpoint: Checkpoint) -> list[dict]:
     """The stored numbers for a model card: "name", "value", "protocol" (one line) and, from metrics.json, "settings" (the protocol).
 
-    Of numbers with the same name and line only the newest; none that was measured of other weights of the same run. Raises
-    ValueError for a metrics.json that is damaged."""
+    Of several numbers with the same name and protocol line, only the newest is returned. Numbers of other weights of the same run are
+    left out. Raises ValueError for a damaged metrics.json."""
     rows = {}
     for row in stored_measurements(checkpoint):
         protocol = row.get("protocol")
@@ -59,7 +59,7 @@ def card_rows(checkpoint: Checkpoint) -> list[dict]:
 
 
 def store(checkpoint: Checkpoint, *measurements: Measurement) -> Path:
-    """Append to the checkpoint's metrics.json, which is replaced whole; returns its path."""
+    """Append measurements to the checkpoint's metrics.json. The file is replaced atomically. Returns its path."""
     file = checkpoint.path / "metrics.json"
     rows = [*_read(file), *(plain(asdict(m)) for m in measurements)]
     write_atomically(file, json.dumps(rows, indent=1))
@@ -67,10 +67,10 @@ def store(checkpoint: Checkpoint, *measurements: Measurement) -> Path:
 
 
 def copy_measurements(source: Checkpoint, target: Checkpoint) -> None:
-    """Replace target's metrics.json by the numbers of source, whose weights target holds, too."""
+    """Replace the metrics.json of `target` by the numbers of `source`. Both hold the same weights."""
     rows = [row for row in _read(source.path / "metrics.json") if _same_weights(row.get("protocol"), source)]
     for row in rows:
-        if "images_seen" in row["protocol"]:  # the images of earlier runs count, too, once a model ships
+        if "images_seen" in row["protocol"]:  # a shipped model also counts the images of earlier runs
             row["protocol"]["images_seen"] = target.config.images_seen
     (target.path / "metrics.json").unlink(missing_ok=True)
     if rows:
@@ -78,7 +78,7 @@ def copy_measurements(source: Checkpoint, target: Checkpoint) -> None:
 
 
 def summary(row: dict) -> str:
-    """One line about a row of metrics.json: its interval, the value of real test images, the settings that decide it."""
+    """One line about a row of metrics.json: its interval, the value for real test images, and the main settings of its protocol."""
     protocol, detail = row["protocol"], row.get("detail") if isinstance(row.get("detail"), dict) else {}
     interval, real = detail.get("95 %"), detail.get("real test images")
     parts = ["95 % " + " to ".join(f"{v:.4f}" for v in interval)] if _numbers(interval) else []
@@ -97,7 +97,7 @@ def _read(file: Path) -> list[dict]:
 
 
 def _same_weights(protocol, checkpoint: Checkpoint) -> bool:
-    """Whether a protocol is of the checkpoint's present weights: a run's numbers may be of earlier ones."""
+    """Whether a number was measured on the checkpoint's present weights. A run may have numbers of earlier weights."""
     present = {"ema": checkpoint.config.ema, "images_seen": checkpoint.config.images_seen}
     return isinstance(protocol, dict) and all(protocol.get(key, value) == value for key, value in present.items())
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from ddpm_app.checkpoints.description import FORMAT, PICKLES, CheckpointError, Description, read_description
 from ddpm_app.files import file_digest, save_tensors, write_atomically
 
-SHARD_BYTES = 9_500_000  # below what a Space takes without large-file storage
+SHARD_BYTES = 9_500_000  # Hugging Face Spaces accept files up to 10 MB without large-file storage
 
 
 def save_sharded(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write weights.safetensors, or huggingface_hub's shards and their index where they are over 9.5 MB; others there go."""
+    """Write weights.safetensors. Weights of more than SHARD_BYTES are split into shards with huggingface_hub's index.
+
+    Other weights*.safetensors in the directory are removed."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
     path.mkdir(parents=True, exist_ok=True)
@@ -37,23 +39,29 @@ def save_sharded(path: Path, weights: dict[str, Tensor]) -> None:
 def read_model(
     path: Path | str, filename: str, kind: str, build: Callable[[dict], tuple[Description, nn.Module]], format: int | None = FORMAT
 ) -> tuple[Description, nn.Module]:
-    """(description, network with its weights) of a model directory; build makes both from the JSON file `filename`.
+    """(description, network with its weights) of a model directory.
 
-    Raises CheckpointError as read_description and load_weights do."""
+    filename: of the JSON file
+    kind:     name of the described thing, for errors
+    build:    makes (description, network) from the content of the JSON file
+    format:   accepted value of its key "format", see read_description
+    Raises CheckpointError, as read_description and load_weights do."""
     description, network = read_description(path, filename, kind, build, format)
     return description, load_weights(network, Path(path))
 
 
 def save_model(path: Path | str, filename: str, description: dict, weights: dict[str, Tensor]) -> None:
-    """Write what read_model reads: the weights as they are, then the JSON file, so that a directory cut short is none."""
+    """Write a directory for read_model. The weights keep their types.
+
+    The JSON file is written last: without it, an incomplete directory is not accepted as a model."""
     save_sharded(Path(path), weights)
     write_atomically(Path(path) / filename, json.dumps(description, indent=1))
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
-    """The network with the weights of a model directory; batch counters, which only training uses, are not stored.
+    """Load the weights of a model directory into the network, and return it. The batch counters of norms are not stored and stay.
 
-    Raises CheckpointError for weights cut short, keys missing or too many, other shapes, and values that are not finite."""
+    Raises CheckpointError for damaged files, missing or additional keys, other shapes, and values that are not finite."""
     weights = {k: v for k, v in network.state_dict().items() if "num_batches" in k} | read_weights(path)
     check_weights(weights, network, path)
     network.load_state_dict(weights)
@@ -61,7 +69,7 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
 
 
 def half_weights(network: nn.Module) -> dict[str, Tensor]:
-    """What is stored of a network with batch norms: fp16, their running statistics float32, no batch counters."""
+    """The weights to store of a network with batch norms: fp16, running statistics in float32, without batch counters."""
     return {k: v if "running" in k else v.half() for k, v in network.state_dict().items() if "num_batches" not in k}
 
 
@@ -71,7 +79,9 @@ def digest_of_weights(path: Path) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a model directory, float32. Shards follow huggingface_hub's index; a name may not leave the directory."""
+    """All tensors of a model directory, converted to float32. Shards are found by huggingface_hub's index.
+
+    Raises CheckpointError for missing or damaged files, and for an index with names of files outside the directory."""
     index, single = path / "weights.safetensors.index.json", path / "weights.safetensors"
     try:
         if index.is_file():
@@ -95,7 +105,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(weights: dict[str, Tensor], network: nn.Module, where: object) -> None:
-    """Raise CheckpointError unless names and shapes are the network's and all values are finite. where: begins the error."""
+    """Raise CheckpointError unless the weights have the names and shapes of the network and all values are finite.
+
+    where: the beginning of the error, e.g. the path."""
     expected = network.state_dict()
     wrong = {
         "missing keys in the weights": sorted(expected.keys() - weights.keys()),

@@ -1,4 +1,4 @@
-"""Where and in which number format networks run."""
+"""The device and the number format that networks run in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @lru_cache(maxsize=1)
 def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices in hardware (AVX-512 BF16 or AMX); elsewhere bf16 is slower than float32."""
+    """Whether this processor multiplies bf16 matrices in hardware (AVX-512 BF16 or AMX). On others bf16 is slower than float32."""
     try:
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     except OSError:
@@ -21,7 +21,7 @@ def cpu_has_bf16() -> bool:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """ "auto" is CUDA, then Apple's MPS, then the CPU. Raises ValueError for a device that is not here."""
+    """The device of this name. "auto" is CUDA if available, else Apple's MPS, else the CPU. Raises ValueError for a missing device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
@@ -35,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
-    """Number format of the matrix products: "auto" is bf16 where the hardware multiplies it, else float32; or "bf16", "fp32"."""
+    """The number format of matrix products: "bf16", "fp32", or "auto": bf16 if the hardware multiplies it, else float32."""
     if name == "auto":
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32
@@ -43,16 +43,19 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
 
 
 def memory_format(device: torch.device, dtype: torch.dtype = torch.float32) -> torch.memory_format:
-    """Of a network in training: channels_last where convolutions want it, which is on CUDA and, in bf16, on CPUs. There GroupNorm
-    alone works on contiguous copies (unet.GroupNorm): measured faster than either layout throughout (train/LOG.md)."""
+    """The memory layout of a network in training: channels_last on CUDA, and on CPUs in bf16, because convolutions are faster in it.
+
+    On CPUs, GroupNorm still works on contiguous copies (unet.GroupNorm). This mix was measured to be faster than one layout for all
+    (train/LOG.md)."""
     wanted = device.type == "cuda" or (device.type == "cpu" and dtype == torch.bfloat16)
     return torch.channels_last if wanted else torch.contiguous_format
 
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
-    """Ask glibc to keep memory that tensors freed for the next ones (up to 32 MB each) instead of giving it back to the system
-    after every layer: clearing those pages anew cost 5 to 10 % of a forward pass. Elsewhere than on glibc nothing happens."""
+    """Tell glibc to keep the memory of freed tensors (up to 32 MB each) for the next ones, instead of returning it to the system.
+
+    Returned memory is cleared again for the next layer, which took 5 to 10 % of a forward pass. Does nothing without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
@@ -63,8 +66,9 @@ def keep_freed_memory() -> None:
 
 
 def for_inference(network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-    """Move a network to where it samples: evaluation mode, channels_last, weights cast (and on the CPU folded, see
-    unet.Upsample) once instead of at every call."""
+    """The network prepared for sampling on a device: evaluation mode, no gradients, channels_last, weights cast to dtype.
+
+    dtype: None chooses pick_dtype(device). On the CPU, some weights are also combined (`fold` of unet.Upsample and unet.Attention)."""
     network = network.eval().requires_grad_(False)
     if device.type == "cpu":
         keep_freed_memory()
@@ -75,7 +79,7 @@ def for_inference(network: nn.Module, device: torch.device, dtype: torch.dtype |
 
 
 def describe(device: torch.device) -> str:
-    """A short name for people: "CPU, 2 threads, bf16" or "NVIDIA H200"."""
+    """The device's name for display: "CPU, 2 threads, bf16" or "NVIDIA H200"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     bf16 = ", bf16" if pick_dtype(device) == torch.bfloat16 else ""

@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def average_lengths(text: str) -> tuple[float, ...]:
-    """ "0.05,0.1" -> (0.05, 0.1), relative widths of power-function EMAs; "none" -> (). Raises ValueError."""
+    """ "0.05,0.1" -> (0.05, 0.1), the relative widths of power-function EMAs, sorted; "none" -> ().
+
+    Raises ValueError for more than four, and for widths outside 0.005 to 0.28."""
     if text in ("none", ""):
         return ()
     try:
@@ -27,7 +29,10 @@ def power_gamma(sigma_rel: float) -> float:
 
 
 class Ema:
-    """Running average of the weights. length < 0.9: power function of that share of the run; 0.9 and more: fixed decay."""
+    """A running average of the weights.
+
+    length: below 0.9, the relative width of a power-function EMA (a share of the run); from 0.9 on, a fixed decay; 0 keeps no average
+    """
 
     def __init__(self, parameters: list[Tensor], length: float):
         self.length = length
@@ -36,7 +41,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, parameters: list[Tensor], step: int) -> None:
-        """step: counted from 1."""
+        """Add the weights after a training step. step: its number, counted from 1."""
         if self.length == 0:
             decay = 0.0
         elif self._gamma is not None:

@@ -1,4 +1,4 @@
-"""The 2-D lab's network: an MLP, and many such networks stacked into one computation."""
+"""The network of the 2-D lab: an MLP, and many such networks stacked into one computation."""
 
 from __future__ import annotations
 
@@ -47,9 +47,11 @@ class ToyConfig:
 
 
 def _mlp(config: ToyConfig, linear, classes, x: Tensor, t: Tensor) -> Tensor:
-    """The network over any leading axes: linear(name, h) applies a matrix, classes is a class embedding to add or None.
+    """The output of the network for inputs with any leading axes.
 
-    The input layer has one matrix for x and one for the embedding, so that a level shared by the whole batch is embedded once."""
+    linear:  linear(name, h) applies the matrix of this name
+    classes: class embedding that is added to the time embedding, or None
+    The input layer has one matrix for x and one for the time embedding, so that a time shared by the whole batch is embedded once."""
     half = config.time_dim // 2
     frequency = torch.exp(torch.arange(half, dtype=t.dtype, device=t.device) * (-math.log(10_000) / half))
     angle = t[..., None] * frequency
@@ -63,12 +65,12 @@ def _mlp(config: ToyConfig, linear, classes, x: Tensor, t: Tensor) -> Tensor:
 
 
 def _shared(t: Tensor) -> Tensor:
-    """(1,) where t is one number expanded over the batch, else t."""
+    """t, or only its first value (1,) if it is one number expanded over the batch."""
     return t[:1] if t.ndim and len(t) and t.stride(0) == 0 else t
 
 
 class ToyMLP(nn.Module):
-    """F(x (B, d), t (B,), label (B,) int64 or None) -> (B, d): the signature of the U-Net."""
+    """F(x (B, d), t (B,), label (B,) int64 or None) -> (B, d), with the same signature as the U-Net."""
 
     def __init__(self, config: ToyConfig):
         super().__init__()
@@ -88,8 +90,9 @@ class ToyMLP(nn.Module):
 class ToyStack(nn.Module):
     """M networks of the same shape as one module, with weights (M, in, out).
 
-    F(x (M B, d), t (M B,), label (M B,) or None) -> (M B, d): the first B rows belong to the first network, and so on.
-    offset: (M,) int64 subtracted from t, where the levels of all networks are joined in one list."""
+    F(x (M B, d), t (M B,), label (M B,) or None) -> (M B, d). The first B rows belong to the first network, and so on.
+    offset: (M,) int64, subtracted from t. It is used if the noise levels of all networks are joined in one list.
+    Raises ValueError for networks of different shapes."""
 
     def __init__(self, networks: Sequence[ToyMLP], offset: Tensor | None = None):
         super().__init__()
@@ -122,7 +125,7 @@ class ToyStack(nn.Module):
         return torch.bmm(h, self.weight[name])
 
     def unstack(self, values: dict[str, Tensor] | None = None) -> list[ToyMLP]:
-        """The M networks; values: other tensors under this module's parameter names, e.g. their running averages."""
+        """The M networks. values: tensors to use instead of the parameters, by parameter name, e.g. running averages."""
         values = values or {k: p.detach() for k, p in self.named_parameters()}
         networks = []
         for i in range(self.size):

@@ -1,4 +1,4 @@
-"""The small residual networks that read pictures: ResNet for clean ones, NoisyResNet for noisy ones."""
+"""The residual networks that classify images: ResNet for clean images, NoisyResNet for noisy ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ from ddpm_app.networks.unet_config import UNetConfig
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """data: name of the data set. classes: a name per label. image_size: side in pixels. in_channels: 1 grey, 3 RGB.
-    widths: channels of each stage, every stage after the first at half the side. blocks: residual blocks of each stage.
-    images_seen: in training. training: what made it, as a dict. metrics: measured numbers, each with its protocol."""
+    """A classifier: its network, and how it was trained. Raises ValueError for values that are not accepted.
+
+    data:        name of the data set
+    classes:     one name per label
+    image_size:  side in pixels
+    in_channels: 1 grey, 3 RGB
+    widths:      channels of each stage; every stage after the first halves the side
+    blocks:      residual blocks of each stage
+    images_seen: in training
+    training:    the settings of the training
+    metrics:     measured numbers, each with its protocol
+    """
 
     data: str
     classes: tuple[str, ...]
@@ -38,13 +47,17 @@ class ClassifierConfig:
         ok = 2 <= len(self.classes) <= 100_000 and 8 <= self.image_size <= 256 and self.in_channels in (1, 3)
         ok = ok and 1 <= len(self.widths) == len(self.blocks) <= 5
         if not ok or not all(4 <= w <= 1024 for w in self.widths) or not all(0 <= b <= 16 for b in self.blocks):
-            raise ValueError("not a classifier this program can build")
+            raise ValueError(
+                f"this classifier cannot be built: {len(self.classes)} classes, image_size {self.image_size}, in_channels"
+                f" {self.in_channels}, widths {self.widths}, blocks {self.blocks}; accepted are 2 classes or more, image_size 8..256,"
+                " in_channels 1 or 3, and 1 to 5 stages with widths of 4..1024 and 0..16 blocks each"
+            )
 
     image_shape = UNetConfig.image_shape  # (C, H, W) of the images
 
 
 class Block(nn.Module):
-    """conv, norm, ReLU, conv, norm; + skip; ReLU (He et al. 2016). The second norm starts at zero: an identity at first."""
+    """conv, norm, ReLU, conv, norm; + skip; ReLU (He et al. 2016). The second norm starts at zero, so the block starts as an identity."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -59,7 +72,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """x (B, C, H, W) in [-1, 1] -> (logits (B, K), features (B, D)); D is the last width, averaged over the positions."""
+    """x (B, C, H, W) in [-1, 1] -> (logits (B, K), features (B, D)). Features are the last stage's channels, averaged over positions."""
 
     def __init__(self, config: ClassifierConfig):
         super().__init__()
@@ -79,8 +92,9 @@ class ResNet(nn.Module):
 
 
 def folded(network: ResNet) -> ResNet:
-    """A copy for reading only, in evaluation mode: each norm is folded into the convolution in front of it, which leaves out a pass over
-    every feature map. Equal to rounding; its weights have other names."""
+    """A copy for inference, in evaluation mode, with each norm merged into the convolution before it. This is faster.
+
+    Its outputs are equal up to rounding. Its weights have other names."""
     network = copy.deepcopy(network).eval()
     network.stem, network.norm = fuse_conv_bn_eval(network.stem, network.norm), nn.Identity()
     for block in network.stages:
@@ -91,7 +105,11 @@ def folded(network: ResNet) -> ResNet:
 
 @dataclass(frozen=True)
 class NoisyConfig(ClassifierConfig):
-    """As ClassifierConfig, and schedule: name, T and parameters of the levels it was trained on. embedding: numbers that say the level."""
+    """A noise-aware classifier: the fields of ClassifierConfig and
+
+    schedule:  name, T and parameters of the schedule it was trained on
+    embedding: size of the embedding of the noise level
+    """
 
     schedule: dict = field(default_factory=lambda: {"name": "cosine", "T": 1000})
     embedding: int = 64
@@ -99,12 +117,14 @@ class NoisyConfig(ClassifierConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.embedding % 2 or not 8 <= self.embedding <= 512:
-            raise ValueError("not a classifier this program can build")
+            raise ValueError(f"embedding is {self.embedding}; an even number from 8 to 512 is accepted")
         make_schedule(**self.schedule)
 
 
 class NoisyBlock(nn.Module):
-    """conv, norm, times (1 + scale) plus shift by the level, SiLU, conv, norm; + skip; SiLU (Dhariwal & Nichol 2021's adaptive norm)."""
+    """conv, norm, times (1 + scale) plus shift, SiLU, conv, norm; + skip; SiLU (adaptive norm of Dhariwal & Nichol 2021).
+
+    scale and shift are computed from the embedding of the noise level."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, emb: int):
         super().__init__()
@@ -122,8 +142,10 @@ class NoisyBlock(nn.Module):
 
 
 class NoisyResNet(nn.Module):
-    """x (B, C, H, W) = x0 + sigma eps, sigma () or (B,) -> logits (B, K). Scales its input to unit variance (EDM's c_in) and is
-    conditioned on ln sigma. SiLU, not ReLU: guidance uses the gradient, and that of SiLU has no steps."""
+    """x (B, C, H, W) = x0 + sigma eps, sigma () or (B,) -> logits (B, K).
+
+    The input is scaled to unit variance (EDM's c_in). The network is conditioned on ln sigma. It uses SiLU instead of ReLU, because
+    guidance uses the gradient, and the gradient of SiLU is continuous."""
 
     def __init__(self, config: NoisyConfig):
         super().__init__()

@@ -1,7 +1,10 @@
-"""The U-Net of Ho et al. 2020 (appendix B), in the layout that the hub's DDPM checkpoints use.
+"""The U-Net of Ho et al. 2020 (appendix B), with the same layers as the DDPM checkpoints on the Hugging Face hub.
 
-F(x, t, label): x (B, C, H, W) already scaled to unit variance, t (B,) float the network's noise coordinate,
-label (B,) int64 with num_classes meaning "no class" -> (B, C, H, W) float32.
+F(x, t, label) -> (B, C, H, W) float32
+
+x:     (B, C, H, W), scaled to unit variance
+t:     (B,) float, the time of the noise level
+label: (B,) int64; num_classes means "no class"
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from ddpm_app.networks.unet_config import UNetConfig
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as in Ho et al., fewer where a group would hold less than four channels (one channel a group would erase
-    each map's mean, and one pass over it costs more)."""
+    """A GroupNorm of 32 groups as in Ho et al., or of fewer, so that each group has at least four channels.
+
+    With one channel per group, the mean of each feature map would be lost, and the norm would be slower."""
     groups = min(32, channels // 4)
     while channels % groups:
         groups -= 1
@@ -25,9 +29,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm, but over channels_last maps on the CPU, where PyTorch's own kernel was measured four to fifteen times slower
-    than over contiguous ones: in training through a contiguous copy, and for inference over small maps from the sums of x and
-    x^2, the same numbers to rounding."""
+    """nn.GroupNorm that is also fast on channels_last maps on the CPU. PyTorch's kernel is 4 to 15 times slower on them (measured).
+
+    In training it works on a contiguous copy. For inference on small maps it computes the statistics from the sums of x and x^2. The
+    results are equal up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -55,7 +60,7 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, conv; + projected embedding; GroupNorm, SiLU, dropout, zero-initialised conv; + skip."""
+    """GroupNorm, SiLU, conv; + projected embedding; GroupNorm, SiLU, dropout, conv (starts at zero); + skip."""
 
     def __init__(self, c_in: int, c_out: int, emb: int, dropout: float):
         super().__init__()
@@ -72,7 +77,7 @@ class ResBlock(nn.Module):
         if torch.is_grad_enabled():
             h = self.conv1(nnf.silu(self.norm1(x))) + shift
             return self.skip(x) + self.conv2(self.dropout(nnf.silu(self.norm2(h))))
-        h = self.conv1(nnf.silu(self.norm1(x), inplace=True)).add_(shift)  # the same in place: fewer trips to memory
+        h = self.conv1(nnf.silu(self.norm1(x), inplace=True)).add_(shift)  # the same in place, which needs less memory traffic
         return self.conv2(self.dropout(nnf.silu(self.norm2(h), inplace=True))).add_(self.skip(x))
 
 
@@ -89,8 +94,10 @@ class Attention(nn.Module):
         self.register_buffer("folded_bias", None, persistent=False)
 
     def fold(self) -> None:
-        """With a single head two of the four projections are enough for inference: q k^T is (Wk^T (Wq x + bq)) x^T, but for terms
-        that the softmax cancels, and the output projection of a mean of v is the mean of Wo v. folded: (2 C, C), query and value."""
+        """Replace the four projections by two for inference, if there is a single head. Sets folded, (2 C, C): query and value.
+
+        q k^T equals (Wk^T (Wq x + bq)) x^T, except for terms that the softmax cancels. The output projection of a mean of v is the mean
+        of Wo v."""
         if self.heads == 1:
             (q, k, v), (q0, _, v0) = self.qkv.weight.detach().float().chunk(3), self.qkv.bias.detach().float().chunk(3)
             out, scale = self.out.weight.detach().float(), len(q) ** -0.5
@@ -98,7 +105,7 @@ class Attention(nn.Module):
             self.folded_bias = torch.cat([scale * k.T @ q0, out @ v0 + self.out.bias.detach().float()]).to(self.qkv.weight.dtype)
 
     def _load_from_state_dict(self, *args) -> None:
-        self.folded = None  # made from the old weights
+        self.folded = None  # it was made from the old weights
         super()._load_from_state_dict(*args)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,8 +121,9 @@ class Attention(nn.Module):
 
 
 def fits_plainly(tokens: Tensor) -> bool:
-    """Whether (..., N, d) is best attended by two products and a softmax: on the CPU, whose fused kernel reaches a third of the
-    matrix-product rate (backwards a tenth), up to a few hundred positions."""
+    """Whether attention over tokens (..., N, d) is faster as two products and a softmax than as PyTorch's fused kernel.
+
+    It is on the CPU, for up to 512 positions: the fused kernel reaches a third of the matrix-product rate there, backwards a tenth."""
     return tokens.device.type == "cpu" and tokens.shape[-2] <= 512
 
 
@@ -127,25 +135,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Upsample(nn.Conv2d):
-    """Nearest-neighbour doubling and a 3x3 convolution. Each of the four outputs over a pixel sees only 2x2 of its inputs, so
-    that for inference (after `fold`) one 2x2 convolution before the doubling does it with 4/9 of the multiplications."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution.
+
+    Each of the four outputs of a pixel depends on 2x2 input pixels only. After `fold`, inference therefore uses a 2x2 convolution
+    before the upsampling, with 4/9 of the multiplications."""
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, padding=1)
         self.register_buffer("folded", None, persistent=False)
 
     def fold(self) -> None:
-        """Add up the taps that meet the same pixel: (4 C, C, 2, 2), for the outputs above left, above right, below left, below right."""
+        """Add the taps that are applied to the same pixel. Sets folded, (4 C, C, 2, 2): top left, top right, bottom left, bottom right."""
         taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=self.weight.device)
         w = torch.einsum("pay,qbx,oiyx->pqoiab", taps, taps, self.weight.detach().float())
         self.folded = w.reshape(-1, *w.shape[3:]).to(self.weight.dtype)
 
     def _load_from_state_dict(self, *args) -> None:
-        self.folded = None  # made from the old weights
+        self.folded = None  # it was made from the old weights
         super()._load_from_state_dict(*args)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        """x (B, C, h, w) -> (B, C, *size), size being 2h and 2w or one more where the way down met an odd map."""
+        """x (B, C, h, w) -> (B, C, *size). size: 2h and 2w, or one more where the map had an odd size before downsampling."""
         b, c, h, w = x.shape
         if self.folded is None or torch.is_grad_enabled() or size != (2 * h, 2 * w):
             return super().forward(nnf.interpolate(x, size=size, mode="nearest"))
@@ -158,7 +168,7 @@ class Upsample(nn.Conv2d):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, each followed by attention where the configuration asks for it."""
+    """The layers of one resolution: residual blocks, each followed by attention if the configuration has it at this resolution."""
 
     def __init__(self, widths: list[tuple[int, int]], emb: int, attend: bool, config: UNetConfig):
         super().__init__()
@@ -172,7 +182,7 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """See the module's docstring. The weights may be bf16: inputs are cast to them, the last layer works in float32."""
+    """The network F of this module's docstring. Weights may be bf16: inputs are cast to their type; the last layer computes in float32."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -233,7 +243,7 @@ class UNet(nn.Module):
             for i in range(len(level.blocks)):
                 h = level.step(i, torch.cat([h, skips.pop()], dim=1), emb)
             if level.resample is not None:
-                # to the size of the map it meets next: 28 -> 14 -> 7 -> 3 has to come back as 7, not 6
+                # to the size of the next skip connection: 28 -> 14 -> 7 -> 3 goes back to 7, not to 6
                 h = level.resample(h, skips[-1].shape[-2:])
         h = nnf.silu(self.norm_out(h), inplace=not torch.is_grad_enabled())
         with torch.autocast(x.device.type, enabled=False):

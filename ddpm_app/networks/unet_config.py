@@ -1,4 +1,4 @@
-"""The U-Net's configuration and presets. Loads no torch, so that a list of models needs none."""
+"""The configuration of the U-Net, and presets. Does not load torch, so that models list fast."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from ddpm_app.flags import check_choice
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """image_size: side in pixels (attention is placed by it). in_channels: 1 grey, 3 RGB. channels: width of the first level.
-    multipliers: width of each level / channels. blocks: residual blocks a level. attention: resolutions with self-attention
-    (the middle always has it). head_dim: channels per attention head, 0 for a single head. dropout: probability in each block.
-    num_classes: 0 for an unconditional network."""
+    """The shape of a U-Net. Raises ValueError for values that are not accepted.
+
+    image_size:  side in pixels
+    in_channels: 1 grey, 3 RGB
+    channels:    width of the first level
+    multipliers: width of each level / channels
+    blocks:      residual blocks per level
+    attention:   resolutions (sides in pixels) with self-attention; the middle always has it
+    head_dim:    channels per attention head; 0 for a single head
+    dropout:     probability in each block
+    num_classes: 0 for an unconditional network
+    """
 
     image_size: int = 32
     in_channels: int = 3
@@ -33,7 +41,10 @@ class UNetConfig:
         heads = [(c, max(c // self.head_dim, 1)) for c in (self.channels * m for m in self.multipliers) if self.head_dim > 0]
         ok = ok and self.head_dim >= 0 and all(c % n == 0 for c, n in heads) and self.image_size >> (len(self.multipliers) - 1) >= 1
         if not ok or self.channels % 8:
-            raise ValueError(f"not a U-Net this program can build: {self}")
+            raise ValueError(
+                f"this U-Net cannot be built: {self}; accepted are image_size 4..256, channels 8..512 in steps of 8, 1 to 6 multipliers of"
+                " 1..16, blocks 1..8, dropout from 0 to below 1, and a head_dim that divides the widths"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -42,7 +53,7 @@ class UNetConfig:
 
     @property
     def resolutions(self) -> list[int]:
-        """Side of the feature maps at each level; halving rounds down, as the stride-2 convolution does."""
+        """The side of the feature maps at each level, in pixels. Halving rounds down, as the stride-2 convolution does."""
         return [self.image_size >> k for k in range(len(self.multipliers))]
 
 
@@ -55,5 +66,5 @@ PRESETS: dict[str, dict] = {
 
 
 def preset_config(name: str, **overrides) -> UNetConfig:
-    """UNetConfig of a preset ("ddpm", "small", "tiny") with fields replaced, e.g. num_classes=10, in_channels=1."""
+    """The UNetConfig of a preset ("ddpm", "small", "tiny"). overrides: fields to replace, e.g. num_classes=10. Raises ValueError."""
     return UNetConfig(**{**PRESETS[check_choice("preset", name, PRESETS)], **overrides})

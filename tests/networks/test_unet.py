@@ -82,7 +82,7 @@ def test_presets_are_named_when_unknown():
     ],
 )  # fmt: skip
 def test_impossible_networks_are_refused(wrong):
-    with pytest.raises(ValueError, match="not a U-Net"):
+    with pytest.raises(ValueError, match="this U-Net cannot be built"):
         UNetConfig(**wrong)
 
 
