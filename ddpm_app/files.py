@@ -42,7 +42,7 @@ def file_digest(*files: Path) -> str:
 
 
 def write_atomically(file: Path, content: bytes | str) -> None:
-    """Write a temporary file beside it and rename it, so that a reader sees the old or the new content, never a part."""
+    """Write a temporary file in the same folder, then rename it. A reader sees the old or the new content, never a part of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:

@@ -27,12 +27,12 @@ class Setting:
 
     help:        one line, without the unit, the bounds, the choices and the default, which are added to it
     unit:        of a number
-    low, high:   bounds of a number that are accepted themselves
-    above:       bound of a number that is not accepted itself; so is `below`
-    below:       see above
+    low, high:   bounds of a number, accepted themselves
+    above:       lower bound of a number, not accepted itself
+    below:       upper bound of a number, not accepted itself
     also:        numbers accepted outside the bounds
     choices:     the names that are accepted; a dict's keys
-    always:      write_flags and changed give it even at its default
+    always:      write_flags and changed include it even if it has its default
     default_by:  (another field, {its value: default}): the default depends on the other field
     alias:       an older name of the field; its flag is accepted, too
     """
@@ -129,7 +129,7 @@ def check_value(name: str, value, kind: str, setting: Setting) -> None:
 
 
 def check_choice(kind: str, name: str, names: Iterable[str]) -> str:
-    """`name` if it is one of `names`. Raises ValueError with the nearest one, or with all."""
+    """`name`, if it is one of `names`. Raises ValueError that names the nearest one, or all if none is near. kind: for the error."""
     names = list(names)
     if name in names:
         return name
@@ -139,7 +139,7 @@ def check_choice(kind: str, name: str, names: Iterable[str]) -> str:
 
 
 def whole(value, name: str, low: int | None = None, high: int | None = None) -> int:
-    """The whole number in a field of a page, which may hold 3.0 or nothing. Raises ValueError."""
+    """The whole number that an input field of the page holds. The field may hold 3.0 for 3, or None. Raises ValueError otherwise."""
     s = Setting("", low=low, high=high)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0 and s.holds(value):
         return int(value)
@@ -165,7 +165,9 @@ def help_of(cls, name: str, default=None) -> str:
 
 
 def add_flags(parser, cls, names: Collection[str] | None = None, **defaults) -> None:
-    """A flag for each of these fields (all that have a Setting), None where it is not given; `defaults` are other ones for this parser."""
+    """Add a flag for each of these fields (default: all that have a Setting). A flag that is not given has the value None.
+
+    defaults: values of flags that are not given, instead of None."""
     for name in names or settings_of(cls):
         text, default = help_of(cls, name, defaults.get(name)).replace("%", "%%"), defaults.get(name)
         kind = _kind(cls, name)
@@ -204,7 +206,7 @@ def parse_flags(cls, text: str, names: Collection[str]) -> dict:
 
 
 def changed(instance, names: Collection[str] | None = None) -> dict:
-    """{field: value} of the fields that differ from their defaults, and of those that are always shown."""
+    """{field: value} of the fields that differ from their defaults, and of those with `always`."""
     values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
     return _changed(type(instance), values, names)
 
@@ -215,7 +217,7 @@ def write_flags(instance, names: Collection[str] | None = None) -> list[str]:
 
 
 def settings_to_flags(cls, values: Mapping, names: Collection[str] | None = None) -> list[str]:
-    """write_flags of stored fields {name: value}, of which some may be missing: those count as their defaults."""
+    """The flags of stored fields {name: value}, as from write_flags. Missing fields count as their defaults."""
     argv = []
     for name, value in _changed(cls, values, names).items():
         text = ",".join(map(_text, value)) if isinstance(value, (tuple, list)) else _text(value)

@@ -1,6 +1,6 @@
 """Where data, runs, caches and shipped models lie. The only reader of $DDPM_DATA, $DDPM_RUNS and $DDPM_CACHE.
 
-An empty variable counts as unset. Every function reads the environment anew, so that a test or a child process may set it.
+An empty variable counts as unset. Every function reads the environment again, so that a test can change it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def model_roots() -> list[Path]:
 
 def data_roots() -> list[Path]:
     """Where prepared .npz data sets are looked for: $DDPM_DATA, data/ of the project, ../shared/data beside it."""
-    own = _variable("DDPM_DATA")
-    return [*([own] if own else []), PROJECT / "data", PROJECT.parent / "shared" / "data"]
+    chosen = _variable("DDPM_DATA")
+    return [*([chosen] if chosen else []), PROJECT / "data", PROJECT.parent / "shared" / "data"]
 
 
 def download_dir() -> Path:
@@ -40,7 +40,7 @@ def download_dir() -> Path:
 
 
 def cache_dir(part: str) -> Path:
-    """Where files that can be made again are kept: the folder `part` in $DDPM_CACHE, else in ~/.cache/ddpm-studio.
+    """The folder of files that can be made again: `part` in $DDPM_CACHE, else in ~/.cache/ddpm-studio.
 
     part: "hub" (fetched models) or "evaluation" (samples and features)."""
     return (_variable("DDPM_CACHE") or HOME) / part

@@ -6,8 +6,8 @@
 
 Prints JSON: the share where the classifier agrees with the requested label (with its 95 % Wilson interval), the mean of the highest
 probability, how often each class is predicted, and the Frechet distance of the classifier's features to real test images
-(FD-classifier: it compares models measured with the same classifier and the same n, and is no FID). Real test images are measured
-beside them: no model can be expected to exceed those. The protocol is part of the output.
+(FD-classifier: it compares models measured with the same classifier and the same n, and is no FID). Real test images are measured,
+too; no model can be expected to do better than they do. The protocol is part of the output.
 """
 
 from __future__ import annotations

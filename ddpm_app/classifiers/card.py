@@ -85,8 +85,7 @@ def clip_card(facts: dict, tower_parameters: int, parameters: int, command: str)
         rows.append(f"| {m['name']} | **{m['value']:.2%}** (95 %: {low:.2%} to {high:.2%}) | {m['protocol']} |")
     origin = (
         f"Its image tower began as the classifier in `{facts['image_tower_from']}` (weights {facts['image_tower_digest'][:12]}).\n"
-        "It is no independent judge of that classifier, nor the classifier of it: where the two agree about an image, count that\n"
-        "as one measurement, not two.\n"
+        "The two networks are therefore not independent: if both agree about an image, count that as one measurement, not two.\n"
         if facts["image_tower_from"]
         else "Its image tower was trained from random weights.\n"
     )

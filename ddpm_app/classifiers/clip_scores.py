@@ -14,7 +14,7 @@ MAX_PROMPTS, MAX_LETTERS = 1000, 300
 
 
 def check_prompts(prompts: Sequence[str] | str, most: int = MAX_PROMPTS) -> list[str]:
-    """The prompts of a list, or of a text with one a line, without blank and repeated ones.
+    """The prompts of a list, or of a text with one per line, without blank and repeated ones.
 
     Raises ValueError if none is left, if there are more than `most`, or if one is longer than MAX_LETTERS."""
     lines = prompts.splitlines() if isinstance(prompts, str) else [str(p) for p in prompts]

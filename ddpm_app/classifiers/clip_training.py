@@ -48,7 +48,7 @@ class ClipTraining:
     init_image: str = setting("", "directory of a classifier whose weights the image tower starts from")
     init: str = setting("", "directory of a CLIP written by this script, or of a snapshot, to start from")
     locked: float = setting(0.25, "share of the budget in which a tower of --init-image is not trained", low=0, high=1)
-    batch: int = setting(256, "images a step", low=2)
+    batch: int = setting(256, "images per step", low=2)
     lr: float = setting(2e-3, "peak learning rate; an image tower that starts trained uses a tenth of it", above=0, below=1)
     limit: int = setting(0, "use only this many images of each split, the first ones; 0 uses all", low=0)
     tiny: bool = setting(False, "towers of a few thousand weights, to try this script")

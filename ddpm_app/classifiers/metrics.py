@@ -77,7 +77,7 @@ STORED_KEYS = {
 
 
 def classifier_agreement(probabilities: Tensor, labels: Tensor | None = None) -> ClassifierReport:
-    """Compare a classifier's probabilities (N, K) with the labels asked for, (N,) int64, -1 for no label.
+    """Compare a classifier's probabilities (N, K) with the requested labels (N,) int64, -1 for no label.
 
     Raises ValueError for other shapes or labels out of range."""
     if probabilities.ndim != 2 or not len(probabilities) or (labels is not None and len(labels) != len(probabilities)):
@@ -151,7 +151,7 @@ def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, floa
 
     Raises ValueError unless 0 <= hits <= n and n >= 1."""
     if not 0 <= hits <= n or n < 1:
-        raise ValueError(f"{hits} of {n} is no share")
+        raise ValueError(f"{hits} of {n} is not a share; 0 to n hits of n >= 1 are accepted")
     p = hits / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)

@@ -38,11 +38,11 @@ LAYOUT = torch.channels_last  # BatchNorm and convolutions are up to twice as fa
 class ClassifierTraining:
     """The settings of a training run. The help text of a field gives its meaning and unit; flags are built from it."""
 
-    data: str = setting("mnist", "mnist, cifar10, a folder with one sub-folder a class, or an .npz")
+    data: str = setting("mnist", "mnist, cifar10, a folder with one sub-folder per class, or an .npz")
     minutes: float = setting(0.0, "budget of training; give this or --epochs", unit="minutes", low=0)
     epochs: int = setting(0, "budget; give this or --minutes", unit="passes over the training images", low=0)
     out: str = setting("", "directory to write")
-    batch: int = setting(128, "images a step", low=2)
+    batch: int = setting(128, "images per step", low=2)
     lr: float = setting(0.1, "peak learning rate", above=0, below=10)
     weight_decay: float = setting(5e-4, "weight decay of the convolutions and the last layer", low=0)
     smoothing: float | None = setting(None, "label smoothing; 0.1 (0 with --noisy) by default", low=0, below=1)
@@ -154,7 +154,7 @@ def accuracy(classifier: Classifier, data: ImageData) -> dict:
 
 @torch.inference_mode()
 def accuracy_by_level(classifier: Classifier, data: ImageData, batch: int = 500) -> list[dict]:
-    """For each sigma of MEASURED_AT: the accuracy, and "nll", the mean of -ln p(label). One draw of noise an image, from seed 0."""
+    """For each sigma of MEASURED_AT: the accuracy, and "nll", the mean of -ln p(label). One draw of noise per image, from seed 0."""
     rows = []
     for sigma in MEASURED_AT:
         g, hits, nll = torch.Generator().manual_seed(0), 0, 0.0
@@ -178,7 +178,7 @@ def measured(path: str, noise_aware: bool, device: torch.device, test: ImageData
 
 
 def network_config(data: ImageData, settings: ClassifierTraining) -> ClassifierConfig:
-    """The network that these images are trained with."""
+    """The configuration of the network for these images: small for digits, larger for photos, narrower for noise-aware classifiers."""
     digits, size = data.images.shape[1] == 1, data.images.shape[-1]
     images = dict(data=data.name, classes=data.classes, image_size=size, in_channels=data.images.shape[1])
     if settings.noisy:

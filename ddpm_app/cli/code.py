@@ -175,7 +175,7 @@ def report(result: dict, rates: Curve) -> list[str]:
     if "flow" in result:
         f = result["flow"]
         error = "" if np.isnan(f["standard_error"]) else f" +- {f['standard_error']:.4f}"
-        lines.append(f"flow  {f['bits']:.4f}{error} bits/dim, {f['draws']} draw{'s' if f['draws'] > 1 else ''} an image")
+        lines.append(f"flow  {f['bits']:.4f}{error} bits/dim, {f['draws']} draw{'s' if f['draws'] > 1 else ''} per image")
     lines.append("the same pixels as " + ", ".join(f"{k} {v:.2f}" for k, v in result["lossless"].items()) + " bits/dim, headers included")
     return lines
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip", default="shipped", help=f"shipped, or an open_clip model and its weights, such as {DEFAULT_HUB} (default shipped)"
     )
     parser.add_argument(
-        "--prompts", default="", help="file with one prompt a line (default: one per class of the images, of CIFAR-10 or of MNIST)"
+        "--prompts", default="", help="file with one prompt per line (default: one per class of the images, of CIFAR-10 or of MNIST)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every image's best prompt and similarity")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")

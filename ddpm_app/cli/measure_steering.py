@@ -16,7 +16,7 @@ def main(argv: list[str] | None, description: str) -> int:
     parser.add_argument("checkpoint", help="name of a class-conditional model in checkpoints/ or runs/")
     add_flags(parser, SteeringPlan)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one row a line")
+    parser.add_argument("--json", action="store_true", help="print JSON, one row per line")
     args = parser.parse_args(argv)
     try:
         plan = SteeringPlan(args.checkpoint, **read_flags(SteeringPlan, args))

@@ -12,7 +12,7 @@ from ddpm_app.paths import model_roots
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,5 +27,5 @@ def run(args: argparse.Namespace) -> int:
         size, seen = f"{m['parameters'] / 1e6:6.2f} M", f"{m['images_seen']:>11,} images"
         print(f"{m['name']:24} {m['data']:10} {m['row']}/{m['schedule']:8} {size} {seen}  {m['place']}")
     if not models:
-        print("no checkpoints found")
+        print("there are no checkpoints in checkpoints/ and runs/")
     return 0

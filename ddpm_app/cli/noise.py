@@ -22,7 +22,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--T", type=int, default=1000, help="steps of the schedule (default 1000)")
     p.add_argument("--t", default="", help="times t, separated by commas, such as 0,250,500 (default: ten from 0 to T)")
-    p.add_argument("--size", type=int, default=32, help="pixels a side (default 32)")
+    p.add_argument("--size", type=int, default=32, help="side in pixels (default 32)")
     p.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     p.add_argument("--out", required=True, help="FILE.png")
 

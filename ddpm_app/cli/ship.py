@@ -1,6 +1,6 @@
 """Copy a finished run into checkpoints/ as a model that ships: EMA weights (fp16), log, newest sample grid, animation, model card.
 
-    python train/ship.py runs/mnist checkpoints/mnist --note "what a reader should know"
+    python train/ship.py runs/mnist checkpoints/mnist --note "what this model is good for"
 
 The card's numbers come from the run's config, log and metrics.json.
 """

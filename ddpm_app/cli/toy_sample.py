@@ -20,7 +20,7 @@ from ddpm_app.toy import checkpoint
 from ddpm_app.toy.points import open_npy
 from ddpm_app.toy.sweeps import normal
 
-SAMPLE_ROWS = 1024  # points in a batch, always this many: so a point does not depend on the number of points
+SAMPLE_ROWS = 1024  # points in every batch, so that a point does not depend on the number of points
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:

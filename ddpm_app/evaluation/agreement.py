@@ -1,9 +1,14 @@
-"""Agreement of class-conditional samples with their labels, as read by an independent classifier, with real images beside them.
+"""Agreement of class-conditional samples with their labels, measured by an independent classifier, compared with real images.
 
-Figures: the share where the classifier agrees with the requested label, with its 95 % Wilson interval; the mean of the highest
-probability; how often each class is predicted; the Frechet distance of the classifier's features to real test images
-(FD-classifier: it compares models measured with the same classifier and the same n, and is no FID). Half of the test split is the
-distance's reference; images of the other half get the same figures: no model can be expected to exceed those.
+The figures are
+- the share of samples whose likeliest class is the requested label, with its 95 % Wilson interval,
+- the mean of the highest probability,
+- how often each class is predicted,
+- the Frechet distance of the classifier's features to those of real test images (FD-classifier). It compares models that were measured
+  with the same classifier and the same n. It is not an FID.
+
+Half of the test split is the reference of the distance. Images of the other half are measured, too; no model can be expected to do
+better than they do.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ class AgreementPlan:
     """What to measure. Making one reads the classifier and the real images.
 
     checkpoint:  a model with classes
-    classifier:  the network that reads the images
+    classifier:  the network that classifies the images
     test:        the real images
     request:     the samples: request.n of them, the classes one after the other
     per_class:   samples, and at most as many real images, of each class
@@ -57,9 +62,13 @@ class AgreementPlan:
 
 
 def agreement_plan(studio: Studio, request: Request, classifier: str = "", data: str = "", reference: int = 5000) -> AgreementPlan:
-    """request: request.n samples of each class of request.checkpoint. classifier: a directory, by default the one that ships for the
-    model's data. data: a named set's test split, a folder or an .npz, by default the model's data. Raises ValueError for what does
-    not fit together."""
+    """Make a plan. Reads the classifier and the real images.
+
+    request:    request.n samples of each class of request.checkpoint
+    classifier: its directory (default: the one that ships for the model's data)
+    data:       real images: a named set (its test split), a folder or an .npz (default: the model's data)
+    reference:  real images of the distance's reference, at most
+    Raises ValueError for a model without classes, and if the classifier, the data and the model do not fit together."""
     checkpoint = studio.checkpoint(request.checkpoint)
     config = checkpoint.config
     if reference < 2:

@@ -16,7 +16,7 @@ def table(study: Study, results: list[dict], real: dict, missing: list[str]) -> 
 
     results    of recipes.measure_line
     real       the same figures of real images
-    missing    lines that failed, each with the error
+    missing    failed lines, each with its error
     """
     d, kind, seeds = study.default, "" if study.n == 10_000 else f", n = {study.n:,}", study.seeds
     seed_note = f"seed {d.seed}" if seeds == 1 else f"seeds 0 to {seeds - 1}"
@@ -51,10 +51,10 @@ def table(study: Study, results: list[dict], real: dict, missing: list[str]) -> 
         low, high = of[0]["interval95"]
         agreed = f"{low:.3f} to {high:.3f}" if seeds == 1 else ", ".join(f"{r['agreement']:.3f}" for r in of)
         losses = [r["validation_loss"] for r in of if r["validation_loss"] is not None]
-        held = f"{mean(losses):.4f}" if losses else ""
+        validation_loss = f"{mean(losses):.4f}" if losses else ""
         text.append(
             f"| `{name}` | {what} | {round(mean(r['images'] for r in of)):,} | {shown}{spread} "
-            f"| {mean(r['agreement'] for r in of):.3f} ({agreed}) | {held} |"
+            f"| {mean(r['agreement'] for r in of):.3f} ({agreed}) | {validation_loss} |"
         )
     text += ["", "Each line again, in the project's folder:", ""]
     text += [f"    {r['command']}  # {r['name']}" for r in results if r["command"].startswith("python")]

@@ -95,10 +95,10 @@ def frames(run: Run, weights: str | float = OWN) -> dict[int, Path]:
     places = list((run.folder / "history" / name_of(weights)).glob("[0-9]*.png"))
     if weights == OWN:
         places += (run.folder / "samples").glob("[0-9]*.png")
-    found = {int(p.stem): p for p in places if p.stem.isdecimal()}
-    sizes = {k: _size(found[k]) for k in sorted(found)}
-    want = next((size for size in reversed(sizes.values()) if size), None)
-    return {k: found[k] for k, size in sizes.items() if size and size == want}
+    files = {int(p.stem): p for p in places if p.stem.isdecimal()}
+    sizes = {images_seen: _size(files[images_seen]) for images_seen in sorted(files)}
+    newest_size = next((size for size in reversed(sizes.values()) if size), None)
+    return {images_seen: files[images_seen] for images_seen, size in sizes.items() if size and size == newest_size}
 
 
 def _size(file: Path) -> tuple[int, int] | None:
@@ -132,8 +132,8 @@ def draw(studio: Studio, run: Run, weights: str | float = OWN, snapshots: tuple[
         raise ValueError(f"{run.name} has no snapshots yet; the first comes after a hundredth of its budget")
     for snapshot in snapshots:
         check_choice(f"snapshot of {run.name}", snapshot, known)
-    have = frames(run, weights)
-    wanted = [known[s] for s in (snapshots or known) if int(s) not in have]
+    drawn = frames(run, weights)
+    wanted = [known[s] for s in (snapshots or known) if int(s) not in drawn]
     steps = SETTINGS["evaluations"]
     for k, place in enumerate(wanted):
         yield k * steps, len(wanted) * steps
@@ -185,13 +185,13 @@ def animation(run: Run, kind: str, weights: str | float = OWN, fps: float = 4) -
 
 def at_shares(run: Run, shares: tuple[float, ...] = SHARES) -> dict[float, Path]:
     """The snapshot nearest to each share of the budget; shares without a snapshot nearby are left out."""
-    found = {}
+    nearest = {}
     places = [(p, moment(run, int(p.name)).share) for p in run.snapshots()]
     for share in shares:
         near = min(((abs(at - share), p) for p, at in places if at is not None), default=(1.0, None))
         if near[0] <= NEAR:
-            found[share] = near[1]
-    return found
+            nearest[share] = near[1]
+    return nearest
 
 
 def table(run: Run) -> list[dict]:
@@ -243,10 +243,10 @@ def short(row: dict) -> dict:
     numbers = row.get("numbers") if isinstance(row.get("numbers"), dict) else {}
 
     def value(name, *path):
-        found = numbers.get(name)
+        result = numbers.get(name)
         for key in path or ("value",):
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+            result = result.get(key) if isinstance(result, dict) else None
+        return result
 
     distance = next((name for name in numbers if name.startswith("FD") and not name.endswith("infinity")), None)
     return {

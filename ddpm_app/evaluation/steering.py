@@ -21,7 +21,7 @@ class SteeringPlan:
 
     checkpoint:         name of a class-conditional model
     n:                  images of each row, the classes one after the other
-    evaluations:        of the denoiser, for each image
+    evaluations:        network evaluations per image
     seed:               of the first image
     classifier_scales:  of classifier guidance, with the model's prediction without a class
     on_top:             of classifier guidance, with the model's prediction for the class
@@ -34,13 +34,13 @@ class SteeringPlan:
 
     checkpoint: str
     n: int = setting(100, "images of each row, the classes one after the other")
-    evaluations: int = setting(20, "of the denoiser, for each image")
-    seed: int = setting(0, "of the first image")
-    classifier_scales: tuple[float, ...] = setting((), "of classifier guidance alone, e.g. 1,2,4")
-    on_top: tuple[float, ...] = setting((), "of classifier guidance on top of the conditional model")
-    candidates: int = setting(1, "re-ranking: the best of this many (default 1: none)")
-    text: str = setting("", "CLIP guidance toward this text instead")
-    text_scales: tuple[float, ...] = setting((0.0, 30.0), "of the CLIP guidance (default 0,30)")
+    evaluations: int = setting(20, "network evaluations per image")
+    seed: int = setting(0, "seed of the first image")
+    classifier_scales: tuple[float, ...] = setting((), "scales of classifier guidance of the unconditional model, e.g. 1,2,4")
+    on_top: tuple[float, ...] = setting((), "scales of classifier guidance of the conditional model")
+    candidates: int = setting(1, "re-ranking: keep the best of this many (default 1: no re-ranking)")
+    text: str = setting("", "measure CLIP guidance toward this text instead of the other rows")
+    text_scales: tuple[float, ...] = setting((0.0, 30.0), "scales of CLIP guidance (default 0,30)")
     text_through: str = setting(Request.text_through, "denoiser or x0")
     text_class: str = setting("", "class that the text describes, for the agreement")
 

@@ -1,4 +1,4 @@
-"""Unpacks an uploaded ZIP of images, one sub-folder a class, into a folder for datasets.load_data. The ZIP is not trusted."""
+"""Unpacks an uploaded ZIP of images, one sub-folder per class, into a folder for datasets.load_data. The ZIP is not trusted."""
 
 from __future__ import annotations
 

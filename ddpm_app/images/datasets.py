@@ -60,7 +60,7 @@ def load_data(source: str, part: str = "train", image_size: int | None = None, u
 
     source: "digits" (8x8, ships in data/); "mnist" or "cifar10", from paths.data_roots() or else downloaded by torchvision into
         paths.download_dir(); an .npz with arr_0 uint8 (N, H, W, C) and optionally arr_1, the labels; or a folder of images with
-        one sub-folder a class
+        one sub-folder per class
     part: "train" or "test" of the named sets
     image_size: side in pixels that images of a folder are cropped and resized to (default 32)
     unlabelled: True gives images without labels (an .npz without arr_1, a folder without sub-folders) the label -1, and accepts -1
@@ -96,12 +96,12 @@ def _from_npz(file: Path, name: str, classes: tuple[str, ...] | None, lowest: in
     if images is None:
         raise ValueError(f"{file}: holds {', '.join(names)}; images are expected as arr_0")
     if images.size == 0:
-        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}: there is no image in it")
+        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}: it holds no image")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}; uint8 (N, H, W, 1 or 3) is accepted{_hint(images)}")
     labels = np.full(len(images), lowest) if labels is None else labels
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < lowest:
-        raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label an image is accepted")
+        raise ValueError(f"{file}: arr_1 is {labels.dtype} {labels.shape}; one non-negative integer label per image is accepted")
     count, most = int(labels.max()) + 1, len(classes) if classes else MAX_CLASSES
     if count > most:
         raise ValueError(f"{file}: arr_1 has a label {count - 1}; {name} has {most} classes at most, counted from 0")
@@ -139,7 +139,7 @@ def _from_torchvision(name: str, part: str) -> ImageData:
 
 
 def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
-    """One sub-folder a class; a folder without sub-folders is one class. Skips, and prints, unreadable files, images beside the
+    """One sub-folder per class; a folder without sub-folders is one class. Skips, and prints, unreadable files, images beside the
     sub-folders, and sub-folders without a readable image."""
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) or [path]
     flat = folders == [path]
@@ -158,7 +158,7 @@ def _from_folder(path: Path, size: int, unlabelled: bool = False) -> ImageData:
         else:
             bad.append(f"{folder}: no class, as there is no readable image in it")
     if not flat and (beside := sum(f.suffix.lower() in IMAGE_SUFFIXES for f in path.iterdir())):
-        bad.append(f"{beside} image{'s' if beside > 1 else ''} beside the sub-folders of {path}: put them into one of their own")
+        bad.append(f"{beside} image{'s' if beside > 1 else ''} beside the sub-folders of {path}: move them into a sub-folder")
     if not images:
         raise ValueError(f"{path}: no readable image in it" + (f" ({len(bad)} unreadable, first {bad[0]})" if bad else ""))
     for line in bad:

@@ -76,7 +76,7 @@ def read_bytes(source: str | Path | bytes) -> bytes:
 
 
 def open_picture(source: str | Path | bytes) -> Image.Image:
-    """Decode a picture from a path or from its bytes: upright RGB, 8 bits a channel, without metadata.
+    """Decode a picture from a path or from its bytes: upright RGB, 8 bits per channel, without metadata.
 
     Transparent pixels are blended with white. The first frame of an animation is used. 16-bit grey is divided by 257.
     Raises PictureError for damaged files, formats other than FORMATS, and files over MAX_BYTES, MAX_PIXELS, MAX_SIDE or
@@ -205,7 +205,7 @@ def crop_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def centre_crop(picture: Image.Image, size: int, channels: int = 3) -> Image.Image:
-    """The centred square of an RGB picture, `size` pixels a side; RGB for 3 channels, grey ("L", ITU-R 601) for 1.
+    """The centred square of an RGB picture, `size` pixels per side; RGB for 3 channels, grey ("L", ITU-R 601) for 1.
 
     Shrinking uses Lanczos with antialiasing, enlarging is bicubic, a square of the right size keeps its pixels. Raises ValueError
     for other channels or a size outside 1..4096.
@@ -226,7 +226,7 @@ def centre_crop(picture: Image.Image, size: int, channels: int = 3) -> Image.Ima
 
 
 def crop_preview(picture: Image.Image, max_side: int = 320) -> Image.Image:
-    """An RGB picture of at most `max_side` pixels a side that shows what centre_crop keeps: the rest dimmed, the crop outlined.
+    """An RGB picture of at most `max_side` pixels per side that shows what centre_crop keeps: the rest dimmed, the crop outlined.
 
     Pictures smaller than half of max_side are enlarged by a whole factor, so that the outline does not cover them.
     """

@@ -24,8 +24,8 @@ PAPER, INK = (255, 255, 255), (15, 23, 42)
 def grid(images: Tensor, columns: int, pad: int | None = None, background: int = 128) -> Image.Image:
     """uint8 (N, C, H, W) with 1 or 3 channels -> an RGB picture at native size, row by row.
 
-    pad: pixels between two images, by default a sixteenth of one. background: their grey, by default as far from a light page as
-    from a dark one."""
+    pad: pixels between two images (default: a sixteenth of their width). background: grey level between them; 128 is visible on light
+    and on dark pages."""
     n, c, h, w = images.shape
     pad = max(w // 16, 1) if pad is None else pad
     rows = -(-n // columns)
@@ -62,7 +62,7 @@ def encode(picture: Image.Image, format: str = "jpeg", quality: int = 92) -> byt
 
 
 def save_png(picture: Image.Image, file: Path) -> None:
-    """Write a PNG, whole or not at all; missing folders are made."""
+    """Write a PNG atomically. Missing folders are made."""
     write_atomically(file, encode(picture, "png"))
 
 
@@ -76,10 +76,13 @@ def data_url(data: bytes, mime: str = "image/png") -> str:
 
 
 def webp(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, captions: Sequence[str] | None = None) -> bytes:
-    """An animated WebP that loops, exact to the pixel.
+    """A lossless animated WebP that loops.
 
-    frames: pictures of one size. fps: 1 to 60. side: pixels the longer side is enlarged to, as nearly as a whole factor can.
-    captions: a line a frame, written under it. The first frame stays FIRST_HOLD, the last LAST_HOLD seconds.
+    frames:   pictures of one size
+    fps:      frames per second, 1 to 60
+    side:     the longer side in pixels; frames are enlarged by the whole factor that comes nearest
+    captions: one line per frame, written under it
+    The first frame is shown for FIRST_HOLD, the last for LAST_HOLD seconds.
     Raises ValueError for no frames, frames of several sizes, a wrong number of captions or fps out of range.
     """
     factor = _check(frames, fps, side, captions)
@@ -93,8 +96,10 @@ def webp(frames: Sequence[Image.Image], fps: float = 15, side: int = 512, captio
 
 
 def gif(frames: Sequence[Image.Image], fps: float = 15, side: int = GIF_SIDE, captions: Sequence[str] | None = None) -> bytes:
-    """An animated GIF that loops, 248 colours a frame; like webp(), but of at most GIF_SIDE pixels (or the frames' own size,
-    where that is larger) and at most 50 frames a second, above which browsers slow down."""
+    """An animated GIF that loops, with 248 colours per frame and the arguments of webp().
+
+    side is limited to GIF_SIDE pixels (or to the size of the frames, if they are larger), and fps to 50: browsers show faster GIFs
+    slowly."""
     factor = _check(frames, fps, min(side, GIF_SIDE), captions, fits=True)
     # a GIF stores hundredths of a second
     durations = [max(round(ms / 10), 2) * 10 for ms in _durations(len(frames), fps)]
@@ -147,7 +152,7 @@ def _check(frames: Sequence[Image.Image], fps: float, side: int, captions: Seque
     if len({f.size for f in frames}) > 1:
         raise ValueError("the frames of an animation have to be of one size")
     if not 1 <= fps <= 60:
-        raise ValueError(f"{fps} frames a second; 1 to 60 are accepted")
+        raise ValueError(f"{fps} frames per second; 1 to 60 are accepted")
     if not 1 <= side <= 2048:
         raise ValueError(f"a side of {side} pixels; 1 to 2048 are accepted")
     if captions is not None and len(captions) != len(frames):

@@ -31,7 +31,7 @@ from ddpm_app.studio.request import Request
 from ddpm_app.studio.steering import Steering
 
 MAX_BATCH = 64  # images denoised at once; larger requests are split into such batches
-MAX_RESULT_BYTES = 2**31  # of finished pixels held by one request
+MAX_RESULT_BYTES = 2**31  # limit for the finished pixels of one request
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,12 @@ class Studio:
         return refused
 
     def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint of this name or in this directory. Raises ValueError, with the nearest name, if there is none."""
         known = self.checkpoints()
         if name not in known and (Path(name) / "config.json").is_file():
             return checkpoints.open_checkpoint(Path(name))
         if not known:
-            raise ValueError(f"no checkpoint found in {' or '.join(str(r) for r in self.roots)}")
+            raise ValueError(f"there is no checkpoint in {' or '.join(str(r) for r in self.roots)}")
         return known[check_choice("checkpoint", name, known)]
 
     def address(self, name: str) -> str:

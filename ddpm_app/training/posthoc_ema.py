@@ -1,4 +1,4 @@
-"""Post-hoc EMA: any power-function average of a run's weights, made afterwards from the averages stored in its snapshots.
+"""Post-hoc EMA: a power-function average of any length of a run's weights, made after the run from the averages in its snapshots.
 
 A power-function EMA of exponent gamma at time t averages the weights with the profile p(tau) = (gamma+1) tau^gamma / t^(gamma+1)
 on [0, t]. Snapshots hold such averages at several times for two or more gammas. A linear combination of their profiles approximates
@@ -42,11 +42,14 @@ def inner(t_a, gamma_a, t_b, gamma_b) -> np.ndarray:
 
 
 def combination(times, lengths, time: float, length: float) -> tuple[np.ndarray, float]:
-    """Coefficients (n,) of the stored profiles (times (n,), lengths (n,)) nearest to that of (time, length) in the mean square, and
-    the remaining distance |sum x_i p_i - p| / |p|. Raises ValueError.
+    """(x, error): coefficients (n,) of stored profiles whose combination is nearest to a wanted profile p in the mean square.
 
-    Their sum is 1, so that constant weights stay unchanged. NOISE^2 |x|^2 |p|^2 is added to what is minimised: without it, nearly
-    equal profiles get huge coefficients of both signs, which multiply the rounding errors of the stored weights.
+    times, lengths: (n,) of the stored profiles p_i
+    time, length:   of the wanted profile p
+    error:          the remaining distance |sum x_i p_i - p| / |p|
+    The coefficients have the sum 1, so that constant weights stay unchanged. The minimised function includes NOISE^2 |x|^2 |p|^2;
+    without this term, nearly equal profiles get large coefficients of both signs, which multiply the rounding errors of the stored
+    weights. Raises ValueError if there are no profiles, or for a length out of range.
     """
     times, gammas = np.asarray(times, np.float64), np.array([power_gamma(v) for v in lengths])
     if not len(times) or not time > 0 or not 0 < length < 1 / np.sqrt(12):
@@ -108,17 +111,17 @@ def save_averages(
 
 def stored(run: Path) -> list[Stored]:
     """All weights stored in a run's snapshots, oldest first. Snapshots of older versions hold none."""
-    found = []
+    averages = []
     for config in sorted((run / "snapshots").glob("*/config.json")):
         folder = config.parent
         try:
             profiles = json.loads(read_text(folder / "profiles.json"))
             step, files = int(profiles["step"]), dict(profiles["files"])
             pairs = [(name, RAW if length == RAW else float(length)) for name, length in files.items() if Path(name).name == name]
-            found += [Stored(folder, step, int(folder.name), length, folder / name) for name, length in pairs if step > 0]
+            averages += [Stored(folder, step, int(folder.name), length, folder / name) for name, length in pairs if step > 0]
         except (ValueError, KeyError, TypeError):
             continue
-    return found
+    return averages
 
 
 def read(place: Stored, base: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -218,9 +221,9 @@ def keep(run: Run, length: float | str, snapshot: str = "") -> Average:
         return _keep_own(run, snapshot)
     with contextlib.suppress(CheckpointError):
         before = checkpoint.open_checkpoint(run.folder).config
-        _, found = reconstruct(run.folder, length, snapshot)
-        if (before.ema, before.images_seen) == (found.describe(), found.images):
-            return found
+        _, average = reconstruct(run.folder, length, snapshot)
+        if (before.ema, before.images_seen) == (average.describe(), average.images):
+            return average
     return write(run.folder, length, run.folder, snapshot)
 
 

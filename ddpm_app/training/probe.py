@@ -37,7 +37,7 @@ def rates(config: TrainConfig, seconds: float = 15.0, batches: tuple[int, ...] =
     Raises ValueError if none fits."""
     device = pick_device(config.device)
     batches = batches or CANDIDATES.get(device.type, CANDIDATES["cpu"])
-    trainer, found, end = Trainer(config, stand_in(config)), {}, time.perf_counter() + seconds
+    trainer, rate_of_batch, end = Trainer(config, stand_in(config)), {}, time.perf_counter() + seconds
     for k, batch in enumerate(batches):
         trainer.config = dataclasses.replace(config, batch=batch)
         until = time.perf_counter() + max(end - time.perf_counter(), 0.5) / (len(batches) - k)
@@ -52,12 +52,12 @@ def rates(config: TrainConfig, seconds: float = 15.0, batches: tuple[int, ...] =
                 if steps % 10 == 0:
                     _wait(device)
             _wait(device)
-            found[batch] = steps * batch / (time.perf_counter() - begun)
+            rate_of_batch[batch] = steps * batch / (time.perf_counter() - begun)
         except torch.OutOfMemoryError:
             break
-    if not found:
+    if not rate_of_batch:
         raise ValueError(f"a batch of {batches[0]} does not fit into the memory of {describe(device)}; choose a smaller preset")
-    return found
+    return rate_of_batch
 
 
 def _wait(device: torch.device) -> None:
@@ -65,19 +65,21 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
-    """batch, lr, warmup, ema, validations and the predicted images and steps of a budget of `minutes`, from rates {batch: images/s}.
+def derive(rate_of_batch: dict[int, float], minutes: float, preset: str) -> dict:
+    """The settings for a budget of `minutes`: batch, lr, warmup, ema, validations, and the predicted images and steps.
 
-    The smallest batch within GOOD of the best rate, smaller still where a run would have fewer than STEPS steps; the learning
-    rate grows with its root from config.LR, up to 2e-3; a tenth of the images warm up, at most 20,000.
-    The EMA is 0.05 of the run, 0.02 of one below STEPS: as the learning rate falls to zero, a long EMA lags behind (938 steps on
-    digits: validation loss 0.2378 raw, 0.2379 at 0.02, 0.2380 at 0.05, 0.2386 at 0.1, 0.2396 at 0.15).
+    rate_of_batch: {batch: images/s}
+    batch:  the smallest with a rate of at least GOOD times the best; the smallest of all if the run would have fewer than STEPS steps
+    lr:     config.LR times the square root of the batch (relative to the batch that LR is for), at most 2e-3
+    warmup: a tenth of the images, at most 20,000
+    ema:    0.05 of the run; 0.02 of a run of fewer than STEPS steps, because a long EMA lags behind the weights there (938 steps on
+            digits: validation loss 0.2378 raw, 0.2379 at 0.02, 0.2380 at 0.05, 0.2386 at 0.1, 0.2396 at 0.15)
     """
-    best = max(found.values())
-    batch = min(b for b, rate in found.items() if rate >= GOOD * best)
-    fewer = [b for b in sorted(found) if b < batch and found[batch] * 60 * minutes / batch < STEPS]
+    best = max(rate_of_batch.values())
+    batch = min(b for b, rate in rate_of_batch.items() if rate >= GOOD * best)
+    fewer = [b for b in sorted(rate_of_batch) if b < batch and rate_of_batch[batch] * 60 * minutes / batch < STEPS]
     batch = fewer[0] if fewer else batch
-    images = found[batch] * 60 * minutes
+    images = rate_of_batch[batch] * 60 * minutes
     base = 2e-4 * math.sqrt(batch / 128) if preset == "ddpm" else LR.get(preset, LR["small"]) * math.sqrt(batch / 64)
     steps = int(images // batch)
     return {
@@ -88,12 +90,13 @@ def derive(found: dict[int, float], minutes: float, preset: str) -> dict:
         "warmup": int(min(20_000, images // 10)),
         "images": int(images),
         "steps": steps,
-        "images_per_s": found[batch],
+        "images_per_s": rate_of_batch[batch],
     }
 
 
 def plan(config: TrainConfig, seconds: float = 15.0) -> dict:
     """What train_unet.py --probe prints: the fields of derive(), every measured rate, and the device."""
-    found = rates(config, seconds)
-    minutes = config.minutes or config.images / max(found.values()) / 60
-    return {**derive(found, minutes, config.preset), "rates": found, "minutes": minutes, "device": describe(pick_device(config.device))}
+    measured = rates(config, seconds)
+    minutes = config.minutes or config.images / max(measured.values()) / 60
+    facts = {"rates": measured, "minutes": minutes, "device": describe(pick_device(config.device))}
+    return derive(measured, minutes, config.preset) | facts

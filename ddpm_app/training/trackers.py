@@ -18,12 +18,12 @@ PROJECT = "ddpm-studio"
 
 def check(names: str) -> list[str]:
     """ "wandb,trackio" -> the names. Raises ValueError for a tracker that is unknown or not installed."""
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    for name in asked:
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
         check_choice("tracker", name, KINDS)
         if name != "tensorboard" and importlib.util.find_spec(name) is None:
             raise ValueError(f"--track: {name} is not installed: pip install {name}")
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(chosen))
 
 
 def scalars(row: dict) -> dict[str, float]:
@@ -121,13 +121,13 @@ class Trackers:
 
     def __init__(self, names: str, folder: Path, config: dict, step: int = 0, tell: Callable[[str], None] = print, on: bool = True):
         self.tell, self.kept = tell, {}
-        asked = check(names) if on else []
-        for name in dict.fromkeys(["tensorboard", *asked] if on else []):
+        chosen = check(names) if on else []
+        for name in dict.fromkeys(["tensorboard", *chosen] if on else []):
             try:
                 self.kept[name] = KINDS[name](folder, config, step)
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
-                if name in asked:
+                if name in chosen:
                     self.close()
                     raise ValueError(f"--track: {name} could not start ({reason})") from error
                 tell(f"no TensorBoard files: {reason}")

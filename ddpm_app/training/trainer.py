@@ -72,7 +72,9 @@ class Trainer:
         self.dtype = pick_dtype(self.device, config.precision)
         if self.device.type == "cpu":
             keep_freed_memory()
-        torch.backends.cudnn.benchmark = True  # every batch has the same shape, so that the search for the fastest kernels pays
+        torch.backends.cudnn.benchmark = (
+            True  # every batch has the same shape, so that the search for the fastest kernels is worth its time
+        )
         self.data = data.to(self.device)
         torch.manual_seed(config.seed)
         extra = {} if config.dropout < 0 else {"dropout": config.dropout}
@@ -282,9 +284,9 @@ def train(
         return TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
 
     while trainer.progress() < 1:
-        asked = time.perf_counter()
+        stop_check_started = time.perf_counter()
         stop = world.any(should_stop())
-        waited = time.perf_counter() - asked
+        waited = time.perf_counter() - stop_check_started
         started, event_time = started + waited, event_time + waited
         if stop and since:  # report the last steps, too
             yield event(time.perf_counter())

@@ -17,7 +17,7 @@ OWNERS = {
     "check_choice": ("flags.py", ("known", "one_of", "choose_from"), "did you mean"),
     "reachable": ("checkpoints/hub.py", ("answers", "is_reachable"), None),
     "local_data": ("images/datasets.py", ("local_test",), None),
-    "wilson_interval": ("classifiers/metrics.py", ("wilson",), "is no share"),
+    "wilson_interval": ("classifiers/metrics.py", ("wilson",), "is not a share"),
     "write_atomically": ("files.py", ("atomic_write", "write_whole"), None),
     "cache_dir": ("paths.py", ("cache_folder",), None),
     "runs_dir": ("paths.py", ("runs_folder", "runs_root"), None),

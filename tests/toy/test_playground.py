@@ -136,7 +136,7 @@ def test_the_field_of_the_data_points_is_close_to_the_exact_field_and_unknown_fi
     setup = Lab().setup("moons")
     of_points, of_truth = (use_cases.field(setup, which, 0.3)["arrows"] for which in ("points", "exact"))
     assert of_points != of_truth and np.abs(np.array(of_points) - np.array(of_truth)).mean() < 30
-    with pytest.raises(ToyDataError, match="unknown field 'both'"):
+    with pytest.raises(ValueError, match="unknown field 'both'"):
         use_cases.field(setup, "both", 0.3)
 
 
