@@ -49,7 +49,7 @@ def refused(action, *words):
 # -- there and back -----------------------------------------------------------------------------------------------------
 
 
-def test_round_trip(saved):
+def test_a_saved_checkpoint_is_read_back(saved):
     again = open_checkpoint(saved.path)
     assert again.config == CONFIG and again.name == "model" and again.config.network.multipliers == (1, 2)
     denoiser = again.denoiser(dtype=torch.float32)
@@ -236,7 +236,7 @@ def test_bad_configurations_are_named(saved, changes, word):
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[1]", "3", '"x"', "\xff\xfe", "[" * 100_000])
-def test_bad_json(saved, text):
+def test_a_damaged_config_is_refused(saved, text):
     (saved.path / "config.json").write_bytes(text.encode("latin-1"))
     refused(lambda: open_checkpoint(saved.path), "model")
 

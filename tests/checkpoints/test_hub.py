@@ -61,7 +61,7 @@ def test_there_and_back_is_the_same_network(config):
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in ours.state_dict().items())
 
 
-def test_the_layout_is_googles():
+def test_the_preset_ddpm_has_the_layout_of_google_ddpm_cifar10():
     """The configuration google/ddpm-cifar10-32 is published with."""
     google = {
         "_class_name": "UNet2DModel", "act_fn": "silu", "attention_head_dim": None, "block_out_channels": [128, 256, 256, 256],
@@ -248,7 +248,7 @@ def test_fetch_a_pipeline(remote, noise, name, row):
         (lambda f: (f / "scheduler_config.json").write_text('{"num_train_timesteps": 1e99}'), ("2 to 100000",)),
     ],
 )
-def test_bad_repositories(remote, change, words):
+def test_repositories_that_cannot_be_imported(remote, change, words):
     published(remote / "bad" / "one")
     change(remote / "bad" / "one")
     refused(lambda: hub.fetch("bad/one"), "bad/one", *words)

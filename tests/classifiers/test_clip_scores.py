@@ -55,7 +55,7 @@ def test_a_class_is_named_by_whole_words():
     ]
 
 
-def test_ranking():
+def test_rank_sorts_by_similarity():
     order, values = rank(at(40, 5, 90), at(0))
     assert order.tolist() == [1, 0, 2] and values.tolist() == pytest.approx([math.cos(math.radians(d)) for d in (5, 40, 90)], abs=1e-6)
 

@@ -32,36 +32,36 @@ def fine():
 
 def test_distortion_is_the_posterior_variance(fine):
     """E |x0 - E[x0 | x_t]|^2 = s^2 sigma^2 / (s^2 + sigma^2) for x0 ~ N(m, s^2)."""
-    found, schedule, _ = fine
+    rates, schedule, _ = fine
     sigma = schedule.sigma.flip(0).numpy()
     want = 127.5 * np.sqrt(STD**2 * sigma**2 / (STD**2 + sigma**2))
-    assert found.t[:-1].tolist() == list(range(1000, 0, -1)) and np.allclose(found.sigma[:-1], sigma)
-    assert np.abs(found.rmse[:-1] / want - 1).max() < 0.06  # 6,400 numbers a level: 0.9 % is one standard error
-    assert abs((found.rmse[:-1] / want - 1).mean()) < 0.003 and found.rmse[-1] == 0
+    assert rates.t[:-1].tolist() == list(range(1000, 0, -1)) and np.allclose(rates.sigma[:-1], sigma)
+    assert np.abs(rates.rmse[:-1] / want - 1).max() < 0.06  # 6,400 numbers a level: 0.9 % is one standard error
+    assert abs((rates.rmse[:-1] / want - 1).mean()) < 0.003 and rates.rmse[-1] == 0
 
 
 def test_rate_is_the_mutual_information(fine):
     """In small steps E[bits up to x_t] nears I(x0; x_t) = log2(1 + s^2 / sigma^2) / 2 a dimension: half the integral of the posterior
     variance over SNR (Guo, Shamai and Verdu 2005)."""
-    found, schedule, _ = fine
+    rates, schedule, _ = fine
     want = 0.5 * np.log2(1 + STD**2 / schedule.sigma.flip(0).numpy() ** 2)
-    assert np.abs(found.rate[:-1] - want).max() < 0.02 * want.max() and want.max() > 4
+    assert np.abs(rates.rate[:-1] - want).max() < 0.02 * want.max() and want.max() > 4
     middle = slice(300, 1000)
-    assert np.abs(found.rate[:-1][middle] / want[middle] - 1).max() < 0.05
+    assert np.abs(rates.rate[:-1][middle] / want[middle] - 1).max() < 0.05
 
 
 def test_the_code_is_as_short_as_shannon_allows(fine):
     """The rate-distortion function of a Gaussian, D = s^2 2^(-2 R): no code beats it, this one reaches it."""
-    found, _, _ = fine
-    limit = 127.5 * STD * 2.0 ** -found.rate[:-1]
-    assert np.abs(np.log2(found.rmse[:-1] / limit)).max() < 0.12  # bits a dimension
+    rates, _, _ = fine
+    limit = 127.5 * STD * 2.0 ** -rates.rate[:-1]
+    assert np.abs(np.log2(rates.rmse[:-1] / limit)).max() < 0.12  # bits a dimension
 
 
 def test_the_whole_code_is_the_entropy(fine):
-    found, _, entropy = fine
-    assert found.total == pytest.approx(entropy, rel=0.01) and found.total > entropy - 3 * found.standard_error
-    assert found.total == pytest.approx(found.L_T + found.L_mid + found.L_0) and found.rate[-1] == pytest.approx(found.total)
-    assert (np.diff(found.rate) >= 0).all()
+    rates, _, entropy = fine
+    assert rates.total == pytest.approx(entropy, rel=0.01) and rates.total > entropy - 3 * rates.standard_error
+    assert rates.total == pytest.approx(rates.L_T + rates.L_mid + rates.L_0) and rates.rate[-1] == pytest.approx(rates.total)
+    assert (np.diff(rates.rate) >= 0).all()
 
 
 @pytest.mark.parametrize("variance", ["large", "small"])
@@ -69,7 +69,7 @@ def test_every_step_costs_what_its_gaussians_cost(variance):
     """With the exact denoiser E|error|^2 is the posterior variance, which gives every term in closed form."""
     images, _ = gaussian_images(1000, shape=(1, 5, 5))
     schedule = make_schedule("linear", T=20, beta_start=1e-3, beta_end=0.6)
-    found = C.curve([coded(images, schedule, states=19, variance=variance)])
+    rates = C.curve([coded(images, schedule, states=19, variance=variance)])
     sigma = schedule.sigma.numpy()
     mse = STD**2 * sigma**2 / (STD**2 + sigma**2)
     s, r, bar = sigma[1:], sigma[:-1], schedule.alpha_bar.numpy()
@@ -77,8 +77,8 @@ def test_every_step_costs_what_its_gaussians_cost(variance):
     if variance == "large":
         ratio = (1 - bar[:-1]) / (1 - bar[1:])
         want = ratio * want + 0.5 * (ratio - 1 - np.log(ratio))
-    assert found.cost[:19] == pytest.approx(want[::-1] / math.log(2), rel=0.05)
-    assert np.diff(found.rate)[:19] == pytest.approx(found.cost[:19])
+    assert rates.cost[:19] == pytest.approx(want[::-1] / math.log(2), rel=0.05)
+    assert np.diff(rates.rate)[:19] == pytest.approx(rates.cost[:19])
 
 
 def test_sum_of_rates_is_the_bound_to_the_last_digit():
@@ -90,12 +90,12 @@ def test_sum_of_rates_is_the_bound_to_the_last_digit():
         return torch.full_like(x, 0.07)
 
     for variance in ("large", "small"):
-        found = C.curve([coded(images, schedule, constant, states=49, variance=variance)])
+        rates = C.curve([coded(images, schedule, constant, states=49, variance=variance)])
         bound = L.variational_bound(constant, images, schedule, draws=49, variance=variance)
-        assert found.total == pytest.approx(bound.total, rel=1e-12) and found.standard_error == pytest.approx(bound.standard_error)
+        assert rates.total == pytest.approx(bound.total, rel=1e-12) and rates.standard_error == pytest.approx(bound.standard_error)
         for part in ("L_T", "L_mid", "L_0"):
-            assert getattr(found, part) == pytest.approx(getattr(bound, part), rel=1e-10)
-        assert found.cost[:49] == pytest.approx(bound.L_t[::-1])
+            assert getattr(rates, part) == pytest.approx(getattr(bound, part), rel=1e-10)
+        assert rates.cost[:49] == pytest.approx(bound.L_t[::-1])
 
 
 def test_sum_of_rates_is_the_bound_of_a_network(studio):
@@ -104,13 +104,13 @@ def test_sum_of_rates_is_the_bound_of_a_network(studio):
     one = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     images, label = one.expand(24, -1, -1, -1).contiguous(), torch.full((24,), 4)
     request = compression.CodeRequest("cifar10-random", "given", states=20, seed=5)
-    found = C.curve([list(compression.code(studio, request, images, label))])
+    rates = C.curve([list(compression.code(studio, request, images, label))])
     denoiser = studio.denoiser(checkpoint)
     with torch.inference_mode():
         bound = L.variational_bound(lambda x, s: denoiser(x, s, label[: len(x)]), images, denoiser.schedule, draws=60)
-    assert found.L_T == pytest.approx(bound.L_T, rel=1e-9)
-    assert found.L_0 == pytest.approx(bound.L_0, rel=0.05)
-    assert found.L_mid == pytest.approx(bound.L_mid, rel=0.15)  # the 20 times are one draw
+    assert rates.L_T == pytest.approx(bound.L_T, rel=1e-9)
+    assert rates.L_0 == pytest.approx(bound.L_0, rel=0.05)
+    assert rates.L_mid == pytest.approx(bound.L_mid, rel=0.15)  # the 20 times are one draw
 
 
 def test_few_states_are_unbiased():
@@ -122,7 +122,7 @@ def test_few_states_are_unbiased():
     assert np.mean(short) == pytest.approx(full, abs=4 * np.std(short) / 60**0.5 + 0.01)
 
 
-def test_times_part_the_chain():
+def test_times_divide_the_chain_into_stretches():
     for T, states in ((1000, 60), (1000, 999), (1000, 998), (10, 2), (10, 9), (2, 5), (3, 2)):
         plan = C.times(T, states, seed=1)
         assert plan[0][1] == T and all(low <= t < high for low, t, high in plan)
@@ -175,7 +175,7 @@ def test_fine_levels_leave_the_variance_no_part():
     assert abs(fine[0] - fine[1]) < 0.03 and abs(coarse[0] - coarse[1]) > 0.3
 
 
-def test_what_is_refused(studio):
+def test_arguments_that_are_refused(studio):
     images, _ = gaussian_images(2)
     with pytest.raises(ValueError, match="2 or more"):
         coded(images, make_schedule("linear"), states=1)
@@ -204,13 +204,13 @@ def test_flow_of_one_image_has_an_error_bar(studio):
         try:
             shares.append(next(steps))
         except StopIteration as end:
-            found = end.value
+            rates = end.value
             break
-    assert shares == pytest.approx([k / 6 for k in range(1, 7)]) and found.n == 4 and found.standard_error > 0
-    assert found.evaluations == 13 and math.isfinite(found.bits)
+    assert shares == pytest.approx([k / 6 for k in range(1, 7)]) and rates.n == 4 and rates.standard_error > 0
+    assert rates.evaluations == 13 and math.isfinite(rates.bits)
 
 
-def test_the_command(tmp_path, roots, monkeypatch, capsys):
+def test_the_command_code(tmp_path, roots, monkeypatch, capsys):
     from PIL import Image
 
     real = Studio.__init__

@@ -44,7 +44,7 @@ class Exact(nn.Module):
 
 
 @pytest.mark.parametrize("row", PREDICTION_TYPES)
-def test_rows_agree_given_the_truth(row):
+def test_all_prediction_types_give_the_same_x0(row):
     """A network that answers truthfully in its own terms: every row reads the same x0 out of it, at any level, one or many."""
     a, b = alphas(T)
     network = Exact(row, X0, T)
@@ -94,7 +94,7 @@ def test_the_loss_is_a_mean_square_of_the_target(row):
     assert float(network.anchor.grad) == pytest.approx(0.2, rel=1e-3)
 
 
-def test_targets_of_a_silent_network():
+def test_the_loss_of_a_zero_network_is_the_mean_square_of_the_target():
     """F = 0: the loss is the target's own mean square, by the papers' definitions."""
 
     class Silent(nn.Module):

@@ -47,7 +47,7 @@ def test_cfg_is_the_textbooks_formula_in_noise(s):
     torch.testing.assert_close(cfg(Fake(), LABEL, s)(X, SIGMA), want)
 
 
-def test_cfg_in_v():
+def test_cfg_of_v_equals_cfg_of_x0():
     """The same in v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0."""
     a = 1 / math.sqrt(1 + 4)
     v = [a * (X - d) / SIGMA - 2 * a * d for d in (conditional(), unconditional())]
@@ -57,7 +57,7 @@ def test_cfg_in_v():
 
 
 @pytest.mark.parametrize("s, want, passes", [(1.0, conditional, [4]), (0.0, unconditional, [4]), (2.0, None, [8])])
-def test_cfg_costs_what_it_must(s, want, passes):
+def test_number_of_passes_of_cfg(s, want, passes):
     fake = Fake()
     got = cfg(fake, LABEL, s)(X, SIGMA)
     assert fake.batches == passes
@@ -68,7 +68,7 @@ def test_cfg_costs_what_it_must(s, want, passes):
 
 
 @pytest.mark.parametrize("sigma, guided", [(0.5, False), (0.51, True), (2.0, True), (3.0, True), (3.01, False)])
-def test_the_interval(sigma, guided):
+def test_cfg_guides_only_within_its_interval(sigma, guided):
     """Guidance where 0.5 < sigma <= 3, the plain conditional elsewhere (Kynkaanniemi et al. 2024)."""
     fake = Fake()
     got = cfg(fake, LABEL, 4.0, interval=(0.5, 3.0))(X, torch.tensor(sigma, dtype=F64))
@@ -80,7 +80,7 @@ def test_the_interval(sigma, guided):
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.3, 1.0])
-def test_rescale(phi):
+def test_rescale_is_lin_et_al(phi):
     """Lin et al. 2023, eq. 15 and 16: x_final = phi x_cfg std(x_cond) / std(x_cfg) + (1 - phi) x_cfg, a sample at a time."""
     got = cfg(Fake(), LABEL, 5.0, rescale=phi)(X, SIGMA)
     for k in range(4):
@@ -101,14 +101,14 @@ def test_autoguidance_points_away_from_the_weak():
     assert torch.equal(autoguide(strong, never, 1.0)(X, SIGMA), X * 0.5)
 
 
-def test_clipping_belongs_outside():
+def test_clipping_after_guidance():
     plain = cfg(Fake(), LABEL, 6.0)
     got = clipped(plain)(X, SIGMA)
     assert torch.equal(got, plain(X, SIGMA).clamp(-1, 1)) and plain(X, SIGMA).abs().max() > 1
     assert clipped(lambda x, s: x, 0.0, 0.5)(X, SIGMA).min() == 0
 
 
-def test_conditioned():
+def test_conditioned_uses_the_label_or_none():
     assert torch.equal(conditioned(Fake(), LABEL)(X, SIGMA), conditional())
     assert torch.equal(conditioned(Fake(), None)(X, SIGMA), unconditional())
 

@@ -135,7 +135,7 @@ def test_the_ends_between_two_seeds_are_what_generate_makes(studio):
     assert not np.array_equal(end.images[2], end.images[0])
 
 
-def test_images_there_and_back(studio):
+def test_encoded_images_are_decoded_again(studio):
     pictures = torch.randint(0, 256, (2, 1, 14, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     moments = list(interpolate.interpolate(studio, interpolate.PathRequest("mnist-random", "ode", frames=3, evaluations=11), pictures))
     assert [m.phase for m in moments] == ["encode"] * 5 + ["decode"] * 6 and moments[-1].done
@@ -163,7 +163,7 @@ def test_the_code_is_the_inverse_of_decoding():
     assert float(code.abs().max()) > 10 and torch.allclose(back, x0, atol=5e-3)
 
 
-def test_what_is_refused(studio):
+def test_settings_that_are_refused(studio):
     two = torch.zeros(2, 1, 14, 14, dtype=torch.uint8)
     for bad in (
         {"way": "car"},
@@ -191,7 +191,7 @@ def test_what_is_refused(studio):
         I.code_levels(make_schedule("linear"), 1)
 
 
-def test_the_command(tmp_path, roots, monkeypatch, capsys):
+def test_the_command_interpolate(tmp_path, roots, monkeypatch, capsys):
     from PIL import Image
 
     real = Studio.__init__

@@ -117,12 +117,12 @@ def test_the_flow_integrator_converges_with_its_order(order):
     errors = []
     for steps in (16, 32, 64):
         levels = L.flow_levels(0.01, 80.0, steps)
-        found, _ = L.flow_log_density(gaussian_denoiser(0.1, 0.3), x, levels, exact=True, order=order)
+        log_density, _ = L.flow_log_density(gaussian_denoiser(0.1, 0.3), x, levels, exact=True, order=order)
         exact = torch.distributions.Normal(0.1, math.sqrt(0.3**2 + 0.01**2)).log_prob(x).sum(1)
         prior = torch.distributions.Normal(0.1, math.sqrt(0.3**2 + 80.0**2))  # the integrator's prior is N(0, 1 + 80^2)
         z = 0.1 + (x - 0.1) * math.sqrt((0.3**2 + 80.0**2) / (0.3**2 + 0.01**2))
         exact = exact + (torch.distributions.Normal(0.0, math.sqrt(1 + 80.0**2)).log_prob(z) - prior.log_prob(z)).sum(1)
-        errors.append(float((found - exact).abs().mean()))
+        errors.append(float((log_density - exact).abs().mean()))
     assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.5)
 
 

@@ -116,7 +116,7 @@ def test_deterministic_samplers_reach_the_same_picture(name):
 # -- step for step beside diffusers -------------------------------------------------------------------------------------
 
 
-def theirs(scheduler, n, **options):
+def diffusers_states(scheduler, n, **options):
     """States after every step in diffusers' coordinates, and the noise it drew."""
     module = __import__(type(scheduler).__module__, fromlist=["x"])
     drawn, draw = [], getattr(module, "randn_tensor", None)
@@ -154,7 +154,7 @@ def compare(run, n, states, drawn=(), upto=None):
 def test_ddim_is_diffusers(n, eta):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
-    states, drawn = theirs(scheduler, n, eta=eta)
+    states, drawn = diffusers_states(scheduler, n, eta=eta)
     compare(lambda x, grid, noise: samplers.ddim(mixture, x, grid, noise, eta=eta), n, states, drawn)
 
 
@@ -163,7 +163,7 @@ def test_ddim_is_diffusers(n, eta):
 def test_ddpm_is_diffusers(n, variance, name):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDPMScheduler(timestep_spacing="trailing", clip_sample=False, variance_type=variance)
-    states, drawn = theirs(scheduler, n)
+    states, drawn = diffusers_states(scheduler, n)
     # on a short chain diffusers adds noise of variance beta even on the way to t = 0; the picture before it is compared
     compare(lambda x, grid, noise: SAMPLERS[name].run(mixture, x, grid, noise), n, states, drawn, -1 if n < 1000 else None)
 
@@ -175,7 +175,7 @@ def test_dpmpp_2m_is_diffusers(n):
         beta_start=1e-4, beta_end=0.02, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
         timestep_spacing="trailing", lower_order_final=False, final_sigmas_type="zero", euler_at_final=False,
     )  # fmt: skip
-    states, _ = theirs(scheduler, n)
+    states, _ = diffusers_states(scheduler, n)
     compare(lambda x, grid, noise: samplers.dpmpp_2m(mixture, x, grid), n, states)
 
 
@@ -186,7 +186,7 @@ def test_unipc_is_diffusers(n):
         beta_start=1e-4, beta_end=0.02, solver_order=2, solver_type="bh2", predict_x0=True,
         timestep_spacing="trailing", lower_order_final=True, final_sigmas_type="zero",
     )  # fmt: skip
-    states, _ = theirs(scheduler, n)
+    states, _ = diffusers_states(scheduler, n)
     compare(lambda x, grid, noise: samplers.unipc(mixture, x, grid), n, states)
 
 

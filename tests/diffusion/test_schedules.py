@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 @pytest.mark.parametrize(
-    "name, theirs, betas",
+    "name, diffusers_name, betas",
     [
         ("linear", "linear", (1e-4, 0.02)),
         ("linear", "linear", (5e-4, 0.01)),
@@ -23,11 +23,11 @@ F64 = torch.float64
     ],
 )
 @pytest.mark.parametrize("T", [1000, 137])
-def test_betas_are_diffusers(name, theirs, betas, T):
+def test_betas_are_diffusers(name, diffusers_name, betas, T):
     diffusers = pytest.importorskip("diffusers")
     ours = make_schedule(name, T, **(dict(beta_start=betas[0], beta_end=betas[1]) if betas else {}))
     extra = dict(beta_start=betas[0], beta_end=betas[1]) if betas else {}
-    other = diffusers.DDPMScheduler(num_train_timesteps=T, beta_schedule=theirs, **extra)
+    other = diffusers.DDPMScheduler(num_train_timesteps=T, beta_schedule=diffusers_name, **extra)
     assert ours.T == T and ours.name == name
     torch.testing.assert_close(ours.beta, other.betas.double(), rtol=2e-5, atol=1e-9)
     torch.testing.assert_close(ours.alpha_bar, other.alphas_cumprod.double(), rtol=3e-4, atol=1e-9)  # theirs is float32
@@ -61,7 +61,7 @@ def test_sigmoid_alpha_bar_is_chens(tau, start, end):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("T", [2, 10, 1000, 4000])
-def test_the_coordinates_are_one(name, T):
+def test_sigma_alpha_bar_beta_and_log_snr_agree(name, T):
     if name in ("linear", "scaled-linear", "quadratic") or T > 2:
         s = make_schedule(name, T)
         assert s.sigma.dtype == F64 and len(s.sigma) == T and bool((s.sigma.diff() > 0).all())

@@ -136,8 +136,8 @@ def test_codes_and_paths_say_what_does_not_go_together(roots, tmp_path, monkeypa
     def no_constant(name):
         raise AssertionError(f"{name} is no JSON")
 
-    found = json.loads(capsys.readouterr().out, parse_constant=no_constant)
-    assert found["flow"]["standard_error"] is None
+    output = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    assert output["flow"]["standard_error"] is None
     assert cli.main(code) == 0 and "nan" not in capsys.readouterr().out
 
 

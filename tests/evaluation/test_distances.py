@@ -75,11 +75,11 @@ def test_extrapolation_removes_the_bias(shift):
     for seed in range(12):
         x = normal(400, dims, seed, shift)
         biased.append(frechet_distance(statistics(x), reference) - truth)
-        found = D.extrapolated(x, reference)
-        mended.append(found.value - truth)
-        assert [n for n, _ in found.points] == [400, 200, 133, 100] and found.error > 0
-        assert [d for _, d in found.points] == sorted(d for _, d in found.points)
-        assert found.points[0][1] == pytest.approx(frechet_distance(statistics(x), reference))
+        limit = D.extrapolated(x, reference)
+        mended.append(limit.value - truth)
+        assert [n for n, _ in limit.points] == [400, 200, 133, 100] and limit.error > 0
+        assert [d for _, d in limit.points] == sorted(d for _, d in limit.points)
+        assert limit.points[0][1] == pytest.approx(frechet_distance(statistics(x), reference))
     assert np.mean(biased) > 0.3  # about dims (dims + 3) / (4 n)
     assert abs(np.mean(mended)) < 0.2 * np.mean(biased)
 

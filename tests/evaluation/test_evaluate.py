@@ -31,7 +31,7 @@ def reference(tmp_path_factory):
 # -- numbers ----------------------------------------------------------------------------------------------------------------
 
 
-def test_everything_at_once(studio, classifier_folder, model):
+def test_all_metrics_in_one_evaluation(studio, classifier_folder, model):
     rows, refused, events = done(
         studio, plan(classifier_folder, metrics=("fid", "kid", "is", "prc", "classifier", "neighbours", "bpd-bound"), bits_n=4, draws=2)
     )
@@ -87,7 +87,7 @@ def test_three_seeds_give_a_spread(studio, classifier_folder, model):
     assert m.protocol["seeds"] == 3 and len(set(alone)) == 3
 
 
-def test_images_that_are_given(studio, classifier_folder, model, reference, tmp_path):
+def test_images_from_a_file_are_measured(studio, classifier_folder, model, reference, tmp_path):
     rows, refused, events = done(studio, plan(classifier_folder, images=reference, against=reference, metrics=("fid", "classifier")))
     assert rows["FD-classifier"].value == pytest.approx(0, abs=1e-4) and rows["agreement"].detail["n"] == 90
     assert rows["FD-classifier"].protocol["reference"] == "real.npz, 90 images" and rows["FD-classifier"].protocol["images"] == "real.npz"
@@ -102,27 +102,27 @@ def test_images_that_are_given(studio, classifier_folder, model, reference, tmp_
 
 
 def test_stopped_at_a_batch_and_gone_on_with(studio, classifier_folder, model, cache, monkeypatch):
-    asked = []
+    sampled_batches = []
     real = Studio.sample
-    monkeypatch.setattr(Studio, "sample", lambda self, r, *a, **k: asked.append((r.seed, r.n)) or real(self, r, *a, **k))
+    monkeypatch.setattr(Studio, "sample", lambda self, r, *a, **k: sampled_batches.append((r.seed, r.n)) or real(self, r, *a, **k))
     events = evaluate(studio, plan(classifier_folder, n=150))
     for e in events:
         if e.done == 64:
             break
     next(events)  # the second batch has begun
     events.close()
-    assert asked == [(0, 64), (64, 64)] and [f.name for f in (cache / "samples").glob("*/*")] == ["0000000+64.u8"]
+    assert sampled_batches == [(0, 64), (64, 64)] and [f.name for f in (cache / "samples").glob("*/*")] == ["0000000+64.u8"]
     rows, _, _ = done(studio, plan(classifier_folder, n=150))
-    assert asked[2:] == [(64, 64), (128, 22)]  # the first batch is not computed again
-    asked.clear()
+    assert sampled_batches[2:] == [(64, 64), (128, 22)]  # the first batch is not computed again
+    sampled_batches.clear()
     again, _, _ = done(studio, plan(classifier_folder, n=150, metrics=("fid", "classifier")))
-    assert asked == [] and again["FD-classifier"].value == rows["FD-classifier"].value
+    assert sampled_batches == [] and again["FD-classifier"].value == rows["FD-classifier"].value
     done(studio, plan(classifier_folder, n=128))
-    assert asked == []  # image i does not depend on n
+    assert sampled_batches == []  # image i does not depend on n
     for file in (cache / "samples").glob("*/0000064+64.u8"):
         file.write_bytes(file.read_bytes()[:-1])
     mended, _, _ = done(studio, plan(classifier_folder, n=150))
-    assert asked == [(64, 64)] and mended["FD-classifier"].value == rows["FD-classifier"].value
+    assert sampled_batches == [(64, 64)] and mended["FD-classifier"].value == rows["FD-classifier"].value
 
 
 def test_larger_batches_give_the_same_pictures(studio, model, monkeypatch):
@@ -152,7 +152,7 @@ def test_other_weights_are_other_samples(studio, model, tmp_path):
     assert samples.folder_of(studio, request, other) != a
 
 
-def test_room_is_made_for_new_samples(cache):
+def test_the_oldest_samples_are_removed_above_the_limit(cache):
     for k in range(4):
         folder = cache / "samples" / f"old{k}"
         folder.mkdir(parents=True)
@@ -198,7 +198,7 @@ def test_fewer_samples_than_dimensions(studio, classifier_folder, model):
     assert "FD-classifier-infinity" not in rows and "needs 39 samples" in rows["FD-classifier"].detail["extrapolation"]
 
 
-def test_networks_that_cannot_be_had(studio, classifier_folder, model, monkeypatch, tmp_path):
+def test_missing_feature_networks_are_refusals(studio, classifier_folder, model, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(features, "reachable", lambda url: False)
     both = plan(
@@ -238,7 +238,7 @@ def test_a_model_that_gives_nan(studio, classifier_folder, model):
         ({"draws": 0}, "1 or more"),
     ],
 )
-def test_plans_that_cannot_begin(classifier_folder, change, says):
+def test_bad_plans_are_refused(classifier_folder, change, says):
     with pytest.raises(ValueError, match=says):
         plan(classifier_folder, **change)
 

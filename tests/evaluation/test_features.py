@@ -74,17 +74,17 @@ def test_torch_fidelity_sees_the_same_numbers(extractor):
         input1=Held(a), input2=Held(b), feature_extractor=extractor.key, fid=True, kid=True, isc=True, prc=True, kid_subset_size=60,
         kid_subsets=4, cuda=False, cache=False, save_cpu_ram=True, verbose=False, batch_size=7,
     )  # fmt: skip
-    mine, other = (drained(features.features_of(extractor, Images.from_tensor(x), "x"))[1] for x in (a, b))
-    fd = distances.frechet_distance(features.stats(mine, extractor), features.stats(other, extractor))
+    first, second = (drained(features.features_of(extractor, Images.from_tensor(x), "x"))[1] for x in (a, b))
+    fd = distances.frechet_distance(features.stats(first, extractor), features.stats(second, extractor))
     assert fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3) and fd > 0.01
-    kd = distances.kernel_distance(mine["features"], other["features"], subsets=4)[0]
+    kd = distances.kernel_distance(first["features"], second["features"], subsets=4)[0]
     assert kd == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6)
-    assert distances.inception_score(mine["logits"])[0] == pytest.approx(theirs["inception_score_mean"], rel=1e-4)
-    precision, recall = distances.precision_recall(mine["features"], other["features"])
+    assert distances.inception_score(first["logits"])[0] == pytest.approx(theirs["inception_score_mean"], rel=1e-4)
+    precision, recall = distances.precision_recall(first["features"], second["features"])
     assert (precision, recall) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
 
 
-def test_one_pass_and_never_again(extractor, cache):
+def test_features_are_computed_in_one_pass_and_cached(extractor, cache):
     seen, found = drained(features.features_of(extractor, Images.from_tensor(pictures(600)), "x"))
     assert [(p.done, p.total) for p in seen] == [(256, 600), (512, 600), (600, 600)]
     assert found["features"].shape == (600, 12) and found["logits"].shape == (600, 3)
@@ -92,20 +92,20 @@ def test_one_pass_and_never_again(extractor, cache):
     assert torch.equal(found["mean"], s.mean) and torch.equal(found["cov"], s.cov)
     seen, again = drained(features.features_of(extractor, Images.from_tensor(pictures(600)), "x"))
     assert seen == [] and all(torch.equal(found[k], again[k]) for k in found) and len(list(cache.iterdir())) == 1
-    other = pictures(600)
-    other[599, 2, 15, 15] ^= 1  # one bit of one pixel
-    assert drained(features.features_of(extractor, Images.from_tensor(other), "x"))[0] != []
+    second = pictures(600)
+    second[599, 2, 15, 15] ^= 1  # one bit of one pixel
+    assert drained(features.features_of(extractor, Images.from_tensor(second), "x"))[0] != []
 
 
 def test_only_one_batch_of_pixels_is_asked_for(extractor):
-    asked = []
+    batch_sizes = []
 
     def part(a, b):
-        asked.append(b - a)
+        batch_sizes.append(b - a)
         return pictures(b - a, seed=a)
 
     drained(features.features_of(extractor, Images(700, (3, 16, 16), part), "x", cache=False))
-    assert max(asked) == features.BATCH and sum(asked) == 700
+    assert max(batch_sizes) == features.BATCH and sum(batch_sizes) == 700
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other", "nan"])
@@ -231,12 +231,12 @@ def test_ours_equals_torch_fidelitys_command_line_on_the_same_pngs(random_incept
     theirs = json.loads(done.stdout[done.stdout.index("{") :])
     extractor = features.inception_features(str(random_inception))
     assert "not the literature's" in extractor.about and extractor.dims == 2048
-    mine, other = (drained(features.features_of(extractor, load_images(f)[0], "x"))[1] for f in folders)
-    fd = distances.frechet_distance(features.stats(mine, extractor), features.stats(other, extractor))
+    first, second = (drained(features.features_of(extractor, load_images(f)[0], "x"))[1] for f in folders)
+    fd = distances.frechet_distance(features.stats(first, extractor), features.stats(second, extractor))
     assert fd == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3, abs=1e-3) and fd > 0.1
-    kd = distances.kernel_distance(mine["2048"], other["2048"], subsets=4)[0]
+    kd = distances.kernel_distance(first["2048"], second["2048"], subsets=4)[0]
     assert kd == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3, abs=1e-3) and kd != 0
-    score = distances.inception_score(mine["logits_unbiased"])[0]
+    score = distances.inception_score(first["logits_unbiased"])[0]
     assert score == pytest.approx(theirs["inception_score_mean"], abs=1e-3) and score > 1.001
 
 

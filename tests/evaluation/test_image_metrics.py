@@ -13,7 +13,7 @@ from tests.evaluation.conftest import MODEL, done, plan
 pytestmark = pytest.mark.usefixtures("cache", "no_real_data")
 
 
-def test_network_by_network():
+def test_metrics_are_ordered_by_feature_network():
     pairs = wanted(("fid", "is", "clip", "neighbours"), ("classifier", "inception"))
     assert pairs == [
         ("neighbours", None), ("fid", "classifier"), ("is", "classifier"), ("neighbours", "classifier"),
@@ -21,7 +21,7 @@ def test_network_by_network():
     ]  # fmt: skip
 
 
-def test_as_many_of_each_class():
+def test_balanced_takes_equally_many_of_each_class():
     labels = torch.tensor([2, 2, 2, 0, 1, 0, 2, 1])
     assert labels[balanced(labels, 3)].sort().values.tolist() == [0, 1, 2] and 0 in balanced(labels, 3)  # the first of its class
     assert labels[balanced(labels, 6)].bincount().tolist() == [2, 2, 2]

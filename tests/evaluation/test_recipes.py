@@ -29,21 +29,21 @@ def flags(tmp_path):
     return ["--data", str(tmp_path / "toy.npz"), "--batch", "4", "--n", "8", "--evaluations", "2", "--device", "cpu", *where]
 
 
-def test_one_factor_at_a_time():
+def test_lines_change_one_factor_at_a_time():
     default = TrainConfig(minutes=1, lr=8e-4)
-    found = {line.name: line for line in recipes.lines(default)}
-    assert len(found) == 16 and len({line.trained for line in found.values()}) == 13
-    cross = {(c.get("prediction_type", "v"), c.get("schedule", "cosine")) for c in (line.changes for line in found.values())}
+    by_name = {line.name: line for line in recipes.lines(default)}
+    assert len(by_name) == 16 and len({line.trained for line in by_name.values()}) == 13
+    cross = {(c.get("prediction_type", "v"), c.get("schedule", "cosine")) for c in (line.changes for line in by_name.values())}
     assert cross == {(kind, schedule) for kind in ("eps", "v", "edm") for schedule in ("linear", "cosine")}
-    for line in found.values():
+    for line in by_name.values():
         assert (
             line.factor in ("default", "prediction type x schedule", "batch, lr by its root", "the two that help, together")
             or len(line.changes) == 1
         )
         TrainConfig(**{"minutes": 1, **line.changes})
-    assert found["batch-128"].changes == {"batch": 128, "lr": pytest.approx(8e-4 * 2**0.5, rel=1e-2)}
-    assert found["min-snr-5-lr-2"].changes == {"weight": "min-snr-5", "lr": 1.6e-3}
-    assert found["ema-0.1"].trained == "v-cosine" and found["v-cosine"].changes == {}
+    assert by_name["batch-128"].changes == {"batch": 128, "lr": pytest.approx(8e-4 * 2**0.5, rel=1e-2)}
+    assert by_name["min-snr-5-lr-2"].changes == {"weight": "min-snr-5", "lr": 1.6e-3}
+    assert by_name["ema-0.1"].trained == "v-cosine" and by_name["v-cosine"].changes == {}
 
 
 def test_a_study_of_seconds(tmp_path, flags, capsys):
@@ -77,11 +77,11 @@ def test_seeds_in_two_phases_beside_an_older_study(tmp_path, flags, capsys):
     assert study_recipes.main([*flags, "--phase", "train"]) == 0
     assert not (tmp_path / "runs" / "v-cosine.json").exists()
     assert study_recipes.main([*flags, "--phase", "judge"]) == 0
-    found = {n: json.loads((tmp_path / "runs" / f"{n}.json").read_text()) for n in ("v-cosine", "v-cosine-seed-1", "ema-0.2-seed-1")}
-    assert [r["protocol"]["seed"] for r in found.values()] == [0, 1, 1]
-    assert "--seed 1" in found["v-cosine-seed-1"]["command"] and found["ema-0.2-seed-1"]["command"] == "of v-cosine-seed-1"
+    by_name = {n: json.loads((tmp_path / "runs" / f"{n}.json").read_text()) for n in ("v-cosine", "v-cosine-seed-1", "ema-0.2-seed-1")}
+    assert [r["protocol"]["seed"] for r in by_name.values()] == [0, 1, 1]
+    assert "--seed 1" in by_name["v-cosine-seed-1"]["command"] and by_name["ema-0.2-seed-1"]["command"] == "of v-cosine-seed-1"
     text = (tmp_path / "RECIPES.md").read_text()
-    one, two = (found[n]["fd"] for n in ("v-cosine", "v-cosine-seed-1"))
+    one, two = (by_name[n]["fd"] for n in ("v-cosine", "v-cosine-seed-1"))
     assert f"{(one + two) / 2:#.3g}" in text and f"({one:#.3g}, {two:#.3g})" in text and text.count("| `v-cosine` |") == 1
     assert (
         text.startswith("# Studies\n\n## another, 3 minutes\n\nits table\n\n## ") and "--phase" not in text and "not finished" not in text

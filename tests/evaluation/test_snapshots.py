@@ -70,7 +70,7 @@ def test_training_grids_belong_to_the_own_set(run, monkeypatch):
     assert list(snapshots.frames(run)) == [6000, 9000], "another size is an older program's, one cut short is none"
 
 
-def test_the_table_is_the_engines(run, studio, monkeypatch):
+def test_the_table_holds_the_numbers_and_refusals_of_evaluate(run, studio, monkeypatch):
     """Random weights of data that nobody has a classifier for: a row a share, each refusal once, in its own words."""
     monkeypatch.setitem(snapshots.SETTINGS, "evaluations", 1)
     events = list(snapshots.fill(studio, run, n=4))
@@ -95,7 +95,7 @@ def test_the_table_is_the_engines(run, studio, monkeypatch):
 
 
 @pytest.mark.parametrize("weights", ["../x", "ema", 0.5, -1, float("nan"), None, "ema-0.08"])
-def test_weights_have_few_names(run, studio, weights):
+def test_unknown_weights_are_refused(run, studio, weights):
     with pytest.raises(ValueError, match="EMA length"):
         next(snapshots.draw(studio, run, weights))
 

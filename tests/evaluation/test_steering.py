@@ -32,7 +32,7 @@ def test_a_row_has_agreement_and_time(studio, monkeypatch):
     assert all(row["n"] == 2 and row["agreement"] == 0.5 and row["ms an evaluation"] > 0 for row in rows)
 
 
-def test_a_mistake_is_one_sentence(capsys):
+def test_an_unknown_model_is_one_sentence_on_stderr(capsys):
     assert command.main(["there-is-no-such-model"], "") == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("measure_steering: ") and err.count("\n") == 1

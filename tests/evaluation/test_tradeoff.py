@@ -40,7 +40,7 @@ def test_a_value_out_of_range_is_said_before_anything_is_sampled(studio, classif
         list(sweep(studio, plan(classifier_folder), Sweep("guidance", (1.0, 40.0))))
 
 
-def test_sweeps_in_words():
+def test_parse_sweep():
     assert parse_sweep("evaluations=5,10").values == (5, 10) and parse_sweep("sampler").values[0] == "dpmpp-2m"
     assert parse_sweep("guidance = 1, 2.5").values == (1.0, 2.5) and "ddpm" not in Sweep("sampler").values
     for text, says in (

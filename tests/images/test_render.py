@@ -180,7 +180,7 @@ def test_side_is_met_by_a_whole_factor():
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif", "mp4"])
-def test_bad_arguments(kind):
+def test_animations_refuse_bad_arguments(kind):
     animate = getattr(render, kind)
     with pytest.raises(ValueError, match="at least one frame"):
         animate([])

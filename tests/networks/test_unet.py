@@ -103,7 +103,7 @@ def test_any_image_size(size):
     assert sizes[:3] == config.resolutions and network.down[1].attention is not None
 
 
-def test_a_new_network_says_nothing():
+def test_a_new_network_outputs_zeros():
     network = UNet(MICRO).eval()
     x, t, label = inputs(MICRO)
     assert not network(x, t, label).any() and network(x, t, label).dtype == torch.float32
@@ -154,14 +154,14 @@ def test_same_output_as_diffusers_both_ways(config):
     from ddpm_app.checkpoints.diffusers import from_diffusers, to_diffusers
 
     ours = random_weights(UNet(config))
-    theirs = to_diffusers(ours)
+    diffusers_unet = to_diffusers(ours)
     x, t, label = inputs(config, batch=1 if config.channels * config.image_size > 2000 else 3)
     with torch.no_grad():
-        want = theirs(x, t, class_labels=label).sample
+        want = diffusers_unet(x, t, class_labels=label).sample
         assert want.abs().mean() > 0.01
         torch.testing.assert_close(ours(x, t, label), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
-        back = from_diffusers(random_weights(theirs, seed=1))
-        want = theirs(x, t, class_labels=label).sample
+        back = from_diffusers(random_weights(diffusers_unet, seed=1))
+        want = diffusers_unet(x, t, class_labels=label).sample
         torch.testing.assert_close(back(x, t, label), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
         fast = for_inference(back, CPU, torch.float32)(x, t, label)
         torch.testing.assert_close(fast, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))

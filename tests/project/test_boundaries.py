@@ -95,7 +95,7 @@ def test_every_module_imported_exists_and_none_in_a_circle():
     "library, homes",
     [("gradio", {"ui"}), ("argparse", {"cli", "flags"})],
 )
-def test_who_knows_a_library(library, homes):
+def test_which_modules_import_a_library(library, homes):
     knowing = {name_of(f) for f in PACKAGE.rglob("*.py") if library in imports(f)[1]}
     assert knowing <= homes
 
@@ -136,6 +136,6 @@ def test_no_file_is_long():
     assert not long
 
 
-def test_no_module_without_an_idea():
+def test_no_module_is_called_utils_or_helpers():
     allowed = {"base"} if (PACKAGE / "ui" / "components" / "base.py").exists() else set()
     assert not ({f.stem for f in PACKAGE.rglob("*.py")} - allowed) & {"utils", "util", "common", "helpers", "misc"}

@@ -24,7 +24,7 @@ TOPS = "ddpm_app|train|tests|checkpoints|docs|data"
 @pytest.mark.parametrize(
     "names", [SAMPLERS, SCHEDULES, GRIDS, PREDICTION_TYPES, PRESETS], ids="samplers schedules grids predictions presets".split()
 )
-def test_every_name_is_there(names):
+def test_docs_name_every_sampler_schedule_grid_and_command(names):
     missing = [n for n in names if not re.search(rf"(?<![\w-]){re.escape(n)}(?![\w-])", TEXT)]
     assert missing == []
 

@@ -66,7 +66,7 @@ def refused(source, *words: str) -> None:
         assert word in text
 
 
-def test_round_trip(tmp_path):
+def test_settings_are_read_back(tmp_path):
     assert set(FULL) == set(KEYS)
     data = write(PICTURE, FULL)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(PICTURE))
@@ -150,7 +150,7 @@ def test_values_out_of_type_or_range(key):
         refused(settings(**{key: value}), key)
 
 
-def test_interval_upside_down():
+def test_an_interval_with_low_above_high_is_refused():
     refused(settings(interval_low=2, interval_high=1), "interval_low")
     refused(settings(steer_low=2, steer_high=1), "steer_low")
 

@@ -195,7 +195,7 @@ def test_a_batch_too_small_to_split():
     assert sum(parts, []) == list(range(10)) and {len(p) for p in parts} == {2, 3}
 
 
-def test_a_process_alone_joins_nobody(monkeypatch):
+def test_a_single_process_does_not_load_accelerate(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     code = "import sys; sys.path.insert(0, 'train'); import train_unet; print('accelerate' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "False"

@@ -52,7 +52,7 @@ def test_the_combination_is_the_nearest_one(length):
     assert abs(slope - slope.mean()).max() < 1e-4  # all equal: only the sum, which is held, could lower it
 
 
-def test_a_stored_profile_is_itself():
+def test_a_stored_profile_is_reconstructed_from_itself_alone():
     times, lengths = np.repeat([100.0, 200.0, 300.0], 2), np.tile([0.05, 0.1], 3)
     x, error = posthoc_ema.combination(times, lengths, 300.0, 0.1)
     assert error < 1e-6 and x[5] == pytest.approx(1, abs=1e-6)
@@ -205,7 +205,7 @@ def test_keeping_waits_for_the_end_of_the_run(run, monkeypatch):
         posthoc_ema.keep(runs.Run(folder), 0.08)
 
 
-def test_damage_is_named(run, tmp_path):
+def test_damaged_averages_are_refused(run, tmp_path):
     folder, _ = run
     copy = tmp_path / "toy"
     __import__("shutil").copytree(folder, copy)

@@ -125,7 +125,7 @@ def test_status_is_derived(root):
             jobs.find(bad)
 
 
-def test_a_zombie_is_dead():
+def test_a_zombie_process_counts_as_ended():
     child = subprocess.Popen([sys.executable, "-c", ""])
     until(lambda: not process.process_started(child.pid))
     child.wait()
@@ -141,7 +141,7 @@ def test_a_zombie_is_dead():
         ({"init": "/etc"}, "no checkpoint"),
     ],
 )
-def test_what_cannot_start_says_so(root, data, change, says):
+def test_start_refuses_bad_settings(root, data, change, says):
     (root / "r").mkdir(parents=True)
     where = {k: change.pop(k) for k in ("name", "init") if k in change}
     with pytest.raises(ValueError, match=says):

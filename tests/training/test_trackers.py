@@ -43,7 +43,7 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
     assert [(e.step, e.value) for e in read(tmp_path).Scalars("train/loss")] == [(4, 0.5), (8, 0.75)]
 
 
-def test_names(monkeypatch):
+def test_tracker_names_are_checked(monkeypatch):
     assert check("") == [] and check("tensorboard") == ["tensorboard"]
     with pytest.raises(ValueError, match="unknown tracker 'mlflow'; known: tensorboard, wandb, trackio"):
         check("mlflow")

@@ -203,7 +203,7 @@ def test_gradients_are_clipped():
 # -- the loop -----------------------------------------------------------------------------------------------------------
 
 
-def test_events():
+def test_events_hold_steps_images_and_losses():
     trainer = Trainer(config(images=176), toy())
     events = run(trainer, every=4)
     assert [e.step for e in events] == [4, 8, 11] and [e.images for e in events] == [64, 128, 176]
@@ -235,7 +235,7 @@ def test_a_loss_that_is_no_number_stops_the_run():
 
 
 @pytest.mark.parametrize("prediction_type, schedule", [("v", "cosine"), ("eps", "linear"), ("x0", "cosine"), ("edm", "cosine")])
-def test_it_learns(prediction_type, schedule):
+def test_training_lowers_the_held_out_loss(prediction_type, schedule):
     """Held-out loss on flat pictures: far below that of the untrained network, with every prediction type."""
     trainer = Trainer(
         config(images=32 * 100, batch=32, prediction_type=prediction_type, schedule=schedule, lr=5e-3, warmup=100, ema=0.1), toy(size=4)
