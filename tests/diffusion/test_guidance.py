@@ -237,5 +237,5 @@ def test_a_guide_that_is_off_is_not_asked():
     sigma = torch.tensor(1.0, dtype=F64)
     for guided in (classifier_guided(exact, never, 0.0), similarity_guided(exact, never, 0.0)):
         assert torch.equal(guided(POINTS, sigma), exact(POINTS, sigma))
-    with pytest.raises(ValueError, match=r"one value a sample, \(40,\), not \(40, 3\)"):
+    with pytest.raises(ValueError, match=r"the shape \(40, 3\); \(40,\), one value per sample"):
         similarity_guided(exact, lambda x0: x0, 1.0)(POINTS, sigma)

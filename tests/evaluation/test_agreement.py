@@ -108,7 +108,7 @@ def test_judge_refuses_what_does_not_fit_in_one_sentence(conditional, striped, t
     save_classifier(tmp_path / "wrong", wrong, ResNet(wrong))
     for command, word in (
         ([str(tmp_path / "nothing")], "not a directory"),
-        ([str(conditional), "--classifier", str(tmp_path / "nothing")], "not a directory; a classifier is one"),
+        ([str(conditional), "--classifier", str(tmp_path / "nothing")], "is accepted as a classifier"),
         ([str(conditional), "--classifier", str(tmp_path / "wrong"), "--data", str(striped)], "does not fit"),
         ([str(conditional), "--classifier", str(tmp_path / "classifier")], "no data set"),
     ):

@@ -186,7 +186,7 @@ def test_animations_refuse_bad_arguments(kind):
         animate([])
     with pytest.raises(ValueError, match="one size"):
         animate([*frames(1), *frames(1, (8, 8))])
-    with pytest.raises(ValueError, match="frames a second"):
+    with pytest.raises(ValueError, match="frames per second"):
         animate(frames(2), fps=0)
     with pytest.raises(ValueError, match="side"):
         animate(frames(2), side=0)

@@ -137,7 +137,7 @@ def huge(roots):
 
 
 def test_a_studio_without_checkpoints_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no checkpoint found"):
+    with pytest.raises(ValueError, match="there is no checkpoint in"):
         Studio([tmp_path]).checkpoint("x")
 
 
