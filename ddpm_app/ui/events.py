@@ -19,20 +19,24 @@ HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}  # of an event
 INSTANT = {**HIDDEN, "queue": False}  # for handlers that return immediately
 
 
-def friendly(error: Exception) -> gr.Error:
-    """The error as a sentence for the visitor. The program's ValueErrors are sentences already; other errors are logged under an id."""
+def friendly(error: Exception, at: str = "") -> gr.Error:
+    """The error as a sentence for the visitor. The program's ValueErrors are sentences already; other errors are logged under an id.
+
+    at: elem_id of the button or input under which the page shows the sentence; by default the one that the visitor used last."""
     if isinstance(error, gr.Error):
         return error
+    options = {"title": at or "Error", "duration": None, "print_exception": False}  # assets/shell.js moves it below its button
     if isinstance(error, ValueError):
-        return gr.Error(html.escape(str(error)[:400], quote=False), print_exception=False)  # toasts render HTML
+        return gr.Error(html.escape(str(error)[:400], quote=False), **options)  # toasts render HTML
     tag = secrets.token_hex(3)
     log.exception("handler failed [%s]", tag, exc_info=error)
-    return gr.Error(f"Something went wrong here (it is in the server's log as {tag}).", print_exception=False)
+    return gr.Error(f"Something went wrong here (it is in the server's log as {tag}).", **options)
 
 
-def guarded(handler: Callable, last: Callable[[], dict] | None = None) -> Callable:
+def guarded(handler: Callable, last: Callable[[], dict] | None = None, at: str = "") -> Callable:
     """Wrap a handler, a function or a generator, so that the page gets every error as a sentence.
 
+    at: see friendly
     last: () -> the message that a failing generator sends before its error. The event's own .failure() would be another request,
     whose answer may arrive after the first messages of the next run."""
     if inspect.isgeneratorfunction(handler):
@@ -46,7 +50,7 @@ def guarded(handler: Callable, last: Callable[[], dict] | None = None) -> Callab
             except Exception as error:
                 if last is not None:
                     yield last()
-                raise friendly(error) from None
+                raise friendly(error, at) from None
 
         return generator
 
@@ -55,7 +59,7 @@ def guarded(handler: Callable, last: Callable[[], dict] | None = None) -> Callab
         try:
             return handler(*args, **kwargs)
         except Exception as error:
-            raise friendly(error) from None
+            raise friendly(error, at) from None
 
     return plain
 
@@ -203,7 +207,9 @@ def wire_runs(
     for button, handler, inputs in starts:
         click = button.click(clicked, None, [token, stop, *buttons], **at_once)
         shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "denoise", "trigger_mode": "multiple", **HIDDEN}
-        events.append(click.then(guarded(newest.follow(handler, stopped, token), failed), {*inputs, token}, outputs, **shared))
+        events.append(click.then(
+            guarded(newest.follow(handler, stopped, token), failed, str(button.elem_id or "")), {*inputs, token}, outputs, **shared,
+        ))  # fmt: skip
         click.then(announce_wait, token, None, concurrency_limit=None, trigger_mode="multiple", **HIDDEN)
     halted = stop.click(halt, token, outputs, **at_once)  # INSTANT is outside the queue: a Stop must not wait for the run that it stops
     if view_id:

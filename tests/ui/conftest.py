@@ -87,7 +87,7 @@ def page(browser, app):
     page = context.new_page()
     trouble = watch(page, url)
     page.set_default_timeout(PATIENCE)
-    page.goto(url)
+    page.goto(f"{url}?v=create")
     page.wait_for_selector("#generate-start")
     yield page
     context.close()

@@ -6,7 +6,7 @@ import pytest
 
 from ddpm_app.ui.events import AT_ONCE
 from tests.ui.conftest import PATIENCE
-from tests.ui.test_page import generated, number
+from tests.ui.steps import choose_model, error, generated, number
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +53,7 @@ def test_a_waiting_run_is_announced_and_can_be_stopped(page, browser, app):
     try:
         for other in others:
             other.set_default_timeout(PATIENCE)
-            other.goto(url)
+            other.goto(f"{url}?v=create")
             other.click("#generate-start")
             other.wait_for_selector("#generate-grid .status:has-text('evaluation')")
         number(page, "Evaluations", 3)
@@ -75,8 +75,7 @@ def test_a_waiting_run_is_announced_and_can_be_stopped(page, browser, app):
 
 
 def test_classifier_guidance_gives_an_unconditional_model_classes(page):
-    page.get_by_label("plain-random").check()
-    page.wait_for_function("() => (document.querySelector('#status .chip')?.textContent ?? '').includes('plain-random')")
+    choose_model(page, "plain-random")
     menu = page.locator("input[aria-label='Class']").locator("visible=true").first
     page.wait_for_function("() => [...document.querySelectorAll('input[aria-label=Class]')].some(i => i.value === 'none (unconditional)')")
     menu.click()
@@ -84,7 +83,7 @@ def test_classifier_guidance_gives_an_unconditional_model_classes(page):
     number(page, "Images", 2)
     number(page, "Evaluations", 2)
     page.click("#generate-start")  # without guidance it has no classes
-    assert "classifier scale" in page.wait_for_selector("[data-testid=toast-body]").inner_text()
+    assert "classifier scale" in error(page)
     page.wait_for_selector("#generate-start:not([disabled])")
     page.locator("#steer > button").first.click()
     page.wait_for_selector("#steer-text")

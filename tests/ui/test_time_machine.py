@@ -10,6 +10,7 @@ import pytest
 from ddpm_app.evaluation import snapshots
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components import time_machine
+from tests.ui.steps import view
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_the_time_machine_on_the_page(run, studio, browser, monkeypatch):
     page.set_default_timeout(60_000)
     try:
         page.goto(url)
-        page.get_by_role("tab", name="Train", exact=True).click()
+        view(page, "Train")
         page.wait_for_selector("#train-time [data-t=all]:enabled")
         page.click("#train-time [data-t=all]")
         page.wait_for_selector("#train-time .a img:visible")

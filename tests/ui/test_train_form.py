@@ -11,7 +11,7 @@ from ddpm_app.studio.studio import Studio
 from ddpm_app.training import runs
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.ui.forms.training import FURTHER, Form, further, further_text
-from ddpm_app.ui.tabs.train import build
+from ddpm_app.ui.views.train import build
 
 
 def test_further_settings_are_read_and_written():

@@ -26,7 +26,26 @@ function setText(node, text) {
 
 // The value of a CSS variable, for drawing on a canvas.
 function css(name) {
-  return getComputedStyle(element).getPropertyValue(name).trim() || '#888';
+  return getComputedStyle(element).getPropertyValue(name).trim() || 'currentColor';
+}
+
+// A word whose explanation appears on hover, focus and tap; keys are those of glossary.py.
+function term(key, words) {
+  return window.ddpm.term(key, words);
+}
+
+// The shown view's settings in the address, beside ?v=; the link button copies them.
+function setAddress(settings) {
+  window.ddpm.setAddress(settings);
+}
+
+function readAddress() {
+  return window.ddpm.readAddress();
+}
+
+// Opens a view, or a tab of the Lab, by its key.
+function goTo(key) {
+  window.ddpm.goTo(key);
 }
 
 function clamp(value, low, high) {

@@ -1,7 +1,7 @@
 // value = {run, size, channels, x0: base64 uint8 CHW, eps: base64 float32 CHW, T, model: name of its schedule,
 // bars: {schedule: [alpha_bar of t = 0..T]}, crop: address of a picture, t}; run null: nothing to show.
 // x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is computed here: the slider needs no server.
-const COLOURS = ['#6366f1', '#d97706', '#0d9488'];
+const COLOURS = ['--c1', '--c2', '--c3'];
 const state = { run: null, value: null, t: 0, x0: null, eps: null, dots: {}, panels: {} };
 
 function curveX(t) {
@@ -79,14 +79,14 @@ function buildCurve(schedules) {
   state.dots = {};
   curve.append(svg('line', { x1: 14, y1: 112, x2: 306, y2: 112 }));
   schedules.forEach((name, k) => {
-    const colour = COLOURS[k % 3];
+    const colour = `var(${COLOURS[k % 3]})`;
     const d = pathThrough(bars[name].map((alphaBar, t) => [curveX(t), curveY(alphaBar)]));
     const label = name + (name === model ? ' (this model)' : '');
-    curve.append(svg('path', { stroke: colour, 'stroke-dasharray': name === model ? '' : '4 3', d }));
+    curve.append(svg('path', { style: `stroke:${colour}`, 'stroke-dasharray': name === model ? '' : '4 3', d }));
     curve.append(svg('text', { x: 306, y: 14 + 12 * k, 'text-anchor': 'end', style: `fill:${colour}` }, label));
   });
   schedules.forEach((name, k) => {
-    state.dots[name] = svg('circle', { r: name === model ? 6 : 4, fill: COLOURS[k % 3] });
+    state.dots[name] = svg('circle', { r: name === model ? 6 : 4, style: `fill:${colour}` });
     curve.append(state.dots[name]);
   });
   curve.append(svg('text', { x: 14, y: 126, 'text-anchor': 'start' }, 't = 0'));

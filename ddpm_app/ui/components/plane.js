@@ -3,7 +3,7 @@
 // run null: the plane keeps its picture, and only locked is read (no drawing during a run).
 // Positions are thousandths of the square's half side. All frames of the particles are here: play, pause, scrub and
 // speed need no server.
-const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#65a30d', '#0284c7', '#9333ea', '#dc2626'];
+const COLOURS = ['--c1', '--c2', '--c3', '--c4', '--c5', '--ink'];
 const LEVELS = [-0.5, -1.5, -3, -5, -8]; // of the contours, in nats below the peak
 const MOST_STROKES = 60;
 const MOST_POINTS = 400; // of a stroke
@@ -54,7 +54,7 @@ function drawContours(density) {
     });
     return crossed;
   }
-  context.strokeStyle = css('--body-text-color-subdued');
+  context.strokeStyle = css('--ink2');
   context.lineWidth = unit();
   LEVELS.forEach((level, k) => {
     context.globalAlpha = 0.9 - 0.15 * k;
@@ -72,7 +72,7 @@ function drawContours(density) {
 
 function drawHeat({ side: n, heat }) {
   const cell = side() / n;
-  context.fillStyle = isDark() ? '#f59e0b' : '#dc2626';
+  context.fillStyle = css('--signal-f');
   for (let i = 0; i < n; i++) {
     for (let j = 0; j < n; j++) {
       context.globalAlpha = (0.75 * heat[i * n + j]) / 255;
@@ -96,7 +96,7 @@ function drawArrows({ side: n, arrows }) {
   for (let k = 0; k < n * n; k++) longest = Math.max(longest, Math.hypot(arrows[2 * k], arrows[2 * k + 1]));
   const cell = 2000 / (n - 1);
   const scale = (0.9 * cell) / longest;
-  context.strokeStyle = css('--color-accent');
+  context.strokeStyle = css('--ink');
   context.lineWidth = 1.2 * unit();
   context.globalAlpha = 0.75;
   context.beginPath();
@@ -115,7 +115,7 @@ function drawArrows({ side: n, arrows }) {
 // One path per colour, which is fast for thousands of squares. colours: index of each point's colour, or null for grey.
 function drawPoints(positions, colours, n, size, opacity) {
   context.globalAlpha = opacity;
-  const used = colours ? COLOURS : [css('--body-text-color-subdued')];
+  const used = colours ? COLOURS.map(css) : [css('--ink2')];
   used.forEach((colour, c) => {
     let any = false;
     context.fillStyle = colour;
@@ -137,8 +137,9 @@ function drawPaths() {
   const last = Math.min(levels() - 1, Math.ceil(state.at));
   context.lineWidth = side() / 900;
   context.globalAlpha = isDark() ? 0.6 : 0.35;
+  const colours = COLOURS.map(css);
   for (let k = 0; k < n; k += step) {
-    context.strokeStyle = COLOURS[particles[k] % COLOURS.length];
+    context.strokeStyle = colours[particles[k] % COLOURS.length];
     context.beginPath();
     for (let level = 0; level <= last; level++) {
       const i = 2 * (level * n + k);
@@ -192,7 +193,7 @@ function drawParticles() {
 
 function drawStrokes(strokes) {
   const place = ([x, y]) => [pixelX(x * 1000), pixelY(y * 1000)];
-  context.strokeStyle = css('--color-accent');
+  context.strokeStyle = css('--ink');
   context.lineWidth = 10 * unit();
   context.lineCap = context.lineJoin = 'round';
   for (const stroke of strokes) {

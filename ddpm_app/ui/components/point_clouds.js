@@ -1,7 +1,7 @@
 // value = {data: [x, y, ...], clouds: [{method, scale, points: [x, y, ...]}, ...]}, or null: nothing to show.
 // Positions are thousandths of the square's half side. Each canvas shows one method's points over the data of the class,
 // in grey. The slider chooses the guidance scale.
-const COLOURS = ['#6366f1', '#d97706', '#0d9488'];
+const COLOURS = ['--c1', '--c2', '--c3'];
 let scales = [];
 let chosen = 0; // index into scales
 
@@ -46,8 +46,8 @@ function draw() {
     const side = canvas.width;
     const cloud = pointsOf(clouds, canvas.dataset.way, scale);
     context.clearRect(0, 0, side, side);
-    drawPoints(context, value.data || [], css('--body-text-color-subdued'), 3, side, 0.4);
-    if (cloud) drawPoints(context, cloud.points, COLOURS[k], 4, side, 0.85);
+    drawPoints(context, value.data || [], css('--ink2'), 3, side, 0.4);
+    if (cloud) drawPoints(context, cloud.points, css(COLOURS[k]), 4, side, 0.85);
   });
 }
 

@@ -261,7 +261,7 @@ function drawConfusion(names, confusion) {
     const cells = counts.map((count, j) => {
       const cell = el('td', count || '·');
       const strength = Math.round((48 * count) / total);
-      cell.style.background = `color-mix(in srgb, var(--color-accent) ${strength}%, transparent)`;
+      cell.style.background = `color-mix(in srgb, var(--ink) ${strength}%, transparent)`;
       cell.title = `${names[k]} read as ${names[j]}: ${count}`;
       return cell;
     });

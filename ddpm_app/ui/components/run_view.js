@@ -1,7 +1,7 @@
 // value = {select: the run to show, stamp}. Everything else comes from server.train_poll, every 1.5 s while the tab is
 // on screen, so that the runs appear again after a reload, in another browser and after a restart of the server. Nodes
 // are updated in place, without flicker. A `ddpm-run` event on document tells the time machine which run is chosen.
-const COLOURS = ['#6366f1', '#d97706', '#0d9488', '#db2777', '#0284c7', '#65a30d'];
+const COLOURS = ['--c1', '--c2', '--c3', '--c4', '--c5', '--ink'];
 const LIVE = ['starting', 'queued', 'running', 'paused'];
 const POLL = 1500; // ms
 const MOST_OPEN = 6; // runs whose curves are shown at once
@@ -378,7 +378,7 @@ function drawLines(group, axes, smoothing) {
     paths.forEach(([className, points, dashes], j) => {
       const path = group.children[3 * k + j];
       path.setAttribute('class', className);
-      path.setAttribute('stroke', colour);
+      path.style.stroke = colour;
       path.setAttribute('stroke-dasharray', dashes);
       path.setAttribute('d', pathOf(points));
     });
@@ -410,7 +410,7 @@ function drawChart() {
   chart.setAttribute('viewBox', `0 0 ${width} 260`);
   state.lines = names.map((name, k) => {
     const { train, held } = curvesOf(name);
-    return { name, colour: COLOURS[k % 6], raw: train, smoothed: smooth(train, smoothing), validation: held };
+    return { name, colour: `var(${COLOURS[k % 6]})`, raw: train, smoothed: smooth(train, smoothing), validation: held };
   });
   const all = state.lines.flatMap(line => [...line.smoothed, ...line.validation]);
   if (!all.some(isVisible)) state.zoom = null; // other runs, or a new log

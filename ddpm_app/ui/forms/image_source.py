@@ -83,7 +83,7 @@ class ImageSource:
         return "none" if label == NONE else label
 
 
-def build_source(studio: Studio, model: gr.Radio, prefix: str, index: int = 0, title: str = "Image") -> ImageSource:
+def build_source(studio: Studio, model: gr.Dropdown, prefix: str, index: int = 0, title: str = "Image") -> ImageSource:
     """Lay out a source in the current column; its menus change with the model."""
     first = studio.checkpoints().get(model.value) if model.value else None
     kinds, labels = source_choices(first), classes_of(first)

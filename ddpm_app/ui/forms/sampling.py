@@ -33,7 +33,7 @@ def class_choices(checkpoint: Checkpoint | None, rows: bool, steering: Steering 
 class Controls:
     """The components, and how to read them. `rows`: whether the class menu has ALL. `steering`: see class_choices."""
 
-    model: gr.Radio
+    model: gr.Dropdown
     label: gr.Dropdown
     guidance: gr.Slider
     sampler: gr.Dropdown
@@ -125,7 +125,7 @@ def bounds(field: str, cls: type = Request) -> tuple[float, float]:
 
 def build_controls(
     studio: Studio,
-    model: gr.Radio,
+    model: gr.Dropdown,
     *,
     n: int,
     most: int,

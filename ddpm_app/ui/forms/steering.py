@@ -76,7 +76,7 @@ def advice(studio: Studio, name: str | None) -> str:
     return " ".join(s + "." for s in sentences)
 
 
-def build_steer(studio: Studio, model: gr.Radio) -> Steer:
+def build_steer(studio: Studio, model: gr.Dropdown) -> Steer:
     with gr.Accordion("Steer", open=False, elem_id="steer"):
         note = gr.Markdown(
             advice(studio, model.value), elem_classes="note", visible=bool(advice(studio, model.value)), elem_id="steer-note"
