@@ -240,6 +240,13 @@ def _changed(cls, values: Mapping, names: Collection[str] | None) -> dict:
     return shown
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, without the list of all flags."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; -h shows what is accepted\n")
+
+
 class _Refusing(argparse.ArgumentParser):
     def error(self, message: str):
         raise ValueError(message)

@@ -18,10 +18,11 @@ import sys
 import project
 from ddpm_app.checkpoints.checkpoint import open_checkpoint
 from ddpm_app.cli import agreement
+from ddpm_app.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     agreement.add_arguments(parser)
     args = parser.parse_args(argv)
     try:

@@ -15,9 +15,9 @@ Settings = TypeVar("Settings")
 
 def parse(settings: type[Settings], description: str, argv: list[str] | None = None) -> Settings:
     """Read command-line flags into a settings dataclass of flags.py. Exits with a message for flags and values that are not accepted."""
-    from ddpm_app.flags import add_flags, read_flags  # found by the path above
+    from ddpm_app.flags import Parser, add_flags, read_flags  # found by the path above
 
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, settings)
     try:
         return settings(**read_flags(settings, parser.parse_args(argv)))

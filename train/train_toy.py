@@ -13,10 +13,11 @@ import time
 
 import project
 from ddpm_app.cli import train_toy
+from ddpm_app.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     train_toy.add_arguments(parser)
     args, started = parser.parse_args(argv), time.perf_counter()
     try:

@@ -16,7 +16,7 @@ from ddpm_app.evaluation.features import KINDS
 from ddpm_app.evaluation.plan import ALIASES, BITS, METRICS, Plan, parse_metrics, sample_requests
 from ddpm_app.evaluation.samples import sample_share
 from ddpm_app.files import plain
-from ddpm_app.flags import add_flags, default_of, read_flags, settings_of
+from ddpm_app.flags import Parser, add_flags, default_of, read_flags, settings_of
 from ddpm_app.images.sets import Progress
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_preset(args: argparse.Namespace) -> int:
     """Agreement with the labels. Raises ValueError for a flag that the preset does not use."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_arguments(parser)
     for name, value in vars(parser.parse_args([])).items():
         if name not in ("preset", *agreement.FLAGS) and getattr(args, name) != value:

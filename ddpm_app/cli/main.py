@@ -10,6 +10,8 @@ import importlib
 import os
 import sys
 
+from ddpm_app.flags import Parser
+
 # command -> its line of help. ddpm_app/cli/COMMAND.py has add_arguments(parser) and run(args) -> exit code, and is imported
 # only when its command is chosen: most of them import torch, which takes seconds.
 COMMANDS = {
@@ -30,7 +32,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
     """The parser of one command; its default `run` is the command's function."""
     module = importlib.import_module(f"ddpm_app.cli.{command}")
     description = module.__doc__.partition(": ")[2] or module.__doc__
-    parser = argparse.ArgumentParser(prog=f"python -m ddpm_app {command}", description=description[0].upper() + description[1:])
+    parser = Parser(prog=f"python -m ddpm_app {command}", description=description[0].upper() + description[1:])
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
     return parser
@@ -39,7 +41,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
 def overview() -> argparse.ArgumentParser:
     """The parser that lists the commands and refuses others."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m ddpm_app", description=__doc__, formatter_class=formatter)
+    parser = Parser(prog="python -m ddpm_app", description=__doc__, formatter_class=formatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)

@@ -7,12 +7,12 @@ import json
 import sys
 
 from ddpm_app.evaluation.steering import SteeringPlan, measure_steering
-from ddpm_app.flags import add_flags, read_flags
+from ddpm_app.flags import Parser, add_flags, read_flags
 from ddpm_app.studio.studio import Studio
 
 
 def main(argv: list[str] | None, description: str) -> int:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="name of a class-conditional model in checkpoints/ or runs/")
     add_flags(parser, SteeringPlan)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ddpm_app.files import write_atomically
+from ddpm_app.flags import Parser
 from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.training import card
@@ -30,7 +31,7 @@ def animation(model: Path) -> bytes:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: done; 2: the run cannot be shipped."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="directory that train_unet.py wrote")
     parser.add_argument("out", type=Path, help="directory of the shipped model, e.g. checkpoints/mnist")
     parser.add_argument("--note", default="A denoising diffusion model.", help="the card's first paragraph")

@@ -28,7 +28,7 @@ from ddpm_app.evaluation import recipes
 from ddpm_app.evaluation.recipes import Study
 from ddpm_app.evaluation.recipes_table import table, write_section
 from ddpm_app.files import read_json, write_atomically
-from ddpm_app.flags import check_choice
+from ddpm_app.flags import Parser, check_choice
 from ddpm_app.networks.device import pick_device
 from ddpm_app.networks.unet_config import PRESETS
 from ddpm_app.paths import PROJECT, SHIPPED, runs_dir
@@ -37,7 +37,7 @@ from ddpm_app.training.config import TrainConfig
 
 def results_command(argv: list[str]) -> str:
     """The command's arguments without those that change no result."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     for name in ("--phase", "--out", "--table"):
         parser.add_argument(name)
     for name in ("--verbose", "--list"):
@@ -47,7 +47,7 @@ def results_command(argv: list[str]) -> str:
 
 def parse(argv: list[str] | None) -> tuple[Study, list[recipes.Line], argparse.Namespace]:
     """(the study, its chosen lines, the arguments)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="training time of each line")
     parser.add_argument("--seconds", type=float, help="the same in seconds, for a trial")
     parser.add_argument("--data", default="cifar10", help="(default cifar10)")

@@ -16,7 +16,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.files import write_atomically
-from ddpm_app.flags import Setting, add_flags, check_value, flag, read_flags, settings_of
+from ddpm_app.flags import Parser, Setting, add_flags, check_value, flag, read_flags, settings_of
 from ddpm_app.toy import checkpoint, experiments, plots, training
 from ddpm_app.toy.points import load
 from ddpm_app.toy.shapes import SHAPES, ToyData
@@ -61,9 +61,9 @@ def as_type(parse: Callable[[str], list]) -> Callable[[str], list]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="EXPERIMENT")
     lists = {kind: as_type(lambda text, kind=kind: parse_numbers(text, kind)) for kind in (int, float, str)}
-    threads = argparse.ArgumentParser(add_help=False)
+    threads = Parser(add_help=False)
     threads.add_argument("--threads", type=int, help="processor threads (default: PyTorch's choice)")
-    common = argparse.ArgumentParser(add_help=False, parents=[threads])
+    common = Parser(add_help=False, parents=[threads])
     common.add_argument("--data", default="moons", help=f"{', '.join(SHAPES)}, or a .csv or .npy file (default moons)")
     common.add_argument("--noise", type=float, help="width of a named data set, in its units")
     common.add_argument("--components", type=int, help="number of components of the data set mixture (default 3)")
@@ -72,13 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_argument("--n", type=int, default=10_000, help="points in the data (default 10000)")
     common.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default 0)")
     common.add_argument("--csv", help="write the rows to this .csv file")
-    sizes = argparse.ArgumentParser(add_help=False)
+    sizes = Parser(add_help=False)
     add_flags(sizes, Scale, SIZES)
-    seeds = argparse.ArgumentParser(add_help=False)
+    seeds = Parser(add_help=False)
     seeds.add_argument("--seeds", type=int, default=3, help="networks trained for each setting (default 3)")
-    model = argparse.ArgumentParser(add_help=False)
+    model = Parser(add_help=False)
     model.add_argument("--checkpoint", help="a trained toy (default: train one now)")
-    picture = argparse.ArgumentParser(add_help=False)
+    picture = Parser(add_help=False)
     picture.add_argument("--plot", help="write the plot to this .svg file")
     for name, (_, text) in experiments.EXPERIMENTS.items():
         sweep = name in ("steps", "schedules")

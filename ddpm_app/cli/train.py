@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 
 from ddpm_app.diffusion.names import rename_row
-from ddpm_app.flags import add_flags, default_of, flag, read_flags
+from ddpm_app.flags import Parser, add_flags, default_of, flag, read_flags
 from ddpm_app.training import distributed, probe, recorder, trackers
 from ddpm_app.training.config import CHANGEABLE, RECIPES, TrainConfig
 from ddpm_app.training.process import DiskFull, Follower, RunProcess, explain_full, is_full
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, TrainConfig)
     add = parser.add_argument
     add("--recipe", choices=tuple(RECIPES), help="named settings; a flag of their own overrides each of them")
