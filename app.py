@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import threading
 
 from ddpm_app.flags import Parser
 
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=None, help="TCP port (default: the first free one from 7860)")
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for every interface (default 127.0.0.1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--backend", default="auto", help="auto, torch, openvino: what computes the network (default auto)")
     parser.add_argument("--open", action="store_true", help="open a browser window too")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -41,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         from ddpm_app.studio.studio import Studio
         from ddpm_app.ui import build, launch_options
 
-        page = build(Studio(device=args.device))
+        studio = Studio(device=args.device, backend=args.backend, convert=True)
+        threading.Thread(target=studio.prepare, args=(studio.default(),), daemon=True).start()
+        page = build(studio)
         _, url, _ = page.launch(
             server_name=args.host, server_port=args.port, inbrowser=args.open, prevent_thread_lock=True, **launch_options()
         )

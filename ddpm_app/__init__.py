@@ -62,7 +62,7 @@ def load(source: str | Path = "", device: str = "auto", precision: str = "auto")
     return studio.denoiser(studio.checkpoint(source) if here else studio.add(source))
 
 
-def sample(device: str = "auto", precision: str = "auto", **fields: Any) -> tuple[np.ndarray, np.ndarray]:
+def sample(device: str = "auto", precision: str = "auto", backend: str = "auto", **fields: Any) -> tuple[np.ndarray, np.ndarray]:
     """(images uint8 (n, H, W, C), labels int64 (n,), -1 for none) of a Request with these fields.
 
     Without `checkpoint` the default model is used. Each call reads the model again; a Studio keeps it in memory.
@@ -70,5 +70,5 @@ def sample(device: str = "auto", precision: str = "auto", **fields: Any) -> tupl
     from ddpm_app.studio.request import Request
     from ddpm_app.studio.studio import Studio
 
-    studio = Studio(device=device, precision=precision)
+    studio = Studio(device=device, precision=precision, backend=backend)
     return studio.images(Request(**{"checkpoint": studio.default(), **fields}))

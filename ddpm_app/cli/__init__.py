@@ -16,6 +16,7 @@ bench.py            speed of this machine
 toy.py              the 2-D lab; toy_sample.py is its `sample`
 train.py            train/train_unet.py
 ship.py             train/ship.py
+quantise.py         train/quantise.py
 train_toy.py        train/train_toy.py
 study_recipes.py    train/study_recipes.py
 measure_steering.py train/measure_steering.py

@@ -10,12 +10,13 @@ from ddpm_app.cli.progress import ProgressLine
 from ddpm_app.evaluation.agreement import agreement_measurements, agreement_plan, agreement_report
 from ddpm_app.evaluation.samples import sample_share
 from ddpm_app.flags import add_flags, default_of, read_flags
+from ddpm_app.studio import backend
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training.distributed import join
 
 SAMPLING_FLAGS = ("guidance", "sampler", "evaluations", "grid", "seed")  # fields of Request
-FLAGS = ("checkpoint", *SAMPLING_FLAGS, "n", "classifier", "against", "reference", "device", "precision", "write", "json")
+FLAGS = ("checkpoint", *SAMPLING_FLAGS, "n", "classifier", "against", "reference", "device", "precision", "backend", "write", "json")
 N = 100
 
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_flags(parser, SAMPLING_FLAGS)
     add_reference(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--backend", default="torch", choices=backend.BACKENDS, help=f"{backend.HELP} (default torch)")
     parser.add_argument("--write", action="store_true", help="append the numbers to the model's metrics.json")
     parser.set_defaults(precision=None)
 
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     request = Request(args.checkpoint, **read_flags(Request, args, SAMPLING_FLAGS), n=N if args.n is None else args.n)
     world = join(args.device)
-    studio = Studio(device=args.device, precision=args.precision or "auto")
+    studio = Studio(device=args.device, precision=args.precision or "auto", backend=args.backend)
     plan = agreement_plan(studio, request, args.classifier, args.against, args.reference)
     if args.write:
         stored_measurements(plan.checkpoint)  # refuses a damaged file before the work

@@ -18,6 +18,7 @@ from ddpm_app.evaluation.samples import sample_share
 from ddpm_app.files import plain
 from ddpm_app.flags import Parser, add_flags, default_of, read_flags, settings_of
 from ddpm_app.images.sets import Progress
+from ddpm_app.studio import backend
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.training.distributed import join
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     agreement.add_sampling_flags(parser, SAMPLING_FLAGS, label="all")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default auto; fp32 if all metrics are bits per dimension")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--backend", default="torch", choices=backend.BACKENDS, help=f"{backend.HELP} (default torch)")
     parser.add_argument("--sweep", default="", help="guidance, evaluations or sampler, also guidance=1,2,4: distance against agreement")
     parser.add_argument(
         "--preset", choices=("agreement",), help="agreement with the requested label, by a classifier, beside real images; --n is per class"
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve samples images for any --metrics
     precision = args.precision or ("fp32" if bits_only else "auto")
     world = join(args.device)
-    studio = Studio(device=args.device, precision=precision)
+    studio = Studio(device=args.device, precision=precision, backend=args.backend)
     if args.write:
         stored_measurements(studio.checkpoint(args.checkpoint))  # a damaged file is an error before anything is measured
     shared = plan.pictures and not plan.images and not args.sweep

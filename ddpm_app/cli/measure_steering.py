@@ -20,7 +20,7 @@ def main(argv: list[str] | None, description: str) -> int:
     args = parser.parse_args(argv)
     try:
         plan = SteeringPlan(args.checkpoint, **read_flags(SteeringPlan, args))
-        for row in measure_steering(Studio(device=args.device), plan):
+        for row in measure_steering(Studio(device=args.device, backend="torch"), plan):
             print(json.dumps(row) if args.json else "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
     except ValueError as error:
         print(f"measure_steering: {error}", file=sys.stderr)

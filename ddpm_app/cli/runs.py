@@ -117,7 +117,7 @@ def history(run: runs.Run, args: argparse.Namespace) -> int:
     file = Path(args.animation) if args.animation else None
     if file is not None and file.suffix not in (".webp", ".gif", ".mp4"):
         raise ValueError(f"--animation is {args.animation[:80]}; FILE.webp, FILE.gif or FILE.mp4 is accepted")
-    studio = Studio(device=args.device)
+    studio = Studio(device=args.device, backend="torch")
     terminal = sys.stderr.isatty()
     if args.table:
         for event in snapshots.fill(studio, run, args.n):

@@ -13,7 +13,9 @@ import torch
 from ddpm_app.files import check_target, write_atomically
 from ddpm_app.flags import add_flags, read_flags
 from ddpm_app.images import render
+from ddpm_app.studio import backend
 from ddpm_app.studio.exports import image_png
+from ddpm_app.studio.presets import PRESETS
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Ranked, Studio
 
@@ -27,6 +29,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         choices=("auto", "bf16", "fp32"),
         help="precision of matrix products; auto is bf16 where it is fast (default auto)",
     )
+    p.add_argument("--backend", default="auto", choices=backend.BACKENDS, help=f"{backend.HELP} (default auto)")
+    p.add_argument("--preset", choices=PRESETS, help="sampler, evaluations, grid and guidance by time and quality; other flags win")
     p.add_argument("--out", required=True, help="FILE.npz (arr_0 uint8 NHWC, arr_1 int64), FILE.png (a grid) or a folder of PNGs")
 
 
@@ -35,8 +39,12 @@ def run(args: argparse.Namespace) -> int:
     if out.suffix not in (".npz", ".png", "") or out.is_dir() == bool(out.suffix) and out.exists():
         raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
     check_target(out if out.suffix else out / "00000.png")
-    studio = Studio(device=args.device, precision=args.precision)
-    request = Request(**{**read_flags(Request, args), "checkpoint": args.checkpoint or studio.default()})
+    studio = Studio(device=args.device, precision=args.precision, backend=args.backend)
+    fields = {**read_flags(Request, args), "checkpoint": args.checkpoint or studio.default()}
+    if args.preset:
+        preset = studio.preset(args.preset, fields["checkpoint"])
+        fields = {**preset, **fields, "checkpoint": preset["checkpoint"]}
+    request = Request(**fields)
     progress = (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
     samples = studio.ranked(request, progress)
     write_samples(out, samples, request, studio.checkpoint(request.checkpoint).config.classes)

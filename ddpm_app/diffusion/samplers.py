@@ -259,9 +259,9 @@ class Sampler:
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "dpmpp-2m": Sampler(dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation per step; good from 10 to 30", 2),
-    "unipc": Sampler(unipc, "UniPC-2: 2M with a correction that needs no evaluation; good from 8 to 20", 3),
-    "ipndm": Sampler(ipndm, "iPNDM-4: Adams-Bashforth with four slopes; best at 10 evaluations or fewer", 4, grid="karras"),
+    "dpmpp-2m": Sampler(dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation per step; good from 8 to 30", 2),
+    "unipc": Sampler(unipc, "UniPC-2: 2M with a correction that needs no evaluation; the best here from 4 to 20", 3),
+    "ipndm": Sampler(ipndm, "iPNDM-4: Adams-Bashforth with four slopes", 4, grid="karras"),
     "heun": Sampler(
         heun, "Heun (EDM): second order, two evaluations per step; churn adds noise", 2, ("churn",), "karras", evaluations_per_step=2
     ),

@@ -99,7 +99,7 @@ def agreement_report(studio: Studio, plan: AgreementPlan) -> Iterator[Progress]:
         "seed": request.seed,
         "ema": config.ema,
         "images_seen": config.images_seen,
-        "precision": precision_of(studio),
+        "precision": precision_of(studio, plan.checkpoint),
         "device": describe(studio.device),
         "classifier": {"data": classifier.config.data, "accuracy": accuracy, "sha256": classifier.digest},
         "reference": f"{len(reference_images)} images of the {plan.test.name} test split (every second); "

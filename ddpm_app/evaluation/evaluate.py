@@ -162,7 +162,7 @@ def sampling_protocol(studio: Studio, plan: Plan, checkpoint: Checkpoint | None,
     }
     rows |= {"sampler": r.sampler, "evaluations": r.true_evaluations, "guidance": r.guidance, "class": r.label, "grid": r.grid}
     rows |= {k: v for k, v in changed(r).items() if k not in ("checkpoint", "n", "seed", "label", *rows)}
-    return rows | {"seed": r.seed, "seeds": plan.seeds, "precision": precision_of(studio), "device": studio.device.type}
+    return rows | {"seed": r.seed, "seeds": plan.seeds, "precision": precision_of(studio, checkpoint), "device": studio.device.type}
 
 
 # -- bits per dimension ---------------------------------------------------------------------------------------------------------

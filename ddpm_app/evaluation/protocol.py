@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from ddpm_app.checkpoints.checkpoint import Checkpoint
 from ddpm_app.evaluation.features import LEGACY, Extractor
 from ddpm_app.evaluation.samples import load_images
 from ddpm_app.images.datasets import KNOWN, ImageData, load_data
@@ -119,9 +120,10 @@ def commit() -> str:
         return ""
 
 
-def precision_of(studio: Studio) -> str:
-    """The type of the numbers that the network computes with: float32, bfloat16."""
-    return str(studio.dtype).removeprefix("torch.")
+def precision_of(studio: Studio, sampled: Checkpoint | None = None) -> str:
+    """The type of the numbers that networks compute with: float32, bfloat16; of the samples of a model also int8 (OpenVINO)."""
+    network = studio.sampling_denoiser(sampled).network if sampled else None
+    return getattr(network, "precision", "") or str(studio.dtype).removeprefix("torch.")
 
 
 def software() -> str:

@@ -55,6 +55,8 @@ def folder_of(studio: Studio, request: Request, checkpoint: Checkpoint, labels: 
         "device": studio.device.type,
         "batch": batch_of(studio),
     }
+    if backend := getattr(studio.sampling_denoiser(checkpoint).network, "precision", ""):
+        settings["backend"] = backend
     return cache_dir("evaluation") / "samples" / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 

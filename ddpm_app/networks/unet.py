@@ -220,15 +220,17 @@ class UNet(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        dtype = self.conv_in.weight.dtype
-        emb = timestep_embedding(t.expand(len(x)), self.config.channels).to(dtype)
-        emb = self.time_mlp(emb)
+    def embedding(self, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, 4 channels): what every block adds of t (B,) and label (B,), in the type of the weights."""
+        emb = self.time_mlp(timestep_embedding(t, self.config.channels).to(self.conv_in.weight.dtype))
         if self.label_emb is not None:
             null = self.config.num_classes
-            emb = emb + self.label_emb(torch.full((len(x),), null, device=x.device) if label is None else label)
-        emb = nnf.silu(emb)
+            emb = emb + self.label_emb(torch.full((len(t),), null, device=t.device) if label is None else label)
+        return nnf.silu(emb)
 
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        dtype = self.conv_in.weight.dtype
+        emb = self.embedding(t.expand(len(x)), label)
         h = self.conv_in(x.to(dtype))
         skips = [h]
         for level in self.down:

@@ -1,7 +1,9 @@
 """The use cases: each takes a request and gives frames or numbers. The page, the CLI and the API call them and get identical pixels.
 
 request.py       a sampling request, its accepted values, and the same request as Python and as a command
+presets.py       Fast, Good and Exact: sampler, evaluations, grid and guidance
 studio.py        checkpoints in memory, and sampling as an iterator of frames
+backend.py       PyTorch or OpenVINO: the choice, and int8 measured against float32
 forward.py       the forward process on an image: x_t at chosen times
 steering.py      guidance and re-ranking by CLIP and by classifiers
 png_settings.py  settings inside a PNG

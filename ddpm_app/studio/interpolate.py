@@ -96,7 +96,8 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
     if pictures is not None and (len(pictures) != 2 or check_images(studio, request.checkpoint, pictures) is None):
         raise ValueError(f"{len(pictures)} images were given; 2 are accepted")
     labels = tuple(studio.class_index(config, name) for name in (request.first, request.second))
-    denoiser, sampler = studio.denoiser(studio.checkpoint(request.checkpoint)), SAMPLERS[request.sampler]
+    checkpoint, sampler = studio.checkpoint(request.checkpoint), SAMPLERS[request.sampler]
+    denoiser = studio.sampling_denoiser(checkpoint) if request.way == "seeds" else studio.denoiser(checkpoint)
     steps, shape, weights = sampler.steps_for(request.evaluations), config.network.image_shape, request.weights
     denoise = blend(denoiser, labels, weights.to(studio.device, torch.float32), request.guidance)
     denoise = (

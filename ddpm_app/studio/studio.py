@@ -25,8 +25,10 @@ from ddpm_app.diffusion.samplers import start as start_sampling
 from ddpm_app.diffusion.schedules import sigma_grid, to_vp
 from ddpm_app.flags import check_choice
 from ddpm_app.images.pixels import to_model, to_uint8
-from ddpm_app.networks.device import pick_device, pick_dtype
+from ddpm_app.networks.device import describe, pick_device, pick_dtype
 from ddpm_app.paths import model_roots
+from ddpm_app.studio.backend import Backend
+from ddpm_app.studio.presets import preset_fields
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.steering import Steering
 
@@ -80,13 +82,24 @@ class Ranked(NamedTuple):
 class Studio:
     """Loads checkpoints, keeps the last `keep` used ones in memory, and runs one network at a time.
 
-    roots: directories in which checkpoints are looked for (default: checkpoints/ and runs/)
+    roots:    directories in which checkpoints are looked for (default: checkpoints/ and runs/)
+    backend:  auto, torch, openvino: what samples, see studio/backend.py; "auto" is openvino only for models whose int8 is known
+    convert:  measure the int8 of other models in the background when they are first used
     """
 
-    def __init__(self, roots: list[Path] | None = None, device: str = "auto", precision: str = "auto", keep: int = 3):
+    def __init__(
+        self,
+        roots: list[Path] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        keep: int = 3,
+        backend: str = "auto",
+        convert: bool = False,
+    ):
         self.roots = roots if roots is not None else model_roots()
         self.device = pick_device(device)
         self.dtype = pick_dtype(self.device, precision)
+        self.backend = Backend(backend, self.device, self.dtype, precision, convert)
         self.steering = Steering(self.roots, self.device)
         self._extra: dict[str, Checkpoint] = {}
         self._loaded: OrderedDict[str, tuple[float, Denoiser]] = OrderedDict()
@@ -154,8 +167,26 @@ class Studio:
             denoiser = checkpoint.denoiser(self.device, self.dtype)
             self._loaded[key] = (stamp, denoiser)
             while len(self._loaded) > self._keep:
-                self._loaded.popitem(last=False)
+                self.backend.forget(self._loaded.popitem(last=False)[0])
             return denoiser
+
+    def sampling_denoiser(self, checkpoint: Checkpoint) -> Denoiser:
+        """The denoiser that samples: that of `denoiser`, or one of OpenVINO. See studio/backend.py."""
+        return self.backend.sampling(checkpoint, self.denoiser(checkpoint))
+
+    def prepare(self, name: str, n: int = 16) -> None:
+        """Load a model and compile it for requests of n images, where the backend compiles."""
+        if self.backend.name != "torch" and name in (known := self.checkpoints()):
+            self.backend.prepare(known[name], self.denoiser(known[name]), n)
+
+    def describe(self, name: str = "") -> str:
+        """The device, and the backend where it is not PyTorch: "CPU, 2 threads, OpenVINO int8"."""
+        return ", ".join(filter(None, (describe(self.device), self.backend.describe(self.checkpoints().get(name)))))
+
+    def preset(self, preset: str, checkpoint: str = "") -> dict:
+        """Fields of a Request: a preset of studio/presets.py for a model, "" for the default one."""
+        name = checkpoint or self.default()
+        return preset_fields(preset, name, self.checkpoint(name).config, self.checkpoints())
 
     # -- sampling ---------------------------------------------------------------------------------------------------
 
@@ -212,7 +243,7 @@ class Studio:
         shape = (request.n, *config.network.image_shape)
         if picture is not None and picture.shape != shape[1:]:
             raise ValueError(f"the picture is {picture.shape}; this checkpoint takes {shape[1:]}")
-        denoiser = self.denoiser(checkpoint)
+        denoiser = self.sampling_denoiser(checkpoint)
         sampler = SAMPLERS[request.sampler]
         grid = sampler.grid if request.grid == "auto" else request.grid
         sigmas = sigma_grid(denoiser.schedule, request.steps, grid, start)

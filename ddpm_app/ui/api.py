@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gradio as gr
 
 from ddpm_app.checkpoints.facts import model_facts
@@ -27,6 +29,7 @@ def build(studio: Studio) -> None:
         classifier_scale: float = Request.classifier_scale,
         candidates: int = Request.candidates,
         rank_by: str = Request.rank_by,
+        preset: str = "",
     ) -> list[str]:
         """Denoise images from noise.
 
@@ -43,6 +46,7 @@ def build(studio: Studio) -> None:
             classifier_scale: Scale of the guidance by a noise-aware classifier toward the class, 0 is off.
             candidates: Re-ranking: each image is the best of this many; n times candidates is at most 64 here.
             rank_by: classifier or clip.
+            preset: fast, good or exact: replaces guidance, sampler and evaluations; empty for those given.
 
         Returns:
             One PNG data URL per image; each PNG contains its settings.
@@ -65,6 +69,8 @@ def build(studio: Studio) -> None:
             candidates=candidates,
             rank_by=rank_by,
         )
+        if preset:
+            request = dataclasses.replace(request, **studio.preset(preset, checkpoint))
         ranked = studio.ranked(request)
         rows = zip(ranked.images, ranked.chosen, ranked.labels)
         pngs = [exports.image_png(image.transpose(2, 0, 1), request, int(i), int(label)) for image, i, label in rows]

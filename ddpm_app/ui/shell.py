@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import gradio as gr
 
-from ddpm_app.networks.device import describe
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.events import HIDDEN
 from ddpm_app.ui.forms.sampling import ALL, ANY, Controls
@@ -103,7 +103,7 @@ def tools_html() -> str:
 
 def status_html(studio: Studio, name: str | None) -> str:
     """What a screen reader hears of the chosen model."""
-    return f"<span>{html.escape(name or 'no model')} · {html.escape(describe(studio.device))}</span>"
+    return f"<span>{html.escape(name or 'no model')} · {html.escape(studio.describe(name or ''))}</span>"
 
 
 def build_header(studio: Studio, views: list[View]) -> tuple[gr.Dropdown, gr.HTML]:
@@ -125,6 +125,7 @@ def connect_model(shell: Shell, status: gr.HTML, page: gr.Blocks) -> None:
     studio, menus = shell.studio, [controls.label for controls in shell.controls]
 
     def chosen(name, *labels):
+        threading.Thread(target=studio.prepare, args=(name or "",), daemon=True).start()
         checkpoint, updates = studio.checkpoints().get(name or ""), []
         for controls, label in zip(shell.controls, labels):
             choices = controls.choices(checkpoint)
