@@ -39,16 +39,23 @@ class Ema:
         self.values = [p.detach().clone() for p in parameters]
         self._gamma = power_gamma(length) if 0 < length < 0.9 else None
 
-    @torch.no_grad()
-    def update(self, parameters: list[Tensor], step: int) -> None:
-        """Add the weights after a training step. step: its number, counted from 1."""
+    def decay(self, step: int) -> float:
+        """The factor of the old average in the update after `step`, counted from 1. The weights get the rest."""
         if self.length == 0:
-            decay = 0.0
-        elif self._gamma is not None:
-            decay = (1 - 1 / step) ** (self._gamma + 1)
-        else:
-            decay = min(self.length, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, [p.detach() for p in parameters], 1 - decay)
+            return 0.0
+        if self._gamma is not None:
+            return (1 - 1 / step) ** (self._gamma + 1)
+        return min(self.length, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def update(self, parameters: list[Tensor], decay: float | Tensor) -> None:
+        """Add the weights after a training step. decay: decay(step), as a number or as a tensor () on the parameters' device.
+
+        A CUDA graph reads a tensor anew at each replay."""
+        new = [p.detach() for p in parameters]
+        torch._foreach_sub_(self.values, new)
+        torch._foreach_mul_(self.values, decay)
+        torch._foreach_add_(self.values, new)
 
     def describe(self) -> str:
         return (

@@ -129,7 +129,7 @@ class ToyTrainer:
         losses.sum().backward()  # no network's loss depends on another's weights
         self.optimiser.step()
         self.step += 1
-        self.ema.update(self.parameters, self.step)
+        self.ema.update(self.parameters, self.ema.decay(self.step))
         return losses.detach()
 
     def networks(self) -> list[ToyMLP]:

@@ -41,7 +41,11 @@ class TrainConfig:
     seed: int = setting(0, "seed of all random numbers", low=0, high=2**31 - 1)
     device: str = setting("auto", "device: auto, cpu, cuda, mps")
     precision: str = setting("auto", "precision of matrix products", choices=("auto", "bf16", "fp32"))
-    compile: str = setting("auto", "compile the network; auto: on CUDA, for budgets of 5 minutes or more", choices=("auto", "yes", "no"))
+    compile: str = setting(
+        "auto",
+        "compile the network; auto: on CUDA, for budgets of 5 minutes or more; graph: also record the step as a CUDA graph",
+        choices=("auto", "yes", "no", "graph"),
+    )
     image_size: int = setting(0, "side in pixels to which images of a folder are resized; 0 is 32. Other data keep their size", low=0)
 
     def __post_init__(self):

@@ -13,7 +13,7 @@ from ddpm_app.networks.device import describe, pick_device
 from ddpm_app.training.config import LR, TrainConfig
 from ddpm_app.training.trainer import Trainer
 
-CANDIDATES = {"cuda": (64, 128, 256, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
+CANDIDATES = {"cuda": (128, 512), "cpu": (32, 64), "mps": (32, 64, 128)}
 STEPS = 2500  # a run should have at least about this many
 SECONDS_BETWEEN_VALIDATIONS, VALIDATIONS = 20, (4, 20)  # at least this many seconds apart; fewest and most in a run
 GOOD = 0.9  # the smallest batch with at least this share of the best rate is taken
@@ -40,6 +40,9 @@ def rates(config: TrainConfig, seconds: float = 15.0, batches: tuple[int, ...] =
     trainer, rate_of_batch, end = Trainer(config, stand_in(config)), {}, time.perf_counter() + seconds
     for k, batch in enumerate(batches):
         trainer.config = dataclasses.replace(config, batch=batch)
+        trainer.graph = None  # it has the size of the last batch
+        if config.compile == "graph":
+            trainer.compile()
         until = time.perf_counter() + max(end - time.perf_counter(), 0.5) / (len(batches) - k)
         try:
             for _ in range(3 if device.type == "cuda" else 1):

@@ -28,6 +28,7 @@ from ddpm_app.networks.device import keep_freed_memory, memory_format, pick_devi
 from ddpm_app.networks.ema import Ema, average_lengths
 from ddpm_app.networks.unet import UNet
 from ddpm_app.networks.unet_config import preset_config
+from ddpm_app.training.compile import StepGraph, compile_step
 from ddpm_app.training.config import CHANGEABLE, TrainConfig
 from ddpm_app.training.distributed import World
 
@@ -86,8 +87,14 @@ class Trainer:
         self.denoiser = Denoiser(self.network, make_schedule(config.schedule, config.T), config.prediction_type)
         self.parameters = list(self.network.parameters())
         # fused kernels exist for CUDA and the CPU; elsewhere PyTorch decides
-        fused = {"fused": True} if self.device.type in ("cuda", "cpu") else {}
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, **fused)
+        kind = self.device.type
+        fused = {"fused": True, "capturable": kind == "cuda"} if kind in ("cuda", "cpu") else {}
+        self.lr = config.lr  # of the last step
+        # as a tensor it can be changed between two replays of a CUDA graph; fused AdamW takes it as float32 on CUDA and float64 on a CPU
+        self._lr = torch.tensor(config.lr, device=self.device, dtype=torch.float32 if kind == "cuda" else torch.float64) if fused else None
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, config.lr if self._lr is None else self._lr, weight_decay=config.weight_decay, **fused
+        )
         self.ema = Ema(self.parameters, config.ema)
         # by length; includes self.ema if the run's EMA has one of these lengths
         lengths = average_lengths(config.averages)
@@ -96,28 +103,24 @@ class Trainer:
         self.flip = config.flip == "yes" or (config.flip == "auto" and data.name not in GLYPHS)
         self.generator = torch.Generator(self.device)
         self._order: tuple[int, Tensor] | None = None
+        self._inputs: tuple[Tensor, ...] = ()  # of the current step: x0, t, eps, label
+        self._decays = [torch.zeros((), device=self.device) for _ in self.emas]
+        self.graph: StepGraph | None = None
 
     def compile(self) -> str:
-        """torch.compile the network where the configuration asks for it, and try it. Returns "", or the reason why it failed."""
-        c = self.config
-        if c.compile == "no" or (c.compile == "auto" and (self.device.type != "cuda" or 0 < c.minutes < 5)):
-            return ""
-        plain = self.denoiser
-        try:
-            self.denoiser = dataclasses.replace(plain, network=torch.compile(self.network))
-            x0, t, eps, label = self.batch()
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.denoiser.loss(x0, t, eps, label, self.config.weight).mean()
-            loss.backward()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # no C++ compiler, no Triton, an old GPU, ...
-            self.denoiser = plain
-            why = (str(error).strip().splitlines() or [""])[0][:160]
-            return f"torch.compile does not work here ({type(error).__name__}: {why}); training without it"
-        finally:
-            self.optimiser.zero_grad(set_to_none=True)
-        return ""
+        """Compile the network and record the step as the configuration asks for it. Returns "", or why something is not used."""
+        return compile_step(self)
+
+    def record(self) -> None:
+        """Record update() as a CUDA graph. Raises RuntimeError where that does not work; the state is unchanged."""
+        self.graph = None
+        self._prepare()
+        self.graph = StepGraph(self.update, self._changed)
+
+    def _changed(self) -> list[Tensor]:
+        """Every tensor that update() changes, but for the gradients."""
+        moments = [v for state in self.optimiser.state.values() for v in state.values()]
+        return [*self.parameters, *moments, *(v for ema in self.emas for v in ema.values)]
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -168,12 +171,35 @@ class Trainer:
     def train_step(self) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step. Returns on the device: the loss of each sample (B,), its noise band (B,), the gradient norm (). B: this
         process's slice. Does not wait for the device (tests/bench/test_bench.py checks this)."""
+        self._prepare()
+        losses, norm = (self.graph or self.update)()
+        self.step += 1
+        self.images += self.config.batch
+        return losses, self._inputs[1] * BANDS // self.config.T, norm
+
+    def _prepare(self) -> None:
+        """Write what differs from step to step into the tensors that update() reads: batch, learning rate, decays of the EMAs."""
+        c = self.config
+        values = self.batch()
+        if [v.shape for v in values] != [v.shape for v in self._inputs]:
+            self._inputs = tuple(torch.empty_like(v) for v in values)
+        torch._foreach_copy_(self._inputs, values)
+        for ema, decay in zip(self.emas, self._decays, strict=True):
+            decay.fill_(ema.decay(self.step + 1))
+        torch.manual_seed(c.seed * 0x9E3779B1 + self.step + self.world.rank * 0x632BE59B)  # each process has its own dropout masks
+        self.lr = self.learning_rate()
+        if self._lr is None:
+            self.optimiser.param_groups[0]["lr"] = self.lr
+        else:
+            self._lr.fill_(self.lr)
+
+    def update(self) -> tuple[Tensor, Tensor]:
+        """The part of a step that a CUDA graph can record: no decision on data, no waiting, the same tensors each time.
+
+        Reads self._inputs, self._decays and self._lr; changes the weights, the optimiser's state and the EMAs.
+        Returns the losses (B,) and the gradient norm ()."""
         c, world = self.config, self.world
-        x0, t, eps, label = self.batch()
-        torch.manual_seed(c.seed * 0x9E3779B1 + self.step + world.rank * 0x632BE59B)  # each process has its own dropout masks
-        lr = self.learning_rate()
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        x0, t, eps, label = self._inputs
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             losses = self.denoiser.loss(x0, t, eps, label, c.weight)
         self.optimiser.zero_grad(set_to_none=True)
@@ -184,11 +210,9 @@ class Trainer:
             world.add(*(p.grad for p in self.parameters))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
         self.optimiser.step()
-        self.step += 1
-        self.images += c.batch
-        for ema in self.emas:
-            ema.update(self.parameters, self.step)
-        return losses.detach(), t * BANDS // c.T, norm
+        for ema, decay in zip(self.emas, self._decays, strict=True):
+            ema.update(self.parameters, decay)
+        return losses.detach(), norm
 
     # -- saved state ------------------------------------------------------------------------------------------------
 
@@ -280,8 +304,8 @@ def train(
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {int(first_bad)}; the last saved state is intact")
         rate = (trainer.images - event_images) / max(now - event_time, 1e-9)
-        lr, grad = trainer.optimiser.param_groups[0]["lr"], float(norms) / since
-        return TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, lr, rate, grad)
+        grad = float(norms) / since
+        return TrainEvent(trainer.step, trainer.images, trainer.seconds, trainer.progress(), loss, by_level, trainer.lr, rate, grad)
 
     while trainer.progress() < 1:
         stop_check_started = time.perf_counter()

@@ -98,7 +98,7 @@ def run(tmp_path_factory):
         for _ in range(STEPS):
             trainer.train_step()
             for ema in extra.values():
-                ema.update(trainer.parameters, trainer.step)
+                ema.update(trainer.parameters, ema.decay(trainer.step))
             if trainer.step % (STEPS // SNAPSHOTS) == 0:
                 place = folder / "snapshots" / f"{trainer.images:010d}"
                 averages = {a: trainer.weights(average=a) for a in trainer.averages}

@@ -147,7 +147,7 @@ def test_power_function_ema(width):
     steps = torch.eye(n, dtype=torch.float64)
     ema = Ema([torch.full((n,), 7.0, dtype=torch.float64)], width)  # what it starts from is forgotten at once
     for k in range(n):
-        ema.update([steps[k]], k + 1)
+        ema.update([steps[k]], ema.decay(k + 1))
     k = torch.arange(1, n + 1, dtype=torch.float64)
     want = (k ** (gamma + 1) - (k - 1) ** (gamma + 1)) / n ** (gamma + 1)
     torch.testing.assert_close(ema.values[0], want, rtol=1e-6, atol=1e-12)
@@ -159,8 +159,8 @@ def test_fixed_and_no_ema():
     values = [torch.randn(3, dtype=torch.float64) for _ in range(50)]
     ema, none, want = Ema([values[0]], 0.9999), Ema([values[0]], 0.0), values[0].clone()
     for k, value in enumerate(values, 1):
-        ema.update([value], k)
-        none.update([value], k)
+        ema.update([value], ema.decay(k))
+        none.update([value], none.decay(k))
         decay = min(0.9999, (1 + k) / (10 + k))
         want = decay * want + (1 - decay) * value
     torch.testing.assert_close(ema.values[0], want)
