@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ddpm_app.training.trainer import Trainer
-
 WARM_UP = 3  # steps before the recording: they choose kernels and allocate the optimiser's state
 
 
-def compile_step(trainer: Trainer) -> str:
-    """Compile the network and record the step as trainer.config.compile asks for it, and try both. Returns "", or why one is not used."""
+def compile_step(trainer) -> str:
+    """Compile the network and record the step as trainer.config.compile asks for it, and try both.
+
+    trainer: a trainer.Trainer. Returns "", or why one is not used."""
     c = trainer.config
     if c.compile == "no" or (c.compile == "auto" and (trainer.device.type != "cuda" or 0 < c.minutes < 5)):
         return ""
@@ -33,7 +31,7 @@ def compile_step(trainer: Trainer) -> str:
     return "; ".join(filter(None, problems))
 
 
-def attempt(trainer: Trainer, name: str, change: Callable[[Trainer], None]) -> str:
+def attempt(trainer, name: str, change: Callable[..., None]) -> str:
     """Returns "", or the reason why `change` failed. Lack of memory is not caught."""
     try:
         change(trainer)
@@ -47,7 +45,7 @@ def attempt(trainer: Trainer, name: str, change: Callable[[Trainer], None]) -> s
     return ""
 
 
-def compile_network(trainer: Trainer) -> None:
+def compile_network(trainer) -> None:
     """torch.compile the network and try it on the current batch. The network stays as it was if that fails."""
     plain = trainer.denoiser
     try:
