@@ -107,9 +107,7 @@ class Trainer:
         self._decays = [torch.zeros((), device=self.device) for _ in self.emas]
         self.graph: StepGraph | None = None
 
-    def compile(self) -> str:
-        """Compile the network and record the step as the configuration asks for it. Returns "", or why something is not used."""
-        return compile_step(self)
+    compile = compile_step
 
     def record(self) -> None:
         """Record update() as a CUDA graph. Raises RuntimeError where that does not work; the state is unchanged."""
