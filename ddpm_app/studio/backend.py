@@ -144,7 +144,7 @@ def ranges_of(checkpoint: Checkpoint, content: dict, denoiser: Denoiser) -> Rang
     """The ranges of the int8 layers in what `stored` gave; None where int8 is unknown or was refused."""
     if not accepted(content):
         if content:
-            log.info("%s: int8 is not used, %s; float32 is", checkpoint.name, content.get("refused"))
+            log.warning("%s: int8 is not used, %s; float32 is", checkpoint.name, content.get("refused"))
         return None
     try:
         return openvino.check_ranges(content.get("ranges"), denoiser.network)
