@@ -25,12 +25,15 @@ def friendly(error: Exception, at: str = "") -> gr.Error:
     at: elem_id of the button or input under which the page shows the sentence; by default the one that the visitor used last."""
     if isinstance(error, gr.Error):
         return error
-    options = {"title": at or "Error", "duration": None, "print_exception": False}  # assets/shell.js moves it below its button
     if isinstance(error, ValueError):
-        return gr.Error(html.escape(str(error)[:400], quote=False), **options)  # toasts render HTML
-    tag = secrets.token_hex(3)
-    log.exception("handler failed [%s]", tag, exc_info=error)
-    return gr.Error(f"Something went wrong here (it is in the server's log as {tag}).", **options)
+        text = html.escape(str(error)[:400], quote=False)  # toasts render HTML
+    else:
+        tag = secrets.token_hex(3)
+        log.exception("handler failed [%s]", tag, exc_info=error)
+        text = f"Something went wrong here (it is in the server's log as {tag})."
+    if at:
+        text = f'<span data-at="{at}">{text}</span>'  # assets/shell.js moves the sentence below this button
+    return gr.Error(text, duration=None, print_exception=False)
 
 
 def guarded(handler: Callable, last: Callable[[], dict] | None = None, at: str = "") -> Callable:

@@ -157,35 +157,39 @@
     return node;
   }
 
-  // --- errors: Gradio's toast carries the sentence, and in its title the id of what caused it
-  let used = null; // what was clicked or changed last
+  // --- errors: Gradio's toast carries the sentence, and in data-at the id of what caused it
+  let used = null; // the place of what was clicked or changed last; an upload replaces its own input
   function use(event) {
     const control = event.target.closest?.('button, input, textarea, select');
     if (!control || control.closest('.toast-body, #header')) return;
-    used = control;
-    errorPlace(control)?.querySelector(':scope > .error-line')?.remove();
+    used = errorPlace(control);
+    errorBelow(used)?.remove();
   }
   for (const kind of ['click', 'change', 'drop']) document.addEventListener(kind, use, true);
 
-  // A sentence below the row of the run's buttons, or below the control's own block.
+  // What the sentence stands below: the row of the run's buttons, or the control's own block.
   function errorPlace(control) {
-    return control.closest('.run-row') || control.closest('.block') || control.closest('.plain-row') || control.parentElement;
+    return control.closest('.run-row, .plain-row') || control.closest('.block') || control;
   }
 
-  function showError(toast) {
-    const title = toast.querySelector('.toast-title')?.textContent.trim() || '';
-    const text = toast.querySelector('.toast-text')?.textContent.trim() || '';
-    const named = /^[\w-]+$/.test(title) && document.getElementById(title);
-    const source = named || (used?.isConnected ? used : null) || document.querySelector('#views .tabitem:not([style*=none]) .run-row');
-    toast.querySelector('.toast-close')?.click();
-    if (!source || !text) return;
-    const place = errorPlace(source);
-    let line = place.querySelector(':scope > .error-line');
+  function errorBelow(place) {
+    const line = place.nextElementSibling;
+    return line?.matches('.error-line') ? line : null;
+  }
+
+  function showError(message) {
+    const text = message.textContent.trim();
+    const named = document.getElementById(message.querySelector('[data-at]')?.dataset.at ?? '');
+    const shown = document.getElementById(`view-${root.dataset.view}`) || document.body;
+    const place = named ? errorPlace(named) : used?.isConnected ? used : shown.querySelector('.run-row') || shown.firstElementChild;
+    message.closest('.toast-body').querySelector('.toast-close').click();
+    if (!text) return;
+    let line = errorBelow(place);
     if (!line) {
       line = document.createElement('p');
       line.className = 'error-line';
       line.setAttribute('role', 'alert');
-      place.append(line);
+      place.after(line);
     }
     line.textContent = text;
   }
@@ -193,9 +197,8 @@
   new MutationObserver(changes => {
     for (const change of changes) for (const node of change.addedNodes) {
       if (node.nodeType !== 1) continue;
-      for (const toast of node.matches('.toast-body') ? [node] : node.querySelectorAll('.toast-body')) {
-        if (toast.classList.contains('error')) showError(toast);
-      }
+      const message = '.toast-message-text.error';
+      for (const error of node.matches(message) ? [node] : node.querySelectorAll(message)) showError(error);
       if (node.querySelector('.brand')) { // Gradio writes the header's HTML more than once
         markLinks();
         drawName();
