@@ -10,6 +10,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHIPPED = PROJECT / "checkpoints"  # the models that come with the program
+RECORDINGS = PROJECT / "ddpm_app" / "ui" / "recordings"  # runs that the page plays when it opens
 HOME = Path.home() / ".cache" / "ddpm-studio"
 
 

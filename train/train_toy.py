@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a toy, measure it, and write its card: a directory with config.json, weights.safetensors and README.md.
 
-python train/train_toy.py shipped                       the three models under checkpoints/toy
+python train/train_toy.py shipped                       the four models under checkpoints/toy
 python train/train_toy.py one --data spirals --out runs/spirals --steps 4000
 """
 

@@ -10,6 +10,7 @@ png_settings.py  settings inside a PNG
 exports.py       PNGs with their settings, ZIPs, animations
 compression.py   bits per dimension of images, progressive coding
 interpolate.py   images between two images or two seeds
+recordings.py    runs of the shipped models as small files, which the page plays
 clip_report.py   CLIP's labels of images, compared with its labels of real images
 """
 

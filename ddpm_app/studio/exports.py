@@ -93,8 +93,9 @@ def grid_columns(n: int) -> int:
 
 
 def frame_picture(frames: Iterable[Frame], columns: int, gap: int = 4) -> Image.Image:
-    """The grids of x_t and of predicted x0 of one or two frames, from left to right, `gap` pixels apart."""
-    panels = [frame_grid(v, columns) for f in frames for v in (f.x, f.x0)]
+    """The grids of x_t of one or two frames, then those of their predicted x0, from left to right, `gap` pixels apart."""
+    frames = tuple(frames)
+    panels = [frame_grid(v, columns) for v in (*(f.x for f in frames), *(f.x0 for f in frames))]
     w, h = panels[0].size
     canvas = Image.new("RGB", (len(panels) * (w + gap) - gap, h), (128, 128, 128))
     for k, panel in enumerate(panels):

@@ -18,6 +18,7 @@ SHIPPED = {
     "moons": ("moons", ToyTrainConfig(**SETTINGS, label_dropout=1.0)),
     "moons-classes": ("moons", ToyTrainConfig(**SETTINGS, label_dropout=0.1)),
     "eight-gaussians": ("eight-gaussians", ToyTrainConfig(**SETTINGS, label_dropout=0.1)),
+    "spirals": ("spirals", ToyTrainConfig(**SETTINGS, label_dropout=1.0)),
 }
 
 

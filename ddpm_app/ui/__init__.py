@@ -11,6 +11,7 @@ api.py          the HTTP API
 theme.py        the theme, the fonts, and the options of launch()
 assets/         tokens.css (every colour, font and size), shell.css and shell.js (header, views, glossary, errors), gradio.css, fonts/
 examples/       pictures offered below an image input
+recordings/     the runs that Watch plays when it opens, made by train/record.py
 
 A view is a folder views/NAME/ or a file views/NAME.py. Its build(shell) lays it out inside its tab. Its components are
 components/NAME.py with files of the same name beside it, its tests tests/ui/test_NAME.py. What every view may use:

@@ -8,7 +8,12 @@ import json
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
+from ddpm_app.paths import RECORDINGS
 from ddpm_app.ui.glossary import as_json
 
 ASSETS = Path(__file__).with_name("assets")
@@ -166,5 +171,9 @@ def launch_options() -> dict:
         "footer_links": [],
         "state_session_capacity": 300,
         "max_file_size": "33mb",
+        "app_kwargs": {
+            "routes": [Mount("/recordings", StaticFiles(directory=RECORDINGS), "recordings")],
+            "middleware": [Middleware(GZipMiddleware, compresslevel=5)],  # Gradio compresses nothing; streams and pictures are left alone
+        },
         "quiet": True,
     }

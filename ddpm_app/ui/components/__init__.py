@@ -2,6 +2,7 @@
 
 base.py             Component, which finds those files; base.js comes before every script
 image_grid.py       generated images, live, with settings and PNG of each
+watch.py            a run from noise to pictures or points: a recording, or a live run; its scripts are watch_*.js
 player.py           frames of a denoising run, played, scrubbed, exported
 noise_view.py       a picture that dissolves into noise
 results.py          measured numbers, their protocols and the trade-off curve

@@ -30,17 +30,23 @@ def frames_missing(query: dict) -> list:
 def export_animation(query: dict) -> dict:
     """{"data": base64, "type": MIME, "note": size} of a run as GIF, animated WebP or MP4, or {"error": one sentence}."""
     query = query if isinstance(query, dict) else {}
-    recording, kind = RECORDINGS.get(query.get("run")), query.get("kind")
-    if recording is None or not recording.frames or kind not in EXPORTS:
+    recording = RECORDINGS.get(query.get("run"))
+    if recording is None or not recording.frames:
         return {"error": "This run is no longer kept; denoise again."}
-    encode, mime = EXPORTS[kind]
     frames, captions = thin(recording.frames, EXPORTED_FRAMES), thin(recording.captions, EXPORTED_FRAMES)
-    pictures = [Image.open(io.BytesIO(f)).convert("RGB") for f in frames]
+    return encoded_animation(query.get("kind"), [Image.open(io.BytesIO(f)).convert("RGB") for f in frames], captions)
+
+
+def encoded_animation(kind: object, pictures: list[Image.Image], captions: list[str]) -> dict:
+    """The answer of export_animation: an animation of these pictures. kind: comes from the browser."""
+    if kind not in EXPORTS:
+        return {"error": f"The format is {str(kind)[:20]!r}; {', '.join(EXPORTS)} are accepted."}
+    encode, mime = EXPORTS[kind]
     try:
         data = encode(pictures, captions=captions)
     except RuntimeError as error:
         return {"error": str(error)}
-    return {"data": b64(data), "type": mime, "note": f"{len(frames)} frames, {len(data) / 1e6:.1f} MB"}
+    return {"data": b64(data), "type": mime, "note": f"{len(pictures)} frames, {len(data) / 1e6:.1f} MB"}
 
 
 def thin(items: list, most: int) -> list:

@@ -20,7 +20,7 @@ from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
 from ddpm_app.ui.replay import RECORDINGS
 from ddpm_app.ui.shell import Shell
-from ddpm_app.ui.views.watch.live import alpha_bar_curve, play
+from ddpm_app.ui.views.watch.compare import alpha_bar_curve, play
 
 
 def model_picture(path: str, studio: Studio, name: str) -> np.ndarray:

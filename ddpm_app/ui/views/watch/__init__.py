@@ -1,17 +1,19 @@
-"""Watch: what is diffusion? A recorded denoising, and a live one.
+"""Watch: what is diffusion? A recorded run, a live one in its place, and two settings side by side.
 
-live.py             the reverse process, live, of one setting or of two side by side
+live.py             a live run in the player
+compare.py          one setting with steps of your own, or two side by side
 """
 
 from __future__ import annotations
 
 import gradio as gr
 
+from ddpm_app.ui.components.watch import Watch
 from ddpm_app.ui.shell import Shell
-from ddpm_app.ui.views.watch import live
+from ddpm_app.ui.views.watch import compare, live
 
 
 def build(shell: Shell) -> None:
-    with gr.Column(elem_id="watch-player"):  # the recorded denoising
-        pass
-    shell.follows_model(live.build(shell.studio, shell.model))
+    live.build(shell.studio, Watch(elem_id="watch-player"))
+    with gr.Accordion("More: two settings side by side", open=False, elem_id="watch-more"):
+        shell.follows_model(compare.build(shell.studio, shell.model))

@@ -1,109 +1,94 @@
-"""Denoise: the reverse process from x_T to x_0, live, of one setting or of two side by side."""
+"""A live run in the player of Watch: nine pictures or a cloud of points, level by level, until it ends or is stopped."""
 
 from __future__ import annotations
 
-import math
+import random
+import time
 from collections.abc import Iterator
 
 import gradio as gr
+import numpy as np
 
-from ddpm_app.diffusion.schedules import Schedule, make_schedule
-from ddpm_app.images import render
-from ddpm_app.studio import exports
-from ddpm_app.studio.studio import Frame, Request, Studio
+from ddpm_app.paths import SHIPPED
+from ddpm_app.studio.recordings import PICTURES, cloud, describe, describe_points, guess_jpeg, noise_png
+from ddpm_app.studio.request import Request
+from ddpm_app.studio.studio import Studio
+from ddpm_app.toy.checkpoint import load_toy
 from ddpm_app.ui.components.base import b64
-from ddpm_app.ui.components.player import Player
-from ddpm_app.ui.events import INSTANT, Throttle, idle, running, wire_run
-from ddpm_app.ui.forms.sampling import Controls, bounds, build_controls, sampler_choices
+from ddpm_app.ui.components.watch import SUBJECTS, Watch
+from ddpm_app.ui.events import Throttle, friendly, wire_runs
+from ddpm_app.ui.forms.sampling import UI_SEED
 from ddpm_app.ui.replay import RECORDINGS
 
-GAP = 4
-PIXEL_BUDGET = 12_000_000  # of all frames of a run: a page holds them decoded, four bytes per pixel
+
+def model_for(studio: Studio, name: str) -> str:
+    """The checkpoint of a recording, or the first one whose name begins like it. Raises ValueError if there is none."""
+    names = studio.checkpoints()
+    fitting = [n for n in names if n == name] + [n for n in names if n.startswith(name)]
+    if not fitting:
+        raise ValueError(f"there is no model {name!r} here; train one, or put it into checkpoints/")
+    return fitting[0]
 
 
-def alpha_bar_curve(schedule: Schedule) -> list[float]:
-    """alpha_bar at the textbook's t = 0..T, for drawing."""
-    return [1.0, *(round(v, 5) for v in schedule.alpha_bar.tolist())]
+def picture_messages(studio: Studio, subject: str, run: str) -> Iterator[dict]:
+    """Nine new pictures of the classes of the recording."""
+    what = PICTURES[subject]._replace(checkpoint=model_for(studio, PICTURES[subject].checkpoint))
+    config = studio.checkpoint(what.checkpoint).config
+    classes = config.classes if config.network.num_classes else ()
+    known = all(label in classes for label in what.labels)
+    labels = np.array([classes.index(label) if known else -1 for label in what.labels], np.int64)
+    seed, n = random.randrange(UI_SEED), len(labels)
+    description = describe(studio, what, range(seed, seed + n))
+    head = {"description": description}
+    noise = noise_png(studio, what, range(seed, seed + n))
+    RECORDINGS.add(run, noise, description)
+    yield {"at": 0, "frames": [b64(noise)], **head}
+    request = Request(
+        checkpoint=what.checkpoint, label="none", n=n, guidance=what.guidance, sampler="ddim", evaluations=description["steps"], seed=seed
+    )
+    throttle, began, sent, waiting = Throttle(), time.monotonic(), 1, []
+    for frame in studio.sample(request, labels=labels):
+        if frame.i >= sent + len(waiting):  # the first frame is the noise, which the page has
+            data = guess_jpeg(frame.x0)
+            RECORDINGS.add(run, data)
+            waiting.append(b64(data))
+        if frame.done or throttle.due():
+            took = time.monotonic() - began
+            left = took / frame.i * (frame.n - frame.i) if frame.i else None
+            yield {"at": sent, "frames": waiting, "left": left, "took": took, "done": frame.done, **head}
+            sent, waiting = sent + len(waiting), []
 
 
-def meta_of(frame: Frame) -> dict:
-    return {
-        "t": round(frame.t, 1),
-        "sigma": frame.sigma,
-        "log_snr": None if math.isinf(frame.log_snr) else frame.log_snr,
-        "nfe": frame.nfe,
-        "of": frame.evaluations,
-    }
+def point_messages(run: str) -> Iterator[dict]:
+    """New points, all levels in one message: the whole run takes less than a second."""
+    model, seed, began = load_toy(SHIPPED / "toy" / "spirals"), random.randrange(UI_SEED), time.monotonic()
+    x_t, x0, classes = cloud(model, seed)
+    frames = [[b64(x.tobytes()), b64(guess.tobytes())] for x, guess in zip(x_t, [*x0, x_t[-1]])]
+    took = time.monotonic() - began
+    yield {
+        "at": 0, "frames": frames, "arm": b64(classes.tobytes()), "took": took, "done": True, "description": describe_points(model, seed),
+    }  # fmt: skip
 
 
-def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Schedule, view: Player, start, stop, extra: dict):
-    """Messages for the player with the new frames: at most 12 messages a second, and always one for the first and the last frame."""
-    run, throttle, waiting, at, head, every = RECORDINGS.new(), Throttle(), [], 0, {}, 1
-    for moment in frames:
-        moves = max(f.n for f in moment)
-        k = max(moment, key=lambda f: f.n).i
-        done = all(f.done for f in moment)
-        columns = exports.grid_columns(len(moment[0].x))
-        if not head:
-            panel = exports.frame_grid(moment[0].x, columns).size
-            every = max(1, math.ceil((moves + 1) * panel[0] * panel[1] * 2 * len(moment) / PIXEL_BUDGET))
-            total = len([j for j in range(moves + 1) if j % every == 0 or j == moves])
-            panels = {"titles": titles, "w": panel[0], "h": panel[1], "gap": GAP}
-            head = {"run": run, "total": total, "panels": panels, "curve": alpha_bar_curve(schedule), "every": every}
-        if k % every and not done:
-            continue
-        picture = exports.frame_picture(moment, columns, GAP)
-        data = render.encode(picture, "png" if done else "jpeg")
-        meta = [meta_of(f) for f in moment]
-        RECORDINGS.add(run, data, meta, "   ".join(f"t {f.t:.0f}  sigma {f.sigma:.3g}  eval {f.nfe}/{f.evaluations}" for f in moment))
-        waiting.append((b64(data), meta))
-        if k == 0 or done or throttle.due():
-            message = {**head, "at": at, "frames": [d for d, _ in waiting], "meta": [m for _, m in waiting], "done": done}
-            at, waiting = at + len(waiting), []
-            yield {view: message, **(extra if k == 0 else {}), **(idle(start, stop) if done else running(start, stop) if k == 0 else {})}
+def build(studio: Studio, view: Watch) -> None:
+    """Hidden buttons, which the player presses, and the runs that they begin and stop."""
 
+    def handler(subject: str):
+        def run_live(values: dict):
+            run = RECORDINGS.new()
+            try:
+                for message in point_messages(run) if subject == "points" else picture_messages(studio, subject, run):
+                    yield {view: {"run": run, "subject": subject, **message}}
+            except Exception as error:
+                yield {view: {"run": run, "subject": subject, "error": friendly(error).message}}
 
-def build(studio: Studio, model: gr.Dropdown) -> Controls:
-    gr.HTML("<p class='purpose'>Watch the reverse process live: x<sub>t</sub>, and the x<sub>0</sub> the network predicts from it.</p>", apply_default_css=False)  # fmt: skip # noqa: E501
-    with gr.Row(elem_classes="main-row"):
-        with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Denoise", variant="primary", elem_id="denoise-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="denoise-stop", min_width=80)
-            controls = build_controls(studio, model, n=9, most=36, rows=False, evaluations=50)
-            with gr.Group():
-                pair = gr.Checkbox(False, label="Compare side by side", info="Same seed, B beside it.", elem_id="denoise-pair")
-                other_sampler = gr.Dropdown(sampler_choices(), value="ddpm", label="Sampler B", visible=False)
-                other_scale = gr.Slider(*bounds("guidance"), value=Request.guidance, step=0.1, label="Guidance scale s, B", visible=False)
-        with gr.Column(scale=3, min_width=320):
-            view = Player(elem_id="denoise-player")
-            note = gr.HTML("", elem_classes="note", apply_default_css=False)
-    pair.change(
-        lambda on: [gr.Dropdown(visible=on), gr.Slider(visible=on)],
-        pair, [other_sampler, other_scale], **INSTANT,
-    )  # fmt: skip
+        return run_live
 
-    def denoise(values: dict):
-        request, seed_update = controls.request(values)
-        schedule = make_schedule(**studio.checkpoint(request.checkpoint).config.schedule)
-        extra = {**seed_update, note: ""}
-        if not values[pair]:
-            frames = ((f,) for f in studio.sample(request))
-            titles = ["x at level t", "predicted x0"]
-        else:
-            second, _ = controls.request(
-                {**values, controls.seed: request.seed, controls.lock: True},
-                sampler=str(values[other_sampler]),
-                guidance=values[other_scale],
-            )
-            frames = studio.compare(request, second)
-            names = [f"{x}: {r.sampler}, s = {r.guidance:g}" for x, r in zip("AB", (request, second))]
-            titles = [f"{name}, {what}" for name in names for what in ("x at t", "predicted x0")]
-        for message in play(frames, titles, schedule, view, start, stop, extra):
-            every = message[view].get("every", 1)
-            if every > 1 and message[view]["at"] == 0:
-                message[note] = f"One step in {every} is kept: more would not fit into the page's memory. With fewer images all are kept."
-            yield message
+    starts = [(gr.Button(f"Run {s} live", visible="hidden", elem_id=f"watch-live-{s}"), handler(s), set()) for s in SUBJECTS]
+    stop = gr.Button("Stop", visible="hidden", elem_id="watch-stop")
+    buttons = {button for button, _, _ in starts}
 
-    wire_run(start, stop, denoise, controls.inputs | {pair, other_sampler, other_scale}, [view, note, controls.seed], "denoise-player")
-    return controls
+    def at_rest() -> dict:
+        return {stop: gr.Button(interactive=False), **{button: gr.Button(interactive=True) for button in buttons}}
+
+    wire_runs(starts, stop, [view, stop, *buttons], at_rest, at_rest)
