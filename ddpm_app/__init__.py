@@ -67,8 +67,7 @@ def sample(device: str = "auto", precision: str = "auto", backend: str = "auto",
 
     Without `checkpoint` the default model is used. Each call reads the model again; a Studio keeps it in memory.
     Raises ValueError, and TypeError for a field that Request does not have."""
-    from ddpm_app.studio.request import Request
     from ddpm_app.studio.studio import Studio
 
     studio = Studio(device=device, precision=precision, backend=backend)
-    return studio.images(Request(**{"checkpoint": studio.default(), **fields}))
+    return studio.images(studio.request(**fields))

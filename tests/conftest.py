@@ -70,6 +70,17 @@ def roots(tmp_path_factory):
     return [root]
 
 
+@pytest.fixture
+def tuned(roots, tmp_path):
+    """A Studio with one model more: mnist-tuned, tuned for two evaluations with guidance 2.5."""
+    import dataclasses
+
+    plain = checkpoint.open_checkpoint(roots[0] / "mnist-random")
+    config = dataclasses.replace(plain.config, tuned_for=2, guidance=2.5)
+    checkpoint.save(tmp_path / "models" / "mnist-tuned", config, checkpoints_weights.read_weights(plain.path))
+    return Studio([*roots, tmp_path / "models"], device="cpu", precision="fp32")
+
+
 @pytest.fixture(scope="session")
 def studio(roots):
     """float32: in bf16 a batch of another size rounds otherwise, which random weights blow up."""

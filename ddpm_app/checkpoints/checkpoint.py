@@ -37,6 +37,8 @@ class CheckpointConfig:
     training:        the whole TrainConfig as a dict
     ema:             which average of the weights is stored
     metrics:         measured numbers that older versions stored here; new ones go to metrics.json (measurements.py)
+    tuned_for:       evaluations that a model tuned to few evaluations takes by default; 0 for other models
+    guidance:        guidance scale that a tuned model contains: its predictions are the guided ones
     """
 
     network: UNetConfig
@@ -48,10 +50,13 @@ class CheckpointConfig:
     training: dict = field(default_factory=dict)
     ema: str = ""
     metrics: list = field(default_factory=list)
+    tuned_for: int = 0
+    guidance: float = 1.0
 
     def to_dict(self) -> dict:
-        """The content of config.json as a dict."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        """The content of config.json as a dict. Only tuned models have the fields of tuning, so that older versions read the others."""
+        tuned = () if self.tuned_for else ("tuned_for", "guidance")
+        return {"format": FORMAT, **{k: v for k, v in dataclasses.asdict(self).items() if k not in tuned}}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1)

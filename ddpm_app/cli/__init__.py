@@ -15,6 +15,7 @@ runs.py             training runs
 bench.py            speed of this machine
 toy.py              the 2-D lab; toy_sample.py is its `sample`
 train.py            train/train_unet.py
+tune_few.py         train/tune_few.py
 ship.py             train/ship.py
 quantise.py         train/quantise.py
 train_toy.py        train/train_toy.py

@@ -9,7 +9,7 @@ from ddpm_app.checkpoints.measurements import store, stored_measurements
 from ddpm_app.cli.progress import ProgressLine
 from ddpm_app.evaluation.agreement import agreement_measurements, agreement_plan, agreement_report
 from ddpm_app.evaluation.samples import sample_share
-from ddpm_app.flags import add_flags, default_of, read_flags
+from ddpm_app.flags import add_flags, read_flags
 from ddpm_app.studio import backend
 from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
@@ -21,8 +21,8 @@ N = 100
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser, names: tuple[str, ...], **defaults) -> None:
-    """Flags for these fields of Request; each has the field's default unless `defaults` has another."""
-    add_flags(parser, Request, names, **{name: default_of(Request, name) for name in names} | defaults)
+    """Flags for these fields of Request, None where they are not given: then the model's default holds, or the one in `defaults`."""
+    add_flags(parser, Request, names, **defaults)
 
 
 def add_reference(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    request = Request(args.checkpoint, **read_flags(Request, args, SAMPLING_FLAGS), n=N if args.n is None else args.n)
     world = join(args.device)
     studio = Studio(device=args.device, precision=args.precision or "auto", backend=args.backend)
+    request = studio.request(args.checkpoint, **read_flags(Request, args, SAMPLING_FLAGS), n=N if args.n is None else args.n)
     plan = agreement_plan(studio, request, args.classifier, args.against, args.reference)
     if args.write:
         stored_measurements(plan.checkpoint)  # refuses a damaged file before the work

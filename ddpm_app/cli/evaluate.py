@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", action="store_true", help="append to the checkpoint's metrics.json")
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    request = Request(args.checkpoint, **read_flags(Request, args, SAMPLING_FLAGS), n=1000 if args.n is None else args.n)
+def plan_of(args: argparse.Namespace, studio: Studio) -> Plan:
+    fields = {**read_flags(Request, args, SAMPLING_FLAGS), "n": 1000 if args.n is None else args.n}
+    request = studio.request(args.checkpoint, **fields) if args.checkpoint else Request(**fields)  # none for given images
     return Plan(
         request,
         parse_metrics(args.metrics),
@@ -70,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
         return run_preset(args)
     if args.sweep and (args.write or args.seeds > 1 or args.images):
         raise ValueError("--sweep samples a checkpoint anew at each of its points and only prints: no --write, --seeds or --images")
-    plan = plan_of(args)
-    bits_only = set(plan.metrics) <= set(BITS) and not args.sweep  # a curve samples images for any --metrics
+    bits_only = set(parse_metrics(args.metrics)) <= set(BITS) and not args.sweep  # a curve samples images for any --metrics
     precision = args.precision or ("fp32" if bits_only else "auto")
     world = join(args.device)
     studio = Studio(device=args.device, precision=precision, backend=args.backend)
+    plan = plan_of(args, studio)
     if args.write:
         stored_measurements(studio.checkpoint(args.checkpoint))  # a damaged file is an error before anything is measured
     shared = plan.pictures and not plan.images and not args.sweep

@@ -16,7 +16,7 @@ from ddpm_app.images import render
 from ddpm_app.studio import backend
 from ddpm_app.studio.exports import image_png
 from ddpm_app.studio.presets import PRESETS
-from ddpm_app.studio.request import Request
+from ddpm_app.studio.request import Request, fixed_guidance
 from ddpm_app.studio.studio import Ranked, Studio
 
 
@@ -40,15 +40,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out is {args.out}; FILE.npz, FILE.png or a folder is accepted")
     check_target(out if out.suffix else out / "00000.png")
     studio = Studio(device=args.device, precision=args.precision, backend=args.backend)
-    fields = {**read_flags(Request, args), "checkpoint": args.checkpoint or studio.default()}
+    given = read_flags(Request, args)
     if args.preset:
-        preset = studio.preset(args.preset, fields["checkpoint"])
-        fields = {**preset, **fields, "checkpoint": preset["checkpoint"]}
-    request = Request(**fields)
+        preset = studio.preset(args.preset, args.checkpoint or studio.default())
+        given = {**preset, **given, "checkpoint": preset["checkpoint"]}
+    request = studio.request(**given)
+    config = studio.checkpoint(request.checkpoint).config
+    if given.get("guidance", request.guidance) != request.guidance:
+        print(f"{request.checkpoint}: {fixed_guidance(config)}", file=sys.stderr)
     progress = (lambda k, n: print(f"\r{k}/{n}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
     samples = studio.ranked(request, progress)
-    write_samples(out, samples, request, studio.checkpoint(request.checkpoint).config.classes)
-    if words := studio.steering.unknown_words(request, studio.checkpoint(request.checkpoint).config):
+    write_samples(out, samples, request, config.classes)
+    if words := studio.steering.unknown_words(request, config):
         print(f"words that were not in the shipped CLIP's training captions and have no effect: {', '.join(words)}", file=sys.stderr)
     best, mean = samples.scores.max(0).mean(), samples.scores.mean()
     ranking = f"; mean {request.rank_by} score of the kept images {best:.4f}, of all candidates {mean:.4f}"

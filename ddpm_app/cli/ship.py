@@ -12,19 +12,21 @@ import io
 import sys
 from pathlib import Path
 
+from ddpm_app.checkpoints.checkpoint import open_checkpoint
 from ddpm_app.files import write_atomically
 from ddpm_app.flags import Parser
 from ddpm_app.studio import exports
-from ddpm_app.studio.studio import Request, Studio
+from ddpm_app.studio.studio import Studio
 from ddpm_app.training import card
 
 
 def animation(model: Path) -> bytes:
     """Sixteen images from noise to sample as a looping WebP at native size. The page shows it before the first click."""
     studio = Studio([model.parent], precision="fp32")
-    request = Request(model.name, n=16, guidance=2.0, evaluations=28, seed=3)
+    tuned = open_checkpoint(model).config.tuned_for
+    request = studio.request(model.name, n=16, seed=3, **({"evaluations": 4} if tuned else {"guidance": 2.0, "evaluations": 28}))
     frames = [exports.frame_grid(frame.x, 4) for frame in studio.sample(request)]
-    buffer, durations = io.BytesIO(), [70] * (len(frames) - 1) + [2200]  # ms
+    buffer, durations = io.BytesIO(), [500 if tuned else 70] * (len(frames) - 1) + [2200]  # ms
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=75, method=4)
     return buffer.getvalue()
 

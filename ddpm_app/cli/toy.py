@@ -13,7 +13,7 @@ import torch
 from ddpm_app.bench.toy import bench_toy
 from ddpm_app.cli import toy_sample
 from ddpm_app.diffusion.denoiser import Denoiser
-from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.files import write_atomically
 from ddpm_app.flags import Parser, Setting, add_flags, check_value, flag, read_flags, settings_of
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             p.add_argument("--pairs", type=as_type(parse_pairs), help="start:end of beta for each linear schedule, separated by commas")
         elif name == "solvers":
             p.add_argument("--evaluations", type=lists[int], default=list(experiments.EVALUATIONS))
-            p.add_argument("--samplers", type=lists[str], default=list(SAMPLERS), help="separated by commas")
+            p.add_argument("--samplers", type=lists[str], default=list(GENERAL_SAMPLERS), help="separated by commas")
             p.add_argument("--grid", default="karras", choices=tuple(GRIDS), help="grid of noise levels, for all samplers (default karras)")
             p.add_argument("--exact", action="store_true", help="use the exact denoiser instead of a network")
             add_flags(p, Scale, ["points"], points=Scale.points)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_app.diffusion.guidance import cfg
-from ddpm_app.diffusion.samplers import SAMPLERS, last
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS, last
 from ddpm_app.diffusion.schedules import GRIDS, SIGMA_CAP, from_vp, sigma_grid
 from ddpm_app.files import write_atomically
 from ddpm_app.networks.mlp import MAX_DIM
@@ -27,7 +27,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--checkpoint", required=True, help="directory of a trained toy")
     p.add_argument("--prior", help=".npy of shape (N, d), standard normal x_T (default: drawn from --seed)")
     p.add_argument("--n", type=int, default=1000, help="number of points, without --prior (default 1000)")
-    p.add_argument("--sampler", default="ddpm", choices=tuple(SAMPLERS))
+    p.add_argument("--sampler", default="ddpm", choices=tuple(GENERAL_SAMPLERS))
     p.add_argument("--steps", type=int, help="steps of the sampler (default: every level of the model's schedule)")
     p.add_argument("--grid", default="uniform-t", choices=tuple(GRIDS))
     p.add_argument("--no-noise", action="store_true", help="leave out the noise that a stochastic sampler adds at every step")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.out).suffix.lower() not in (".npy", ".csv"):
         raise ValueError(f"{args.out} must end in .npy or .csv")
     sigmas = sigma_grid(schedule, args.steps or int((schedule.sigma <= SIGMA_CAP).sum()), args.grid)
-    method, threads, parts = SAMPLERS[args.sampler], torch.get_num_threads(), []
+    method, threads, parts = GENERAL_SAMPLERS[args.sampler], torch.get_num_threads(), []
     noise = torch.zeros_like if args.no_noise else normal(args.seed + 1)
     torch.set_num_threads(1)
     try:

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ddpm_app.diffusion.names import rename_row
@@ -112,6 +113,19 @@ def resumed_settings(source: Path, settings: dict, given: dict) -> dict:
     return settings
 
 
+def measure_of(config: TrainConfig) -> Callable | None:
+    """What is measured at the validations of a model tuned to few evaluations: nothing for data without a classifier."""
+    if not config.teacher:
+        return None
+    from ddpm_app.evaluation.agreement import few_evaluations  # imported here: the other runs do not need it
+
+    try:
+        return few_evaluations(config.data)
+    except ValueError as error:
+        print(f"train_unet: the samples are not measured: {error}", file=sys.stderr)
+        return None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0: finished, or stopped and saved; 2: wrong settings or files; 3: the loss is not a number; 4: the disk is full."""
     config, args = parse(argv)
@@ -131,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"train_unet: {error}", file=sys.stderr)
         return 2
-    options = recorder.RunOptions(**{f.name: getattr(args, f.name) for f in dataclasses.fields(recorder.RunOptions)})
+    chosen = {f.name: getattr(args, f.name) for f in dataclasses.fields(recorder.RunOptions) if hasattr(args, f.name)}
+    options = recorder.RunOptions(**chosen, measure=measure_of(config))
     started = time.perf_counter()  # waiting for the device and pauses count towards --max-seconds
 
     def should_stop() -> bool:

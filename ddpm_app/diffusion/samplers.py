@@ -219,6 +219,15 @@ def ipndm(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         yield Step(i, n, i + 1, s, r, x, x0)
 
 
+def consistency(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like) -> Iterator[Step]:
+    """Song et al. 2023, algorithm 1: the predicted x0 is the result, or gets fresh noise of the next level. For models tuned to few
+    evaluations, whose predicted x0 is where the trajectory through x ends; of other models it is a mean over many images: blurred."""
+    for i, n, s, r in _pairs(sigmas):
+        x0 = denoise(x, s)
+        x = x0 + expand(r, x) * noise(x) if r > 0 else x0
+        yield Step(i, n, i + 1, s, r, x, x0)
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A sampling method and what is known about it.
@@ -230,6 +239,7 @@ class Sampler:
     grid:       the grid that suits it best, one of GRIDS
     stochastic: whether it adds noise at every step with its default options
     evaluations_per_step: 1, or 2 for Heun's method
+    tuned:      only models tuned to few evaluations give good images with it
     """
 
     run: Callable[..., Iterator[Step]]
@@ -239,6 +249,7 @@ class Sampler:
     grid: str = "uniform-t"
     stochastic: bool = False
     evaluations_per_step: int = 1
+    tuned: bool = False
 
     def steps(self, denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise = torch.randn_like, **options) -> Iterator[Step]:
         """Run the method from x (B, *S) at sigmas[0] down the grid.
@@ -270,7 +281,14 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm-large": Sampler(
         ddpm_large, "DDPM, large variance: ancestral sampling with beta_t; only for the full chain of 1000", 1, stochastic=True
     ),
+    "consistency": Sampler(
+        consistency, "Consistency: 1 to 4 evaluations, for models tuned to few evaluations", 1, stochastic=True, tuned=True
+    ),
 }
+
+
+# the samplers of models that are not tuned to few evaluations
+GENERAL_SAMPLERS = {name: sampler for name, sampler in SAMPLERS.items() if not sampler.tuned}
 
 
 def last(steps: Iterator[Step]) -> Tensor:

@@ -16,6 +16,7 @@ from ddpm_app.evaluation.protocol import commit, precision_of
 from ddpm_app.flags import check_choice
 from ddpm_app.images.datasets import ImageData
 from ddpm_app.images.sets import Progress
+from ddpm_app.studio.request import check_is_denoiser
 from ddpm_app.studio.studio import Studio
 
 HALVED = 4  # images whose flow is integrated again with half the steps
@@ -28,6 +29,7 @@ def measure_bits(studio: Studio, checkpoint: Checkpoint, metric: str, data: Imag
 
     part: the split of data, for the protocol. Raises ValueError for images of another shape, too few images, a result below zero."""
     check_choice("metric", metric, BITS)
+    check_is_denoiser(checkpoint.config, "a likelihood")
     config, n, seed, draws, steps = checkpoint.config, plan.bits_n, plan.request.seed, plan.draws, plan.steps
     shape = config.network.image_shape
     if tuple(data.images.shape[1:]) != shape:

@@ -17,7 +17,7 @@ from ddpm_app.evaluation.samples import samples_of
 from ddpm_app.files import plain
 from ddpm_app.flags import check_choice
 from ddpm_app.images.sets import Images, Progress
-from ddpm_app.studio.request import Request
+from ddpm_app.studio.request import Request, fixed_guidance
 from ddpm_app.studio.studio import Studio
 
 AXES: dict[str, tuple] = {
@@ -90,6 +90,8 @@ def parse_sweep(text: str) -> Sweep:
 def sweep(studio: Studio, plan: Plan, along: Sweep) -> Iterator[Progress | Point]:
     """Measure plan's samples at each value of an axis, with the same seeds. Closing the generator stops at the next step; finished batches
     stay on disk. plan.metrics is not used. Raises ValueError for a value that is not accepted."""
+    if along.axis == "guidance" and (fixed := fixed_guidance(studio.checkpoint(plan.request.checkpoint).config)):
+        raise ValueError(fixed)
     requests = [dataclasses.replace(plan.request, **{along.axis: value}) for value in along.values]  # checks all first
     for k, (value, request) in enumerate(zip(along.values, requests)):
         one = dataclasses.replace(plan, request=request, metrics=("fid", "classifier"), features=(along.kind,), seeds=1, images="")

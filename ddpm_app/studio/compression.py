@@ -16,7 +16,7 @@ from ddpm_app.diffusion.schedules import Schedule
 from ddpm_app.flags import check, setting
 from ddpm_app.images import render
 from ddpm_app.studio.exports import picture
-from ddpm_app.studio.request import SEED_LIMIT
+from ddpm_app.studio.request import SEED_LIMIT, check_is_denoiser
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 VARIANCES = {"large": "beta_t", "small": "beta_tilde"}
@@ -47,6 +47,7 @@ def chain(studio: Studio, request: CodeRequest) -> tuple[Denoiser, Schedule]:
 def _denoise(studio: Studio, request: CodeRequest, denoiser: Denoiser, n: int, given: Tensor | None):
     """A function (x (m n, ...), sigma (m n,)) -> predicted x0 of m states of n images, each with the class of its image."""
     config = studio.checkpoint(request.checkpoint).config
+    check_is_denoiser(config, "the code of an image")
     if request.label == "given":
         labels = given if given is not None and config.network.num_classes else None
     else:

@@ -13,12 +13,12 @@ from torch import Tensor
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import clipped
 from ddpm_app.diffusion.interpolation import blend, code_levels, encode, noised_between, slerp
-from ddpm_app.diffusion.samplers import SAMPLERS, SeededNoise
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS, SAMPLERS, SeededNoise
 from ddpm_app.diffusion.schedules import SIGMA_CAP, from_vp, sigma_grid, to_vp
 from ddpm_app.flags import check, setting, write_flags
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.studio.compression import check_images
-from ddpm_app.studio.request import SEED_LIMIT
+from ddpm_app.studio.request import SEED_LIMIT, check_is_denoiser
 from ddpm_app.studio.studio import MAX_BATCH, Studio
 
 WAYS = {
@@ -38,7 +38,7 @@ class PathRequest:
     second: str = setting("none", "class of the second end (default as for the first)", always=True)
     guidance: float = setting(1.0, "guidance scale s of decoding, 1 is off", low=0, high=20)
     frames: int = setting(17, "images from end to end, both ends included", low=2, high=MAX_BATCH)
-    sampler: str = setting("heun", "sampling method of decoding", choices=SAMPLERS)
+    sampler: str = setting("heun", "sampling method of decoding", choices=GENERAL_SAMPLERS)
     evaluations: int = setting(39, "network evaluations of decoding; encoding takes as many", low=3, high=1000)
     t: int = setting(500, "of the way noise: the time t to which both images are noised", low=1, high=100_000)
     seed: int = setting(0, "seed of the first end", low=0, high=SEED_LIMIT)
@@ -89,6 +89,8 @@ def interpolate(studio: Studio, request: PathRequest, pictures: Tensor | None = 
     pictures: the two ends, uint8 (2, C, H, W); None for way "seeds", whose ends equal Studio.sample of the two seeds
     """
     config = studio.checkpoint(request.checkpoint).config
+    if request.way == "ode":
+        check_is_denoiser(config, "the probability flow of an image")
     if (pictures is None) != (request.way == "seeds"):
         raise ValueError(
             f"way {request.way!r} needs two images" if pictures is None else "way 'seeds' accepts no images; 'ode' and 'noise' take two"

@@ -21,7 +21,7 @@ def preset_fields(preset: str, name: str, config: CheckpointConfig, known: Colle
     Fast takes the model tuned to few evaluations where there is one. A tuned model itself has one way to sample, whatever the preset.
     known: the names of all models. Raises ValueError for an unknown preset."""
     check_choice("preset", preset, PRESETS)
-    if getattr(config, "tuned_for", 0):
+    if config.tuned_for:
         return {"checkpoint": name}
     if preset == "fast" and name + TUNED in known:
         return {"checkpoint": name + TUNED}

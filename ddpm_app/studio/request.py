@@ -7,6 +7,7 @@ import math
 import shlex
 from dataclasses import dataclass
 
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig
 from ddpm_app.diffusion.samplers import SAMPLERS
 from ddpm_app.diffusion.schedules import GRIDS
 from ddpm_app.flags import changed, check, setting, write_flags
@@ -29,8 +30,8 @@ class Request:
     label: str = setting("any", "a class (name or index), all (image i gets class i mod K), any (drawn by each image's seed), none")
     n: int = setting(16, "images; image i has seed SEED + i", low=1, high=10**6)
     guidance: float = setting(1.5, "guidance scale s, 1 is off, s = 1 + w", low=0, high=20)
-    sampler: str = setting("unipc", "sampling method", choices=SAMPLERS)
-    evaluations: int = setting(8, "network evaluations per image; with guidance each is two passes", low=1, high=1000)
+    sampler: str = setting("unipc", "sampling method", choices=SAMPLERS, always=True)
+    evaluations: int = setting(8, "network evaluations per image; with guidance each is two passes", low=1, high=1000, always=True)
     grid: str = setting("auto", "noise levels visited; auto is the sampler's own grid", choices=("auto", *GRIDS))
     eta: float = setting(0.0, "DDIM's noise", low=0, high=1)
     churn: float = setting(0.0, "Heun's noise S_churn", low=0, high=100)
@@ -82,3 +83,25 @@ class Request:
     def as_command(self) -> str:
         """The command line that produces the same pixels."""
         return f"python -m ddpm_app sample {shlex.join(write_flags(self))} --out samples.npz"
+
+
+def defaults_for(config: CheckpointConfig) -> dict:
+    """Fields of a Request to this model where nothing else is asked for, if they differ from Request's own: those of a model tuned to few
+    evaluations."""
+    return {"sampler": "consistency", "evaluations": config.tuned_for, "guidance": config.guidance} if config.tuned_for else {}
+
+
+def settled(request: Request, config: CheckpointConfig) -> Request:
+    """The request with the guidance that its images have: a tuned model contains its guidance scale, whatever is asked for."""
+    return dataclasses.replace(request, guidance=config.guidance) if config.tuned_for else request
+
+
+def fixed_guidance(config: CheckpointConfig) -> str:
+    """One sentence for a model that contains its guidance; "" for others."""
+    return f"guidance is fixed at {config.guidance:g}: this model was tuned to it" if config.tuned_for else ""
+
+
+def check_is_denoiser(config: CheckpointConfig, use: str) -> None:
+    """Raise ValueError for a model tuned to few evaluations: it predicts one image where `use` needs the mean of all."""
+    if config.tuned_for:
+        raise ValueError(f"{use} needs a model that predicts the mean of the clean images; this one was tuned to few evaluations")

@@ -29,7 +29,7 @@ from ddpm_app.networks.device import describe, pick_device, pick_dtype
 from ddpm_app.paths import model_roots
 from ddpm_app.studio.backend import Backend
 from ddpm_app.studio.presets import preset_fields
-from ddpm_app.studio.request import Request
+from ddpm_app.studio.request import Request, defaults_for, settled
 from ddpm_app.studio.steering import Steering
 
 MAX_BATCH = 64  # images denoised at once; larger requests are split into such batches
@@ -188,6 +188,12 @@ class Studio:
         name = checkpoint or self.default()
         return preset_fields(preset, name, self.checkpoint(name).config, self.checkpoints())
 
+    def request(self, checkpoint: str = "", **fields) -> Request:
+        """A Request with these fields and the model's own defaults for the others. checkpoint: "" is the default model."""
+        name = checkpoint or self.default()
+        config = self.checkpoint(name).config
+        return settled(Request(name, **{**defaults_for(config), **fields}), config)
+
     # -- sampling ---------------------------------------------------------------------------------------------------
 
     def labels(self, request: Request, classes: tuple[str, ...]) -> np.ndarray:
@@ -270,10 +276,10 @@ class Studio:
         return np.tile(self.labels(request, self.steering.classes(request, config)), request.candidates)
 
     def _guided(self, denoiser: Denoiser, request: Request, config: CheckpointConfig, labels: np.ndarray):
-        if labels[0] < 0 or not config.network.num_classes:
-            plain = conditioned(denoiser, None)
+        label = None if labels[0] < 0 or not config.network.num_classes else torch.from_numpy(labels).to(self.device)
+        if label is None or config.tuned_for:  # a tuned model contains its guidance: never a second pass
+            plain = conditioned(denoiser, label)
         else:
-            label = torch.from_numpy(labels).to(self.device)
             plain = cfg(denoiser, label, request.guidance, (request.interval_low, request.interval_high), request.rescale)
         return clipped(self.steering.guided(plain, request, config, labels))
 

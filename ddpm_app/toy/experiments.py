@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import cfg, classifier_guided, conditioned, of_class
-from ddpm_app.diffusion.samplers import SAMPLERS, last
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS, SAMPLERS, last
 from ddpm_app.diffusion.schedules import GRIDS, Schedule, from_vp, sigma_grid
 from ddpm_app.flags import check_choice
 from ddpm_app.toy import metrics
@@ -54,7 +54,7 @@ def solvers(
     schedule: Schedule,
     data: ToyData,
     evaluations: Sequence[int] = EVALUATIONS,
-    names: Sequence[str] = tuple(SAMPLERS),
+    names: Sequence[str] = tuple(GENERAL_SAMPLERS),
     grid: str = "karras",
     points: int = 1000,
     emd_points: int = 2000,
@@ -65,7 +65,7 @@ def solvers(
     The error is the root mean square distance of `points` samples to a 1000-step Heun solution."""
     check_choice("grid", grid, GRIDS)
     for name in names:
-        check_choice("sampler", name, SAMPLERS)
+        check_choice("sampler", name, GENERAL_SAMPLERS)
     names = list(names)
     denoise, total = conditioned(in_float64(denoiser), None), len(names) * len(evaluations)
     _, test = split(data, emd_points, seed)

@@ -20,7 +20,7 @@ from ddpm_app.checkpoints.description import CheckpointError
 from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.guidance import Denoise, cfg, conditioned
 from ddpm_app.diffusion.likelihood import flow_levels
-from ddpm_app.diffusion.samplers import SAMPLERS, start
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS, SAMPLERS, start
 from ddpm_app.diffusion.schedules import SIGMA_CAP, Schedule, from_vp, sigma_grid
 from ddpm_app.flags import check, check_choice, setting
 from ddpm_app.paths import SHIPPED
@@ -45,7 +45,7 @@ class PlaneRequest:
     """What to sample; each field states its meaning and bounds. Raises ValueError for a field out of bounds."""
 
     which: str = setting("learned", "denoiser: of the network, of the true density, or of the data's points", choices=WHICH)
-    sampler: str = setting("ddim", "sampler", choices=SAMPLERS)
+    sampler: str = setting("ddim", "sampler", choices=GENERAL_SAMPLERS)
     evaluations: int = setting(60, "evaluations of the denoiser", low=1, high=1000)
     n: int = setting(2000, "particles", low=1, high=5000)
     label: int | None = setting(None, "number of the class; None for any")

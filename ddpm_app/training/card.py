@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from ddpm_app.checkpoints import checkpoint, weights
-from ddpm_app.checkpoints.checkpoint import Checkpoint
+from ddpm_app.checkpoints.checkpoint import Checkpoint, CheckpointConfig
 from ddpm_app.checkpoints.measurements import Measurement, card_rows, copy_measurements, store
 from ddpm_app.files import read_json, write_atomically
 from ddpm_app.flags import settings_to_flags
@@ -33,7 +33,7 @@ tags: [diffusion, ddpm, {data}]
 | data | {data}, {image}, classes: {classes} |
 | network | U-Net, {channels} channels x {multipliers}, {blocks} block(s) a level, {parameters:,} parameters |
 | predicts | {row}, {schedule} schedule, T = {T} |
-| training | {training}; {machine} |
+| training | {training}; {machine} |{tuned}
 | weights | {average}, fp16 safetensors |
 
 Trained with
@@ -104,6 +104,7 @@ def card(model: Checkpoint, parts: list[Checkpoint], note: str, machine: str) ->
         blocks=network.blocks,
         parameters=sum(v.numel() for v in weights.read_weights(model.path).values()),
         row=config.prediction_type,
+        tuned=tuned_row(config),
         schedule=config.schedule["name"],
         T=config.schedule.get("T", 1000),
         training=", then ".join(trained(part) for part in parts),
@@ -176,6 +177,15 @@ def command(settings: dict, out: str = "", init: str = "") -> str:
     """The call of train_unet.py with the settings that differ from the defaults. out, init: names of runs."""
     argv = [*settings_to_flags(TrainConfig, settings), *(["--init", f"runs/{init}"] if init else [])]
     return " ".join(["python train/train_unet.py", *argv, "--out", f"runs/{out or settings['data']}"])
+
+
+def tuned_row(config: CheckpointConfig) -> str:
+    """The card's row of a model tuned to few evaluations; "" for others."""
+    if not config.tuned_for:
+        return ""
+    count, teacher = config.tuned_for, Path(config.training.get("teacher", "")).name
+    takes = f"{count} evaluation{'s' * (count > 1)} per image by default (`consistency` sampler)"
+    return f"\n| tuned | from `{teacher}`, towards its guided samples; {takes}; guidance is fixed at {config.guidance:g} |"
 
 
 def metrics_table(metrics: list[dict]) -> str:

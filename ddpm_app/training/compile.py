@@ -50,9 +50,9 @@ def compile_network(trainer) -> None:
     plain = trainer.denoiser
     try:
         trainer.denoiser = dataclasses.replace(plain, network=torch.compile(trainer.network))
-        x0, t, eps, label = trainer.batch()
+        inputs = trainer.batch()
         with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
-            trainer.denoiser.loss(x0, t, eps, label, trainer.config.weight).mean().backward()
+            trainer.loss(*inputs).mean().backward()
     except Exception:
         trainer.denoiser = plain
         raise

@@ -47,6 +47,11 @@ class TrainConfig:
         choices=("auto", "yes", "no", "graph"),
     )
     image_size: int = setting(0, "side in pixels to which images of a folder are resized; 0 is 32. Other data keep their size", low=0)
+    teacher: str = setting("", "tune to few evaluations: the model whose guided sampling is learned, its name or its directory")
+    teacher_guidance: float = setting(1.5, "guidance scale of the teacher, which the tuned model contains", low=0, high=20)
+    teacher_evaluations: int = setting(5, "evaluations of each of the teacher's trajectories", low=2, high=64)
+    trained_levels: int = setting(2, "noise levels trained of each trajectory: the highest, and others by chance", low=1, high=64)
+    tuned_for: int = setting(1, "evaluations that the tuned model takes by default", low=1, high=8)
 
     def __post_init__(self):
         if not (self.minutes > 0) ^ (self.images > 0):
@@ -59,4 +64,5 @@ class TrainConfig:
 RECIPES: dict[str, dict] = {
     "classic": dict(preset="ddpm", prediction_type="eps", schedule="linear", weight="uniform", batch=128)
     | dict(lr=2e-4, weight_decay=1e-4, ema=0.9999, warmup=640_000, decay="none"),
+    "few": dict(batch=16, weight_decay=0.0, warmup=320, averages="none"),  # tune_few.py: short runs from trained weights
 }

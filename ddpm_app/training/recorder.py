@@ -37,9 +37,11 @@ from ddpm_app.networks.device import describe, for_inference, pick_device
 from ddpm_app.networks.unet import UNet
 from ddpm_app.training import distributed, posthoc_ema, process, trackers
 from ddpm_app.training.config import TrainConfig
-from ddpm_app.training.trainer import Trainer, TrainEvent, train, validation_loss
+from ddpm_app.training.trainer import Trainer, TrainEvent, averaged, train
+from ddpm_app.training.tuning import find_model, make_trainer
 
 COLUMNS = 4  # images of each class in a sample grid
+UNMEASURED = ("step", "images", "validation_loss", "overhead_seconds")  # the other fields of a validation's line are options.measure's
 OVERHEAD = 0.02  # share of the training time that logging, validating and saving may take
 
 
@@ -55,6 +57,7 @@ class RunOptions:
     validations      validations over the budget
     snapshots        snapshots over the budget
     track            names of trackers beside TensorBoard, separated by commas
+    measure          measures the denoiser of the EMA weights at the validations; its numbers are added to the log line
     """
 
     state: Path | None = None
@@ -65,6 +68,7 @@ class RunOptions:
     validations: int = 20
     snapshots: int = 20
     track: str = ""
+    measure: Callable[[Denoiser], dict[str, float]] | None = None
 
 
 def run(
@@ -84,7 +88,7 @@ def run(
     if world.any(not options.now and not run_process.wait_for_device(device, should_stop, say)):
         return "stopped"
     training, held_out = load(config, world, say)
-    trainer = Trainer(config, training, world)
+    trainer = make_trainer(config, training, world)
     machine = describe(trainer.device) + (f", {world.size} processes" if world.size > 1 else "")
     run_process.record(machine=machine)
     if world.main:
@@ -126,13 +130,13 @@ def initialize(trainer: Trainer, options: RunOptions) -> None:
     """Continue from the saved state, or start with the weights of another checkpoint, if the options name one. Raises ValueError."""
     if options.state and options.state.is_file():
         trainer.load_state(options.state)
-    elif options.init:
-        source = checkpoint.open_checkpoint(options.init)
+    elif init := options.init or trainer.config.teacher:
+        source = find_model(init)
         there, here = dataclasses.asdict(source.config.network), dataclasses.asdict(trainer.network.config)
         if differences := [f"{k} {there[k]} instead of {here[k]}" for k in here if k != "dropout" and there[k] != here[k]]:
-            raise ValueError(f"--init: {options.init} is another network: {', '.join(differences)}")
+            raise ValueError(f"{'--init' if options.init else '--teacher'}: {init} is another network: {', '.join(differences)}")
         weights = checkpoints_weights.read_weights(source.path)
-        checkpoints_weights.check_weights(weights, trainer.network, options.init)
+        checkpoints_weights.check_weights(weights, trainer.network, init)
         trainer.init_weights(weights)
 
 
@@ -207,16 +211,20 @@ class Recorder:
         with_loss, with_grid = self._affordable()
         started = time.perf_counter()
         if with_loss:
-            row["validation_loss"] = validation_loss(trainer, self.held_out)
+            row["validation_loss"] = trainer.validation(self.held_out)
             self.loss_seconds = time.perf_counter() - started
         if with_grid:
             self.save_grid()
+            if self.options.measure and trainer.world.main:
+                with averaged(trainer) as denoiser:
+                    row |= self.options.measure(denoiser)
             self.grid_seconds = time.perf_counter() - started - self.loss_seconds
         row["overhead_seconds"] = round(self.spent - self.spent_logged, 3)
         self.spent_logged = self.spent
         self._write(row)
         self.save()  # after the log line: a resumed run removes a line without its state, but could not add a missing line
         loss = f"validation loss {row['validation_loss']:.4f}, " if with_loss else ""
+        loss += "".join(f"{name} {value:.4g}, " for name, value in row.items() if name not in UNMEASURED)
         self.say(f"  {trainer.images} images: {loss}state saved")
 
     def _affordable(self) -> tuple[float, float]:
@@ -287,6 +295,7 @@ def checkpoint_config(trainer: Trainer) -> checkpoint.CheckpointConfig:
         images_seen=trainer.images,
         training=dataclasses.asdict(config),
         ema=trainer.ema.describe(),
+        **({"tuned_for": config.tuned_for, "guidance": config.teacher_guidance} if config.teacher else {}),
     )
 
 
@@ -301,11 +310,12 @@ def sample_grid(trainer: Trainer, per_class: int = COLUMNS, evaluations: int = 1
     shared = classes * per_class >= trainer.world.size
     part = trainer.world.slice(classes * per_class) if shared else slice(0, classes * per_class)
     label = torch.arange(classes, device=trainer.device).repeat_interleave(per_class)[part]
-    sigmas = sigma_grid(denoiser.schedule, evaluations)
+    tuned_for = trainer.config.tuned_for if trainer.config.teacher else 0
+    sigmas = sigma_grid(denoiser.schedule, tuned_for or evaluations)
     x, noise = start(range(part.start, part.stop), (len(label), *trainer.data.images.shape[1:]), sigmas, trainer.device)
-    guided = cfg(denoiser, label, scale if trainer.network.config.num_classes else 1.0)
+    guided = cfg(denoiser, label, scale if trainer.network.config.num_classes and not tuned_for else 1.0)
     with torch.inference_mode():
-        images = to_uint8(last(SAMPLERS["dpmpp-2m"].steps(clipped(guided), x, sigmas, noise)))
+        images = to_uint8(last(SAMPLERS["consistency" if tuned_for else "dpmpp-2m"].steps(clipped(guided), x, sigmas, noise)))
     return trainer.world.gather(images) if shared else images.cpu()
 
 

@@ -6,6 +6,7 @@ Data, augmentation and noise are on the training device. Nothing is copied back 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -22,6 +23,7 @@ from ddpm_app.diffusion.denoiser import Denoiser
 from ddpm_app.diffusion.names import rename_row
 from ddpm_app.diffusion.schedules import make_schedule
 from ddpm_app.files import save_tensors
+from ddpm_app.flags import default_of
 from ddpm_app.images.datasets import GLYPHS, ImageData
 from ddpm_app.images.pixels import to_model
 from ddpm_app.networks.device import keep_freed_memory, memory_format, pick_device, pick_dtype
@@ -173,7 +175,7 @@ class Trainer:
         losses, norm = (self.graph or self.update)()
         self.step += 1
         self.images += self.config.batch
-        return losses, self._inputs[1] * BANDS // self.config.T, norm
+        return losses, self.bands(), norm
 
     def _prepare(self) -> None:
         """Write what differs from step to step into the tensors that update() reads: batch, learning rate, decays of the EMAs."""
@@ -197,20 +199,31 @@ class Trainer:
         Reads self._inputs, self._decays and self._lr; changes the weights, the optimiser's state and the EMAs.
         Returns the losses (B,) and the gradient norm ()."""
         c, world = self.config, self.world
-        x0, t, eps, label = self._inputs
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = self.denoiser.loss(x0, t, eps, label, c.weight)
+            losses = self.loss(*self._inputs)
         self.optimiser.zero_grad(set_to_none=True)
         if world.size == 1:
             losses.mean().backward()
         else:  # gradients are added up before they are clipped
-            (losses.sum() / c.batch).backward()
+            (losses.mean() * ((self.part.stop - self.part.start) / c.batch)).backward()
             world.add(*(p.grad for p in self.parameters))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, c.clip)
         self.optimiser.step()
         for ema, decay in zip(self.emas, self._decays, strict=True):
             ema.update(self.parameters, decay)
         return losses.detach(), norm
+
+    def loss(self, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor) -> Tensor:
+        """The loss of each sample of a batch (B,), with gradients. Its arguments are what batch() returns."""
+        return self.denoiser.loss(x0, t, eps, label, self.config.weight)
+
+    def bands(self) -> Tensor:
+        """The noise band of each sample of the current step (B,)."""
+        return self._inputs[1] * BANDS // self.config.T
+
+    def validation(self, data: ImageData) -> float:
+        """The loss of the EMA weights on held-out images."""
+        return validation_loss(self, data)
 
     # -- saved state ------------------------------------------------------------------------------------------------
 
@@ -261,7 +274,8 @@ class Trainer:
         with safe_open(file, "pt") as f:
             meta = json.loads(f.metadata()["ddpm-studio"])
             settings = dataclasses.asdict(self.config)
-            stored = {"averages": "none"} | rename_row(meta["config"])  # older states have no averages
+            defaults = {k: default_of(TrainConfig, k, settings) for k in settings}  # of fields that are newer than the state
+            stored = {**defaults, "averages": "none", **rename_row(meta["config"])}  # older states have no averages
             differs = [k for k in settings if k not in CHANGEABLE and stored.get(k) != settings[k]]
             if differs:
                 raise ValueError(f"{file} was trained with other settings: {', '.join(differs)}")
@@ -329,21 +343,28 @@ def train(
             before, started = trainer.seconds, time.perf_counter()  # the caller's time is not training time
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def averaged(trainer: Trainer) -> Iterator[Denoiser]:
+    """The run's network with its EMA weights, in evaluation mode and without gradients; training goes on with the raw weights."""
+    kept = [p.detach().clone() for p in trainer.parameters]
+    with torch.no_grad():
+        torch._foreach_copy_(trainer.parameters, trainer.ema.values)
+        trainer.network.eval()
+        # not the compiled network, which accepts one batch size
+        yield dataclasses.replace(trainer.denoiser, network=trainer.network)
+        torch._foreach_copy_(trainer.parameters, kept)
+        trainer.network.train()
+
+
 def validation_loss(trainer: Trainer, data: ImageData, count: int = VALIDATION_IMAGES) -> float:
     """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
-    network, kept = trainer.network, [p.detach().clone() for p in trainer.parameters]
-    denoiser = dataclasses.replace(trainer.denoiser, network=network)  # not the compiled network, which accepts one batch size
-    torch._foreach_copy_(trainer.parameters, trainer.ema.values)
-    network.eval()
     g, total, n = torch.Generator().manual_seed(1), 0.0, min(count, len(data))
-    for start in range(0, n, 128):
-        index = torch.arange(start, min(start + 128, n))
-        x0, label = to_model(data.images[index]).to(trainer.device), data.labels[index].to(trainer.device)
-        t = (index * trainer.config.T // n).to(trainer.device)
-        eps = torch.randn(x0.shape, generator=g).to(trainer.device)
-        with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
-            total += float(denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
-    torch._foreach_copy_(trainer.parameters, kept)
-    network.train()
+    with averaged(trainer) as denoiser:
+        for start in range(0, n, 128):
+            index = torch.arange(start, min(start + 128, n))
+            x0, label = to_model(data.images[index]).to(trainer.device), data.labels[index].to(trainer.device)
+            t = (index * trainer.config.T // n).to(trainer.device)
+            eps = torch.randn(x0.shape, generator=g).to(trainer.device)
+            with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
+                total += float(denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
     return total / n

@@ -21,8 +21,8 @@ def build(studio: Studio) -> None:
         label: str = "any",
         n: int = 4,
         guidance: float = Request.guidance,
-        sampler: str = Request.sampler,
-        evaluations: int = Request.evaluations,
+        sampler: str = "",
+        evaluations: int = 0,
         seed: int = 0,
         text: str = "",
         text_scale: float = Request.text_scale,
@@ -37,9 +37,9 @@ def build(studio: Studio) -> None:
             checkpoint: Name of a model; empty for the one the page opens with.
             label: A class name or index, "all", "any" or "none".
             n: Number of images, 1 to 64. Image i has seed + i.
-            guidance: Classifier-free guidance scale s, 1 is off.
-            sampler: dpmpp-2m, unipc, ipndm, heun, ddim, ddpm or ddpm-large.
-            evaluations: Denoiser evaluations per image, 1 to 1000.
+            guidance: Classifier-free guidance scale s, 1 is off. Models tuned to few evaluations have their own, which is fixed.
+            sampler: dpmpp-2m, unipc, ipndm, heun, ddim, ddpm, ddpm-large or consistency; empty for the model's own.
+            evaluations: Denoiser evaluations per image, 1 to 1000; 0 for the model's own number.
             seed: Seed of the first image, 0 or more.
             text: CLIP guidance: a prompt to steer toward; empty for none.
             text_scale: Scale of the CLIP guidance, 0 is off.
@@ -55,13 +55,13 @@ def build(studio: Studio) -> None:
             raise ValueError(f"n is {n!r}; 1 to {API_LIMIT} images are accepted here")
         if not isinstance(candidates, int) or not 1 <= n * candidates <= API_LIMIT:
             raise ValueError(f"candidates is {candidates!r}; n times candidates may be 1 to {API_LIMIT} here")
-        request = Request(
-            checkpoint=checkpoint or studio.default(),
+        chosen = {k: v for k, v in (("sampler", sampler), ("evaluations", evaluations)) if v}
+        request = studio.request(
+            checkpoint,
+            **chosen,
             label=label,
             n=n,
             guidance=guidance,
-            sampler=sampler,
-            evaluations=evaluations,
             seed=seed,
             text=text,
             text_scale=text_scale,

@@ -54,6 +54,19 @@ def test_sample_runs_with_every_sampler(name, tmp_path):
     assert sample("--sampler", name, out=tmp_path / "x.npz") == 0
 
 
+def test_sample_takes_a_tuned_models_defaults_and_says_that_its_guidance_is_fixed(tmp_path, tuned, capsys):
+    flags = ["sample", "--checkpoint", str(tmp_path / "models" / "mnist-tuned"), "--n", "2", "--label", "3"]
+    assert cli.main([*flags, "--out", str(tmp_path / "a.npz")]) == 0
+    said = capsys.readouterr()
+    assert "2 evaluations each" in said.out and not said.err
+    assert cli.main([*flags, "--guidance", "4", "--out", str(tmp_path / "b")]) == 0
+    assert "guidance is fixed at 2.5" in capsys.readouterr().err
+    settings = png_settings.read(tmp_path / "b" / "00000.png")
+    assert (settings["guidance"], settings["sampler"], settings["evaluations"]) == (2.5, "consistency", 2)
+    with np.load(tmp_path / "a.npz") as z:
+        assert (np.asarray(Image.open(tmp_path / "b" / "00001.png")) == z["arr_0"][1, :, :, 0]).all()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

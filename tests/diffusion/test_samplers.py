@@ -275,6 +275,20 @@ def test_stochastic_samplers_keep_the_distribution(name):
     torch.testing.assert_close(x.std(0), torch.full((2,), SD, dtype=F64), rtol=0.02, atol=0)
 
 
+@pytest.mark.parametrize("evaluations", [1, 2, 5])
+def test_consistency_sampling_of_the_exact_function_keeps_the_distribution(evaluations):
+    """Song et al. 2023, algorithm 1, with the flow's end in place of the denoiser: any number of evaluations gives the Gaussian itself."""
+    g = torch.Generator().manual_seed(12)
+    noise = lambda like: torch.randn(like.shape, generator=g, dtype=like.dtype)  # noqa: E731
+    grid = sigma_grid(LINEAR, evaluations)
+    x, noise = start(noise, (20_000, 2), grid, dtype=F64)
+    steps = list(SAMPLERS["consistency"].steps(lambda x, s: flow(x, s, 0.0), x, grid, noise))
+    torch.testing.assert_close(steps[-1].x.mean(0), MEAN, rtol=0, atol=3 * SD / math.sqrt(20_000) + 5e-3)
+    torch.testing.assert_close(steps[-1].x.std(0), torch.full((2,), SD, dtype=F64), rtol=0.02, atol=0)
+    for step in steps[:-1]:
+        assert float((step.x - step.x0).std()) == pytest.approx(float(step.sigma_next), rel=0.02)
+
+
 # -- bookkeeping --------------------------------------------------------------------------------------------------------
 
 

@@ -230,3 +230,45 @@ def test_closing_the_iterator_stops_the_sampling(studio, monkeypatch):
 def test_sampling_completes_on_every_grid(studio):
     for grid in GRIDS:
         assert final(studio, ask(grid=grid, n=1)).done
+
+
+# -- models tuned to few evaluations -------------------------------------------------------------------------------------
+
+
+def test_a_tuned_model_never_runs_a_second_pass(tuned, monkeypatch):
+    calls = []
+    real = Denoiser.__call__
+    monkeypatch.setattr(Denoiser, "__call__", lambda self, x, *rest: calls.append(len(x)) or real(self, x, *rest))
+    for guidance in (1.0, 1.5, 7.0):
+        final(tuned, Request("mnist-tuned", "3", 4, guidance, "consistency", 2))
+    assert calls == [4] * 6
+    plain = final(tuned, Request("mnist-random", "3", 4, 1.0, "consistency", 2)).x  # the same weights
+    assert (final(tuned, Request("mnist-tuned", "3", 4, 7.0, "consistency", 2)).x == plain).all()
+
+
+def test_a_request_takes_the_models_defaults(tuned):
+    request = tuned.request("mnist-tuned", n=3)
+    assert (request.sampler, request.evaluations, request.guidance, request.n) == ("consistency", 2, 2.5, 3)
+    assert tuned.request("mnist-tuned", evaluations=4, guidance=9.0) == dataclasses.replace(request, evaluations=4, n=16)
+    assert tuned.request("cifar10-random", n=3) == Request("cifar10-random", n=3)
+    assert tuned.request().checkpoint == "cifar10-random"
+
+
+def test_a_tuned_models_request_can_be_repeated_from_its_command_and_its_png(tuned):
+    request = tuned.request("mnist-tuned", n=1, label="3", seed=4)
+    flags = request.as_command().split()
+    assert flags[flags.index("--sampler") + 1] == "consistency" and flags[flags.index("--evaluations") + 1] == "2"
+    png = image_png(final(tuned, request).x[0], request, 0, 3)
+    again = request_from_settings(png_settings.read(png), tuned.checkpoint("mnist-tuned").config.classes)
+    assert (final(tuned, again).x == final(tuned, request).x).all() and again.guidance == 2.5
+
+
+def test_uses_that_need_a_denoiser_refuse_a_tuned_model(tuned):
+    from ddpm_app.studio.compression import CodeRequest, code
+    from ddpm_app.studio.interpolate import PathRequest, interpolate
+
+    pictures = torch.zeros(2, 1, 14, 14, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="tuned to few evaluations"):
+        list(code(tuned, CodeRequest("mnist-tuned", label="3"), pictures))
+    with pytest.raises(ValueError, match="tuned to few evaluations"):
+        list(interpolate(tuned, PathRequest("mnist-tuned", first="3", second="4", way="ode"), pictures))

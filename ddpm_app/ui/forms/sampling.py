@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ddpm_app.checkpoints.checkpoint import Checkpoint
-from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS, SAMPLERS
 from ddpm_app.flags import settings_of, whole
 from ddpm_app.studio.exports import request_from_settings
+from ddpm_app.studio.request import defaults_for, fixed_guidance, settled
 from ddpm_app.studio.steering import Steering
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.ui.events import INSTANT
@@ -48,6 +49,7 @@ class Controls:
     interval_low: gr.Number
     interval_high: gr.Number
     rows: bool
+    studio: Studio
     steering: Steering | None = None
 
     def choices(self, checkpoint: Checkpoint | None) -> list[str]:
@@ -80,7 +82,8 @@ class Controls:
             interval_high=high if high else float("inf"),
             seed=whole(seed, "seed"),
         )
-        return Request(**{**fields, **overrides}), {self.seed: int(seed)}
+        request = Request(**{**fields, **overrides})
+        return settled(request, self.studio.checkpoint(request.checkpoint).config), {self.seed: int(seed)}
 
     def restore(self, settings: dict, studio: Studio) -> dict:
         """Updates that set every control to the settings of a dropped PNG. Raises ValueError."""
@@ -93,7 +96,7 @@ class Controls:
             self.model: r.checkpoint,
             self.label: gr.Dropdown(choices=self.choices(checkpoint), value=label),
             self.guidance: r.guidance,
-            self.sampler: r.sampler,
+            self.sampler: gr.Dropdown(choices=sampler_choices(bool(checkpoint.config.tuned_for)), value=r.sampler),
             self.evaluations: r.evaluations,
             self.n: 1,
             self.seed: r.seed,
@@ -112,9 +115,27 @@ class Controls:
         return [c for c in vars(self).values() if isinstance(c, gr.components.Component)]
 
 
-def sampler_choices() -> list[tuple[str, str]]:
-    """(text of the menu, name) of every sampler."""
-    return [(s.blurb.partition(":")[0], name) for name, s in SAMPLERS.items()]
+def sampler_choices(tuned: bool = False) -> list[tuple[str, str]]:
+    """(text of the menu, name) of the samplers for a model. tuned: with those that are for models tuned to few evaluations only."""
+    return [(s.blurb.partition(":")[0], name) for name, s in (SAMPLERS if tuned else GENERAL_SAMPLERS).items()]
+
+
+GUIDANCE_INFO = "1 is off. s = 1 + w in (1 + w) cond − w uncond."
+
+
+def model_updates(checkpoint: Checkpoint | None, was_tuned: bool, evaluations: int) -> tuple[dict, dict, dict]:
+    """Updates of the guidance, the sampler and the evaluations when this model is chosen. The values change where the model has its own
+    defaults, or where the model before it had; evaluations: those of a model without its own."""
+    if checkpoint is None:
+        return gr.skip(), gr.skip(), gr.skip()
+    config = checkpoint.config
+    own = {"guidance": Request.guidance, "sampler": Request.sampler, "evaluations": evaluations} | defaults_for(config)
+    values = {k: {"value": v} for k, v in own.items()} if config.tuned_for or was_tuned else dict.fromkeys(own, {})
+    return (
+        gr.Slider(interactive=not config.tuned_for, info=fixed_guidance(config).capitalize() or GUIDANCE_INFO, **values["guidance"]),
+        gr.Dropdown(choices=sampler_choices(bool(config.tuned_for)), **values["sampler"]),
+        gr.Slider(**values["evaluations"]),
+    )
 
 
 def bounds(field: str, cls: type = Request) -> tuple[float, float]:
@@ -144,15 +165,18 @@ def build_controls(
     first = studio.checkpoints().get(model.value) if model.value else None
     steering = studio.steering if steered else None
     choices = class_choices(first, rows, steering)
+    own = {"sampler": Request.sampler, "evaluations": evaluations, "guidance": Request.guidance}
+    fixed = fixed_guidance(first.config) if first else ""
+    own |= defaults_for(first.config) if first else {}
     with gr.Group():
         label = gr.Dropdown(choices, value=choices[0], label="Class")
         guidance = gr.Slider(
-            *bounds("guidance"), value=Request.guidance, step=0.1, label="Guidance scale s",
-            info="1 is off. s = 1 + w in (1 + w) cond − w uncond.",
+            *bounds("guidance"), value=own["guidance"], step=0.1, label="Guidance scale s",
+            info=fixed.capitalize() or GUIDANCE_INFO, interactive=not fixed,
         )  # fmt: skip
-        sampler = gr.Dropdown(sampler_choices(), value=Request.sampler, label="Sampler", info=SAMPLERS[Request.sampler].blurb)
+        sampler = gr.Dropdown(sampler_choices(bool(fixed)), value=own["sampler"], label="Sampler", info=SAMPLERS[own["sampler"]].blurb)
         steps = gr.Slider(
-            *bounds("evaluations"), value=evaluations, step=1, label="Evaluations",
+            *bounds("evaluations"), value=own["evaluations"], step=1, label="Evaluations",
             info="Network evaluations per image. Time grows with this number.",
         )  # fmt: skip
         count = gr.Slider(1, most, value=n, step=1, label="Images")
@@ -177,9 +201,13 @@ def build_controls(
         with gr.Row():
             low = gr.Number(0, label="Guide above σ", minimum=0, min_width=90)
             high = gr.Number(None, label="up to σ", minimum=0, min_width=90, placeholder="∞")
+    model.change(
+        lambda name, method: model_updates(studio.checkpoints().get(name or ""), SAMPLERS[method].tuned, evaluations),
+        [model, sampler], [guidance, sampler, steps], **INSTANT,
+    )  # fmt: skip
     sampler.change(
         lambda name: gr.Dropdown(info=SAMPLERS[name].blurb),
         sampler, sampler, **INSTANT,
     )  # fmt: skip
     dice.click(lambda: random.randrange(UI_SEED), None, seed, **INSTANT)
-    return Controls(model, label, guidance, sampler, steps, count, seed, lock, grid, eta, churn, rescale, low, high, rows, steering)
+    return Controls(model, label, guidance, sampler, steps, count, seed, lock, grid, eta, churn, rescale, low, high, rows, studio, steering)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from ddpm_app.diffusion.samplers import SAMPLERS
+from ddpm_app.diffusion.samplers import GENERAL_SAMPLERS
 from ddpm_app.diffusion.schedules import SCHEDULES
 from ddpm_app.flags import settings_of
 from ddpm_app.toy import playground as use_cases
@@ -65,7 +65,7 @@ def build(tab: gr.Tab) -> None:
                 label = gr.Dropdown(class_choices(SHAPES["moons"]()[1]), value=-1, label="Class", elem_id="lab-class")
                 about = "1 is off. s = 1 + w in (1 + w) cond - w uncond."
                 scale = gr.Slider(0, 10, value=use_cases.PlaneRequest.scale, step=0.5, label="Guidance scale s", info=about)
-                sampler = gr.Dropdown(list(SAMPLERS), value=use_cases.PlaneRequest.sampler, label="Sampler")
+                sampler = gr.Dropdown(list(GENERAL_SAMPLERS), value=use_cases.PlaneRequest.sampler, label="Sampler")
                 evaluations = gr.Slider(1, 200, value=use_cases.PlaneRequest.evaluations, step=1, label="Evaluations")
             with gr.Accordion("Particles, seed and training", open=False):
                 points = gr.Slider(100, 4000, value=use_cases.PlaneRequest.n, step=100, label="Particles")
