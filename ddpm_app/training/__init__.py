@@ -4,6 +4,7 @@ config.py        TrainConfig: everything that decides a run
 trainer.py       the training step and loop; saved state and exact resume
 compile.py       torch.compile for the network, a CUDA graph for the step
 tuning.py        a Trainer that tunes a model to few evaluations
+validation.py    the loss of the EMA weights on held-out images
 recorder.py      a run from start to end: loading, the loop, validations, samples, snapshots, log
 process.py       inside the process of a run: its folder, the queue for the device, pauses, how it ended
 distributed.py   several processes that train as one

@@ -17,7 +17,7 @@ from ddpm_app.files import read_json, write_atomically
 from ddpm_app.flags import settings_to_flags
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.runs import Run
-from ddpm_app.training.trainer import VALIDATION_IMAGES
+from ddpm_app.training.validation import VALIDATION_IMAGES
 
 CARD = """---
 license: mit

@@ -37,8 +37,9 @@ from ddpm_app.networks.device import describe, for_inference, pick_device
 from ddpm_app.networks.unet import UNet
 from ddpm_app.training import distributed, posthoc_ema, process, trackers
 from ddpm_app.training.config import TrainConfig
-from ddpm_app.training.trainer import Trainer, TrainEvent, averaged, train
+from ddpm_app.training.trainer import Trainer, TrainEvent, train
 from ddpm_app.training.tuning import find_model, make_trainer
+from ddpm_app.training.validation import averaged
 
 COLUMNS = 4  # images of each class in a sample grid
 UNMEASURED = ("step", "images", "validation_loss", "overhead_seconds")  # the other fields of a validation's line are options.measure's

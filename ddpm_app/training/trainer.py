@@ -6,7 +6,6 @@ Data, augmentation and noise are on the training device. Nothing is copied back 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -33,9 +32,9 @@ from ddpm_app.networks.unet_config import preset_config
 from ddpm_app.training.compile import StepGraph, compile_step
 from ddpm_app.training.config import CHANGEABLE, TrainConfig
 from ddpm_app.training.distributed import World
+from ddpm_app.training.validation import validation_loss
 
 BANDS = 10  # noise bands the loss is reported in: equal parts of t
-VALIDATION_IMAGES = 512  # of the held-out images, or all if there are fewer
 
 
 @dataclass(frozen=True)
@@ -341,30 +340,3 @@ def train(
             sums.zero_(), counts.zero_(), norms.zero_()
             since, event_time, event_images = 0, time.perf_counter(), trainer.images
             before, started = trainer.seconds, time.perf_counter()  # the caller's time is not training time
-
-
-@contextlib.contextmanager
-def averaged(trainer: Trainer) -> Iterator[Denoiser]:
-    """The run's network with its EMA weights, in evaluation mode and without gradients; training goes on with the raw weights."""
-    kept = [p.detach().clone() for p in trainer.parameters]
-    with torch.no_grad():
-        torch._foreach_copy_(trainer.parameters, trainer.ema.values)
-        trainer.network.eval()
-        # not the compiled network, which accepts one batch size
-        yield dataclasses.replace(trainer.denoiser, network=trainer.network)
-        torch._foreach_copy_(trainer.parameters, kept)
-        trainer.network.train()
-
-
-def validation_loss(trainer: Trainer, data: ImageData, count: int = VALIDATION_IMAGES) -> float:
-    """Mean loss of the EMA weights on the first `count` held-out images, at fixed t (spread evenly) and fixed noise."""
-    g, total, n = torch.Generator().manual_seed(1), 0.0, min(count, len(data))
-    with averaged(trainer) as denoiser:
-        for start in range(0, n, 128):
-            index = torch.arange(start, min(start + 128, n))
-            x0, label = to_model(data.images[index]).to(trainer.device), data.labels[index].to(trainer.device)
-            t = (index * trainer.config.T // n).to(trainer.device)
-            eps = torch.randn(x0.shape, generator=g).to(trainer.device)
-            with torch.autocast(trainer.device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
-                total += float(denoiser.loss(x0, t, eps, label, trainer.config.weight).sum())
-    return total / n

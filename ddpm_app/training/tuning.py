@@ -25,7 +25,8 @@ from ddpm_app.images.datasets import ImageData
 from ddpm_app.paths import PROJECT, model_roots
 from ddpm_app.training.config import TrainConfig
 from ddpm_app.training.distributed import World
-from ddpm_app.training.trainer import BANDS, Trainer, averaged
+from ddpm_app.training.trainer import BANDS, Trainer
+from ddpm_app.training.validation import averaged
 
 VALIDATION_TRAJECTORIES = 32
 HUBER = 0.05  # differences of pixels well below it count by their square, well above it by their size; images span [-1, 1]

@@ -17,8 +17,9 @@ from ddpm_app.images.datasets import ImageData
 from ddpm_app.networks import unet_config
 from ddpm_app.training import recorder
 from ddpm_app.training.config import TrainConfig
-from ddpm_app.training.trainer import Trainer, averaged, train
+from ddpm_app.training.trainer import Trainer, train
 from ddpm_app.training.tuning import Tuner, make_trainer, pseudo_huber, trajectory, trajectory_grid
+from ddpm_app.training.validation import averaged
 
 COSINE = make_schedule("cosine", 1000)
 
