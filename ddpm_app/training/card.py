@@ -90,7 +90,7 @@ def card(model: Checkpoint, parts: list[Checkpoint], note: str, machine: str) ->
     """The model card in Markdown. parts: the runs that were trained one after the other, each a Checkpoint."""
     config, network = model.config, model.config.network
     commands = [
-        command(part.config.training, part.name if len(parts) > 1 else "", before.name if before else "")
+        command(part.config.training, part.name if len(parts) > 1 or part.config.tuned_for else "", before.name if before else "")
         for part, before in zip(parts, [None, *parts])
     ]
     text = CARD.format(
@@ -138,7 +138,8 @@ def trained(run: Checkpoint) -> str:
     images, log = run.config.images_seen, run.log()
     minutes = max((row["seconds"] for row in log if "seconds" in row and row.get("images", 0) <= images), default=0) / 60
     whole = max((row.get("images", 0) for row in log), default=0)
-    text = f"{images:,} images in {minutes:.0f} minutes" if minutes >= 10 else f"{images:,} images in {minutes:.1f} minutes"
+    what = "trajectories" if run.config.tuned_for else "images"
+    text = f"{images:,} {what} in {minutes:.{0 if minutes >= 10 else 1}f} minutes"
     return text + (f" (the whole run: {whole:,})" if whole > images else "")
 
 
@@ -149,8 +150,9 @@ def is_own_ema(run: Checkpoint) -> bool:
 
 
 def validation(run: Checkpoint) -> float | None:
-    """The logged validation loss of the run's weights. The log has it for the run's own EMA, at each validation."""
-    if not is_own_ema(run):
+    """The logged validation loss of the run's weights. The log has it for the run's own EMA, at each validation. None for a model tuned
+    to few evaluations, whose loss is another one."""
+    if not is_own_ema(run) or run.config.tuned_for:
         return None
     losses = {row["images"]: row["validation_loss"] for row in run.log() if "validation_loss" in row and "images" in row}
     return losses.get(run.config.images_seen)

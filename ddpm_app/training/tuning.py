@@ -5,7 +5,7 @@ model's predicted x0 is trained to be that function; it satisfies f(x, 0) = x fo
 in consistency tuning (Geng et al. 2024) the weights start from the trained model's. Their target is f at the next lower level of a
 noised training image. Ours is the end of the trajectory, which the teacher's solver reaches with its guidance in teacher_evaluations
 steps. That target does not vary for a given point, and nothing has to travel down from level to level over many training steps: the
-tuning needs hundreds of steps instead of ten thousands. train/LOG.md compares both.
+tuning needs hundreds of steps instead of tens of thousands (train/LOG.md).
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 
 from ddpm_app.checkpoints import checkpoint, weights
+from ddpm_app.checkpoints.checkpoint import CheckpointConfig
 from ddpm_app.checkpoints.measurements import Measurement, store, stored_measurements
 from ddpm_app.cli.ship import main
+from ddpm_app.networks.unet_config import UNetConfig
 from ddpm_app.training import card as training_card
 from ddpm_app.training.config import TrainConfig
 from tests.conftest import make_checkpoint
@@ -105,3 +107,15 @@ def test_the_sample_grids_up_to_the_shipped_weights_are_copied(tmp_path):
     copied = {p.name: p.read_bytes() for p in (tmp_path / "out" / "samples").iterdir()}
     assert copied == {"0000000320.png": b"grid of 320", "0000000640.png": b"grid of 640"}
     assert (tmp_path / "out" / "samples.png").read_bytes() == b"grid of 640"
+
+
+def test_the_card_of_a_tuned_model_names_its_teacher_and_its_fixed_guidance():
+    from ddpm_app.training.card import tuned_row
+
+    def config(**fields):
+        network = UNetConfig(8, 1, channels=8, multipliers=(1,), blocks=1, attention=(), num_classes=2)
+        return CheckpointConfig(network, {"name": "cosine", "T": 10}, "v", "toy", ("a", "b"), 12, **fields)
+
+    assert tuned_row(config()) == ""
+    row = tuned_row(config(training={"teacher": "checkpoints/mnist"}, tuned_for=2, guidance=1.5))
+    assert "from `mnist`" in row and "2 evaluations per image" in row and "guidance is fixed at 1.5" in row
