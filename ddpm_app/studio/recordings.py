@@ -24,6 +24,7 @@ from ddpm_app.diffusion.guidance import conditioned
 from ddpm_app.diffusion.samplers import SAMPLERS, start
 from ddpm_app.diffusion.schedules import Schedule, from_vp, make_schedule, sigma_grid, to_vp
 from ddpm_app.files import write_atomically
+from ddpm_app.flags import check_choice
 from ddpm_app.images import render
 from ddpm_app.images.pixels import to_model, to_uint8
 from ddpm_app.paths import SHIPPED
@@ -211,8 +212,7 @@ def record(names: Sequence[str], folder: Path, candidates: int, report: Callable
     """Record these of "photos", "digits" and "points" (all if names is empty). Raises ValueError for another name."""
     known = (*PICTURES, "points")
     for name in names or known:
-        if name not in known:
-            raise ValueError(f"unknown recording {name!r}; known: {', '.join(known)}")
+        check_choice("recording", name, known)
     studio = studio or Studio([SHIPPED], device="cpu", precision="fp32")
     for name in names or known:
         if name == "points":
