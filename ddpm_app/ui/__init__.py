@@ -48,9 +48,7 @@ def build(studio: Studio) -> gr.Blocks:
         shell = Shell(studio, model, gr.State(""))
         with gr.Tabs(elem_id="views"):
             for view in VIEWS:
-                with gr.Tab(
-                    view.name, id=view.key, elem_id=f"view-{view.key}", elem_classes="with-model" if view.has_model else "no-model"
-                ):
+                with gr.Tab(view.name, id=view.key, elem_id=f"view-{view.key}"):
                     view.build(shell)
         connect_model(shell, status, page)
         api.build(studio)

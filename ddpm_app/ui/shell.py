@@ -74,7 +74,8 @@ def icon(name: str) -> str:
 
 
 def link(view: View, text: str, inner: str = "") -> str:
-    return f"<a href='?v={view.key}' data-view='{view.key}'>{inner}{html.escape(text)}</a>"
+    model = "" if view.has_model else " data-model='no'"
+    return f"<a href='?v={view.key}' data-view='{view.key}'{model}>{inner}{html.escape(text)}</a>"
 
 
 def navigation_html(views: list[View]) -> str:

@@ -66,7 +66,6 @@
     if (!press('views', view)) return false;
     if (SUB[key]) whenThere(() => press('lab-tabs', key));
     root.dataset.view = view;
-    root.dataset.model = document.getElementById(`view-${view}`)?.classList.contains('no-model') ? 'no' : 'yes';
     markLinks();
     if (push) {
       const old = readAddress();
@@ -82,6 +81,7 @@
       if (link.dataset.view === root.dataset.view) link.setAttribute('aria-current', 'page');
       else link.removeAttribute('aria-current');
     }
+    root.dataset.model = document.querySelector('.top-tabs [aria-current]')?.dataset.model ?? 'yes'; // whether its menu is shown
   }
 
   // Calls until it returns true, when the page changes, for ten seconds.

@@ -15,6 +15,7 @@ from ddpm_app.studio.request import defaults_for, fixed_guidance, settled
 from ddpm_app.studio.steering import Steering
 from ddpm_app.studio.studio import Request, Studio
 from ddpm_app.ui.events import INSTANT
+from ddpm_app.ui.glossary import explained
 
 UI_SEED = 2**31 - 1  # what a browser's number field holds without rounding, with room to add the image's index
 ANY, ALL, NONE = "any class", "all, one row each", "none (unconditional)"
@@ -120,7 +121,7 @@ def sampler_choices(tuned: bool = False) -> list[tuple[str, str]]:
     return [(s.blurb.partition(":")[0], name) for name, s in (SAMPLERS if tuned else GENERAL_SAMPLERS).items()]
 
 
-GUIDANCE_INFO = "1 is off. s = 1 + w in (1 + w) cond − w uncond."
+GUIDANCE_INFO = "Follows the class clearly. 1 is off, 1.5 to 3 is best."
 
 
 def model_updates(checkpoint: Checkpoint | None, was_tuned: bool, evaluations: int) -> tuple[dict, dict, dict]:
@@ -172,16 +173,19 @@ def build_controls(
         label = gr.Dropdown(choices, value=choices[0], label="Class")
         guidance = gr.Slider(
             *bounds("guidance"), value=own["guidance"], step=0.1, label="Guidance scale s",
-            info=fixed.capitalize() or GUIDANCE_INFO, interactive=not fixed,
+            info=fixed.capitalize() or GUIDANCE_INFO, interactive=not fixed, elem_classes=explained("guidance"),
         )  # fmt: skip
-        sampler = gr.Dropdown(sampler_choices(bool(fixed)), value=own["sampler"], label="Sampler", info=SAMPLERS[own["sampler"]].blurb)
+        sampler = gr.Dropdown(
+            sampler_choices(bool(fixed)), value=own["sampler"], label="Sampler", info=SAMPLERS[own["sampler"]].blurb,
+            elem_classes=explained("fast-samplers"),
+        )  # fmt: skip
         steps = gr.Slider(
             *bounds("evaluations"), value=own["evaluations"], step=1, label="Evaluations",
-            info="Network evaluations per image. Time grows with this number.",
+            info="How often the network runs for each picture.", elem_classes=explained("evaluation"),
         )  # fmt: skip
         count = gr.Slider(1, most, value=n, step=1, label="Images")
     with gr.Row(elem_classes="seed-row"):
-        seed = gr.Number(0, label="Seed", precision=0, min_width=110, scale=3)
+        seed = gr.Number(0, label="Seed", precision=0, min_width=110, scale=3, elem_classes=explained("seed"))
         lock = gr.Checkbox(not can_unlock, label="Lock", min_width=70, scale=1, elem_classes="seed-lock", visible=can_unlock)
         dice = gr.Button("⚄", elem_classes="icon-button seed-dice", min_width=44, scale=0)
     with gr.Accordion("Advanced", open=False):
@@ -189,7 +193,14 @@ def build_controls(
             list(settings_of(Request)["grid"].choices), value=Request.grid, label="Grid",
             info="Noise levels visited; auto takes the sampler's own.",
         )  # fmt: skip
-        eta = gr.Slider(*bounds("eta"), value=Request.eta, step=0.05, label="eta", info="DDIM only: 0 is deterministic, 1 is DDPM.")
+        eta = gr.Slider(
+            *bounds("eta"),
+            value=Request.eta,
+            step=0.05,
+            label="eta",
+            info="DDIM only: 0 is deterministic, 1 is DDPM.",
+            elem_classes=explained("ddim"),
+        )
         churn = gr.Slider(
             *bounds("churn"), value=Request.churn, step=1, label="churn",
             info="Heun only: S_churn, fresh noise on the way.",
@@ -199,7 +210,7 @@ def build_controls(
             info="Pulls contrast back at large s.",
         )  # fmt: skip
         with gr.Row():
-            low = gr.Number(0, label="Guide above σ", minimum=0, min_width=90)
+            low = gr.Number(0, label="Guide above σ", minimum=0, min_width=90, elem_classes=explained("sigma"))
             high = gr.Number(None, label="up to σ", minimum=0, min_width=90, placeholder="∞")
     model.change(
         lambda name, method: model_updates(studio.checkpoints().get(name or ""), SAMPLERS[method].tuned, evaluations),
