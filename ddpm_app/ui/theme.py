@@ -135,7 +135,9 @@ def make_theme() -> gr.themes.Base:
         font_mono=["IBM Plex Mono", "ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
     )
     known = inspect.signature(theme.set).parameters
-    return theme.set(**VARIABLES, **{f"{k}_dark": v for k, v in VARIABLES.items() if f"{k}_dark" in known})
+    dark = {f"{k}_dark": v for k, v in VARIABLES.items() if f"{k}_dark" in known}
+    ticks = {f"{k}_dark": getattr(theme, k).replace("'white'", "'black'") for k in ("checkbox_check", "radio_circle")}  # on light ink
+    return theme.set(**VARIABLES, **dark, **{k: v for k, v in ticks.items() if k in known})
 
 
 def font_faces() -> str:
