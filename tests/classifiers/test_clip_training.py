@@ -159,7 +159,7 @@ def test_an_image_tower_that_starts_from_a_classifier(train_clip, data, tmp_path
     want = classifier.load_classifier(tmp_path / "judge").network.stem.weight
     assert torch.equal(open_clip_directory(tmp_path / "locked").model.visual.trunk.stem.weight, want)
     assert not torch.equal(open_clip_directory(tmp_path / "free").model.visual.trunk.stem.weight, want)
-    assert "no independent judge" in (tmp_path / "locked" / "README.md").read_text()
+    assert "The two networks are therefore not independent" in (tmp_path / "locked" / "README.md").read_text()
     wrong = resnet.ClassifierConfig(data="cifar10", classes=CIFAR10_CLASSES, widths=(8, 20), blocks=(0, 1))
     classifier.save_classifier(tmp_path / "judge", wrong, resnet.ResNet(wrong))
     assert train_clip.main([*common, "--out", str(tmp_path / "no")]) == 2

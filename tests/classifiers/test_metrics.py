@@ -63,5 +63,5 @@ def test_labels_outside_the_classes_are_refused():
 )
 def test_the_wilson_interval_equals_published_tables(hits, n, low, high):
     assert wilson_interval(hits, n) == pytest.approx((low, high), abs=6e-5)  # tables of Newcombe 1998 and Agresti & Coull
-    with pytest.raises(ValueError, match="no share"):
+    with pytest.raises(ValueError, match="is not a share"):
         wilson_interval(n + 1, n)

@@ -220,7 +220,7 @@ def test_a_model_that_gives_nan(studio, classifier_folder, model):
         def denoiser(self, checkpoint):
             inner = real(self, checkpoint)
             wrapped = lambda x, *a: inner(x, *a) * float("nan")  # noqa: E731
-            wrapped.schedule = inner.schedule
+            wrapped.schedule, wrapped.network = inner.schedule, inner.network
             return wrapped
 
     with pytest.raises(ValueError, match="cifar10-random gives infinities or NaN instead of images"):

@@ -104,7 +104,7 @@ def test_a_section_replaces_the_one_with_the_same_title(tmp_path):
 
 def test_wrong_arguments_are_refused(flags, capsys):
     for wrong, says in (
-        (["--only", "vv"], "no line 'vv'"),
+        (["--only", "vv"], "'vv'"),
         (["--seeds", "0"], "--seeds is at least 1"),
         (["--n", "1"], "n from 4"),
         (["--classifier", "nowhere"], "a classifier is one"),

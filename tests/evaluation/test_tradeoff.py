@@ -59,7 +59,7 @@ def test_only_bits_alone_are_in_float32(monkeypatch, flags, precision):
     class Seen(Exception):
         pass
 
-    def studio(device, precision):
+    def studio(device, precision, backend):
         raise Seen(precision)
 
     monkeypatch.setattr("ddpm_app.cli.evaluate.Studio", studio)

@@ -15,6 +15,8 @@ SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.js") if p.stem != "base")
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_belongs_to_one_component_with_a_template_and_a_style(name):
+    """A component may have further scripts, whose names begin with its own: watch_track.js belongs to watch."""
+    name = next((n for n in SCRIPTS if name.startswith(f"{n}_") and (FOLDER / f"{n}.py").is_file()), name)
     module = importlib.import_module(f"ddpm_app.ui.components.{name}")
     classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__ and issubclass(c, Component)]
     assert len(classes) == 1
