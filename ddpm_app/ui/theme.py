@@ -136,8 +136,7 @@ def make_theme() -> gr.themes.Base:
     )
     known = inspect.signature(theme.set).parameters
     dark = {f"{k}_dark": v for k, v in VARIABLES.items() if f"{k}_dark" in known}
-    ticks = {f"{k}_dark": getattr(theme, k).replace("'white'", "'black'") for k in ("checkbox_check", "radio_circle")}  # on light ink
-    return theme.set(**VARIABLES, **dark, **{k: v for k, v in ticks.items() if k in known})
+    return theme.set(**VARIABLES, **dark)
 
 
 def font_faces() -> str:

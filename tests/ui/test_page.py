@@ -56,7 +56,7 @@ def test_an_address_opens_its_view_and_back_returns(opened):
     assert shown(page) == "create" and current(page) == ["Create"]
 
 
-@pytest.mark.parametrize("key, there", [("", "#denoise-start"), ("?v=bits", "#coding-start"), ("?v=nonsense", "#denoise-start")])
+@pytest.mark.parametrize("key, there", [("", "#watch-player"), ("?v=bits", "#coding-start"), ("?v=nonsense", "#watch-player")])
 def test_a_part_of_the_lab_has_an_address_and_others_open_watch(opened, key, there):
     opened(key).wait_for_selector(f"{there}:visible")
 
@@ -93,7 +93,7 @@ def test_the_theme_changes_in_place_and_keeps_a_filled_form(opened):
 
 def test_the_fonts_come_with_the_page(opened):
     page = opened()
-    page.wait_for_selector("#denoise-start")
+    page.wait_for_selector("#watch-player")
     page.evaluate("() => document.fonts.ready")
     for font in ("400 15px 'IBM Plex Sans'", "600 15px 'IBM Plex Sans'", "400 17px 'Source Serif 4'", "400 14px 'IBM Plex Mono'"):
         loaded = page.evaluate("async f => (await document.fonts.load(f)).map(face => face.status)", font)
@@ -158,7 +158,7 @@ def test_the_link_button_copies_the_address(opened):
 
 def test_a_phone_has_the_views_at_the_bottom(opened):
     page = opened("", 390, 844)
-    page.wait_for_selector("#denoise-start")
+    page.wait_for_selector("#watch-player")
     bar = page.locator(".bottom > a, .bottom summary")
     assert bar.all_inner_texts() == ["Watch", "Create", "Picture", "Train", "More"] and not page.locator(".top-tabs").is_visible()
     assert all(box["y"] + box["height"] <= 844 and box["height"] >= 44 for box in (item.bounding_box() for item in bar.all()))

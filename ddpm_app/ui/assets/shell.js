@@ -122,8 +122,10 @@
     return name ? [label, GLOSSARY[name[1]]] : [];
   }
 
-  function explain(event) {
-    const [node, entry] = termAt(event.target);
+  // Explains the term at this node, or else the term that has the focus; hides the box if there is none.
+  function explain(at) {
+    let [node, entry] = termAt(at);
+    if (!entry) [node, entry] = termAt(document.activeElement || root);
     let box = document.getElementById('explanation');
     if (!entry) {
       if (box) box.hidden = true;
@@ -144,9 +146,16 @@
     box.style.top = `${above ? word.top - size.height - 6 : word.bottom + 6}px`;
   }
 
-  for (const kind of ['pointerover', 'focusin', 'click']) document.addEventListener(kind, explain);
-  document.addEventListener('keydown', event => { if (event.key === 'Escape') explain({ target: root }); });
-  addEventListener('scroll', () => explain({ target: root }), { capture: true, passive: true });
+  for (const kind of ['pointerover', 'focusin', 'click']) document.addEventListener(kind, event => explain(event.target));
+  document.addEventListener('click', event => {
+    if (event.target.closest?.(LABEL)) event.preventDefault(); // or the tap would focus the label's input, over the explanation
+  });
+  document.addEventListener('focusout', () => explain(root));
+  document.addEventListener('keydown', event => {
+    const box = document.getElementById('explanation');
+    if (event.key === 'Escape' && box) box.hidden = true;
+  });
+  addEventListener('scroll', () => explain(root), { capture: true, passive: true });
 
   function term(key, words) {
     const node = document.createElement('span');
