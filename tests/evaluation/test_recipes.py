@@ -107,7 +107,7 @@ def test_wrong_arguments_are_refused(flags, capsys):
         (["--only", "vv"], "'vv'"),
         (["--seeds", "0"], "--seeds is at least 1"),
         (["--n", "1"], "n from 4"),
-        (["--classifier", "nowhere"], "a classifier is one"),
+        (["--classifier", "nowhere"], "is accepted as a classifier"),
         ([], "budget"),
     ):
         with pytest.raises(SystemExit):

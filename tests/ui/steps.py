@@ -11,6 +11,7 @@ def view(page, name):
         view(page, "Lab")
         page.locator("#lab-tabs > .tab-wrapper").get_by_role("tab", name=name, exact=True).click()
         return
+    page.locator(".top-tabs a, .bottom > a").locator("visible=true").first.wait_for()  # the header is there
     link = page.get_by_role("link", name=name, exact=True).locator("visible=true")
     if not link.count():  # a phone has Label and Lab behind More, and a short name for Your picture
         short = page.locator(".bottom > a", has_text=name.removeprefix("Your ").capitalize())

@@ -8,6 +8,7 @@ import pytest
 
 from ddpm_app.toy.playground import Lab
 from ddpm_app.toy.sweeps import Scale
+from tests.ui.steps import error
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +156,13 @@ def test_training_live(page):
     page.get_by_label("T", exact=True).press("Enter")
     page.wait_for_selector("#lab-train:not([disabled])")
     page.click("#lab-train")
-    page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
+    error(page, "T is 1; a schedule has 2 to 100000 steps")
     at_rest(page)
     page.get_by_label("T", exact=True).fill("100")
     page.get_by_label("Betas").fill("0.0001, 0.02")
     page.get_by_label("Betas").press("Tab")
     page.click("#lab-train")
-    page.get_by_text("the cosine schedule has no betas to set").wait_for()
+    error(page, "the cosine schedule has no betas to set")
     at_rest(page)
     assert "Training" not in page.inner_text("#lab-note")
     page.click("#lab-start")
@@ -206,7 +207,7 @@ def test_controls_are_active_again_after_training_fails(page, monkeypatch):
 
     monkeypatch.setattr(tab.LAB, "train", train)
     page.click("#lab-train")
-    page.get_by_text("the loss is not a number").wait_for()
+    error(page, "the loss is not a number")
     at_rest(page)
     page.wait_for_function("() => (document.querySelector('#lab-note')?.innerText ?? '').trim() === ''")  # nobody stopped it
     page.click("#lab-start")
@@ -242,7 +243,7 @@ def test_bad_uploads_leave_the_lab_usable(page, tmp_path):
 
     for name, (content, sentence) in BAD.items():
         upload(name, content)
-        page.get_by_text(sentence).wait_for()
+        error(page, sentence)
     for name, content, sentence in (
         (
             "million.npy",
@@ -300,7 +301,7 @@ def test_experiments_draw_and_export(page, monkeypatch):
     page.get_by_text("What they do, and their settings").click()
     enter(page, "#lab-T textarea, #lab-T input", "10, 1")
     page.click("#lab-steps")
-    page.get_by_text("T is 1; a schedule has 2 to 100000 steps").wait_for()
+    error(page, "T is 1; a schedule has 2 to 100000 steps")
     page.wait_for_selector("#lab-steps:not([disabled])")
     assert page.inner_text("#lab-progress").strip() == ""
 

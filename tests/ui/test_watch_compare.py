@@ -74,7 +74,7 @@ def test_compare_two_samplers(page):
     page.click("#denoise-start")
     page.wait_for_selector("#denoise-player .exports:not([hidden])")
     titles = page.locator("#denoise-player figcaption").all_inner_texts()
-    assert len(titles) == 4 and "dpmpp-2m" in titles[0] and "ddpm" in titles[1]  # A and B beside each other
+    assert len(titles) == 4 and "unipc" in titles[0] and "ddpm" in titles[1]  # A and B beside each other
 
 
 def test_a_tab_opened_late_fetches_the_missed_frames(page):

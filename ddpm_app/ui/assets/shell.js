@@ -128,9 +128,12 @@
     if (!entry) [node, entry] = termAt(document.activeElement || root);
     let box = document.getElementById('explanation');
     if (!entry) {
-      if (box) box.hidden = true;
+      const shown = document.querySelector('[aria-describedby=explanation]')?.closest('[class*=explained-]');
+      const passedOn = event.type !== 'pointerover' && shown?.contains(event.target); // a tap on a label goes on to its control
+      if (box && !passedOn) box.hidden = true;
       return;
     }
+    document.querySelector('[aria-describedby=explanation]')?.removeAttribute('aria-describedby');
     if (!box) {
       box = document.createElement('div');
       box.id = 'explanation';

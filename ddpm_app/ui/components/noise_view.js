@@ -78,15 +78,15 @@ function buildCurve(schedules) {
   curve.textContent = '';
   state.dots = {};
   curve.append(svg('line', { x1: 14, y1: 112, x2: 306, y2: 112 }));
+  const colourOf = (k) => `var(${COLOURS[k % 3]})`;
   schedules.forEach((name, k) => {
-    const colour = `var(${COLOURS[k % 3]})`;
     const d = pathThrough(bars[name].map((alphaBar, t) => [curveX(t), curveY(alphaBar)]));
     const label = name + (name === model ? ' (this model)' : '');
-    curve.append(svg('path', { style: `stroke:${colour}`, 'stroke-dasharray': name === model ? '' : '4 3', d }));
-    curve.append(svg('text', { x: 306, y: 14 + 12 * k, 'text-anchor': 'end', style: `fill:${colour}` }, label));
+    curve.append(svg('path', { style: `stroke:${colourOf(k)}`, 'stroke-dasharray': name === model ? '' : '4 3', d }));
+    curve.append(svg('text', { x: 306, y: 14 + 12 * k, 'text-anchor': 'end', style: `fill:${colourOf(k)}` }, label));
   });
   schedules.forEach((name, k) => {
-    state.dots[name] = svg('circle', { r: name === model ? 6 : 4, style: `fill:${colour}` });
+    state.dots[name] = svg('circle', { r: name === model ? 6 : 4, style: `fill:${colourOf(k)}` });
     curve.append(state.dots[name]);
   });
   curve.append(svg('text', { x: 14, y: 126, 'text-anchor': 'start' }, 't = 0'));

@@ -26,6 +26,7 @@ DATA = [
 MINUTES = 30  # of a run, until the visitor chooses another budget
 # settings that have no control
 FURTHER = ("T", "weight_decay", "decay", "clip", "label_dropout", "flip", "averages", "dropout", "device", "precision", "compile")
+FURTHER += ("teacher", "teacher_guidance", "teacher_evaluations", "trained_levels", "tuned_for")
 
 
 def own_data(path: str) -> str:
