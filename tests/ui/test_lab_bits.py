@@ -1,6 +1,7 @@
 """Lab, Bits in a real Chromium: bits of an upload, scrubbing, likelihood, stop."""
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,15 @@ def test_progressive_coding_of_an_upload(page, app, picture):
     assert Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).n_frames == 14
 
 
-def test_stop_keeps_the_states_that_have_arrived(page):
+def test_stop_keeps_the_states_that_have_arrived(page, monkeypatch):
+    real = compression.code
+
+    def slow(*args):
+        for state in real(*args):
+            time.sleep(0.02)  # 20 s in all: the run is not over before the click on Stop
+            yield state
+
+    monkeypatch.setattr(compression, "code", slow)
     view(page, "Bits")
     page.locator("#coding-kind").get_by_text("A sample of the model").click()
     number(page, "Noise levels visited", 999)

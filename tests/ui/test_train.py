@@ -241,7 +241,7 @@ def test_a_theme_change_keeps_the_form_and_the_time_machine_goes_with_the_last_r
     assert page.locator("#train-time .refused").inner_text().startswith("Empty") and page.locator("#train-time table").is_hidden()
     page.fill("#train-minutes input", "7")
     was = page.evaluate("() => document.body.classList.contains('dark')")
-    page.get_by_role("button", name="Light / dark").click()
+    page.get_by_role("button", name="Light or dark").click()
     assert page.evaluate("() => document.body.classList.contains('dark')") != was and "__theme=" in page.url
     assert page.input_value("#train-minutes input") == "7"
     page.click("#train-view [data-do=delete]")

@@ -175,9 +175,10 @@
     const control = event.target.closest?.('button, input, textarea, select');
     if (!control || control.closest('.toast-body, #header')) return;
     used = errorPlace(control);
-    errorBelow(used)?.remove();
+    // a field reports its change when a button is pressed: if the line went then, the button would move away from under the pointer
+    if (event.type !== 'change') errorBelow(used)?.remove();
   }
-  for (const kind of ['click', 'change', 'drop']) document.addEventListener(kind, use, true);
+  for (const kind of ['click', 'input', 'change', 'drop']) document.addEventListener(kind, use, true);
 
   // What the sentence stands below: the row of the run's buttons, or the control's own block.
   function errorPlace(control) {

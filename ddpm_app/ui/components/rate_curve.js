@@ -297,11 +297,12 @@ async function update() {
   if (run !== state.run || state.stopped === run) return;
 
   const n = arrived();
-  state.done = !!value.done;
+  const newest = state.value; // a message without frames may have overtaken this one, whose frames had to be decoded
+  state.done = !!newest.done;
   $('.scrub').max = Math.max(n - 1, 0);
   $('.k').max = state.meta[n - 1] ? Math.ceil(state.meta[n - 1].bits) : 0;
   $('.exports').hidden = !state.done;
-  showStatus(value);
+  showStatus(newest);
   drawCharts();
   // at the end the state before the last: the last one's decoded picture is the original
   if (state.follow && n) show(state.done ? Math.max(state.total - 2, 0) : n - 1);
