@@ -128,12 +128,9 @@
     if (!entry) [node, entry] = termAt(document.activeElement || root);
     let box = document.getElementById('explanation');
     if (!entry) {
-      const shown = document.querySelector('[aria-describedby=explanation]')?.closest('[class*=explained-]');
-      const passedOn = event.type !== 'pointerover' && shown?.contains(event.target); // a tap on a label goes on to its control
-      if (box && !passedOn) box.hidden = true;
+      if (box) box.hidden = true;
       return;
     }
-    document.querySelector('[aria-describedby=explanation]')?.removeAttribute('aria-describedby');
     if (!box) {
       box = document.createElement('div');
       box.id = 'explanation';
