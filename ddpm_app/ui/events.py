@@ -158,6 +158,15 @@ def unchanged(message: dict) -> dict:
     return {part: gr.skip() for part in message}
 
 
+def run_buttons(start: str, key: str) -> tuple[gr.Button, gr.Button]:
+    """The row of a run's buttons, (start, Stop). start: what the first one says. Their elem_ids are KEY-start and KEY-stop."""
+    with gr.Row(elem_classes="run-row"):
+        return (
+            gr.Button(start, variant="primary", elem_id=f"{key}-start", min_width=120),
+            gr.Button("Stop", interactive=False, elem_id=f"{key}-stop", min_width=80),
+        )
+
+
 def running(start: gr.Button, stop: gr.Button) -> dict:
     return {start: gr.Button(interactive=False), stop: gr.Button(interactive=True)}
 

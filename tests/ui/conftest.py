@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +15,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 PATIENCE = 60_000  # ms; waits end as soon as what they wait for is there
 # messages of the libraries, and of a stream that ends with its page
 HARMLESS = ("Method not implemented.", "vega", "Vega", "preload", "was detected in the DOM")
-
-
-def pytest_collection_modifyitems(items):
-    """With several workers (-n), one of them runs all tests of this folder: two browsers at once would wait for each other."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("page"))
 
 
 class Slow(Studio):

@@ -19,7 +19,7 @@ from ddpm_app.studio import exports
 from ddpm_app.studio.clip_report import Pictures, Report, read_pictures, report
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components import clip_table
-from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, idle, running, wire_run
+from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, idle, run_buttons, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
 from ddpm_app.ui.replay import RECORDINGS
 from ddpm_app.ui.shell import Shell
@@ -80,9 +80,7 @@ def build(studio: Studio, model: gr.Dropdown, last_run: gr.State) -> Controls:
     )
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Label", variant="primary", elem_id="clip-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="clip-stop", min_width=80)
+            start, stop = run_buttons("Label", "clip")
             source = gr.Radio([GRID, CHECKPOINT, UPLOADS], value=GRID, label="Pictures", elem_id="clip-source")
             files = gr.File(
                 label=f"Up to {MOST_IMAGES} images",

@@ -16,7 +16,7 @@ from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.noise_view import NoiseView
 from ddpm_app.ui.components.player import Player
 from ddpm_app.ui.components.upload import UploadedPicture, offer_examples
-from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, wire_run
+from ddpm_app.ui.events import HIDDEN, INSTANT, guarded, run_buttons, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
 from ddpm_app.ui.replay import RECORDINGS
 from ddpm_app.ui.shell import Shell
@@ -72,9 +72,7 @@ def build(studio: Studio, model: gr.Dropdown) -> Controls:
             )
             offer_examples(picture)
             t = gr.Slider(0, 1000, value=400, step=1, label="t", info="0 is the picture, T pure noise.", elem_id="forward-t")
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Denoise from here", variant="primary", elem_id="forward-start", min_width=140)
-                stop = gr.Button("Stop", interactive=False, elem_id="forward-stop", min_width=80)
+            start, stop = run_buttons("Denoise from here", "forward")
             controls = build_controls(studio, model, n=4, most=16, rows=False, evaluations=30, can_unlock=False)
         with gr.Column(scale=3, min_width=320):
             view = NoiseView(elem_id="forward-view")

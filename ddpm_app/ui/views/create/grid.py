@@ -14,7 +14,7 @@ from ddpm_app.studio import exports, png_settings
 from ddpm_app.studio.studio import Frame, Request, Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.image_grid import ImageGrid
-from ddpm_app.ui.events import HIDDEN, INSTANT, Throttle, guarded, idle, running, wire_run
+from ddpm_app.ui.events import HIDDEN, INSTANT, Throttle, guarded, idle, run_buttons, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, build_controls
 from ddpm_app.ui.forms.steering import build_steer, ranked_view, settings_of
 from ddpm_app.ui.replay import RECORDINGS
@@ -79,9 +79,7 @@ def build(studio: Studio, model: gr.Dropdown, last_run: gr.State) -> Controls:
     gr.HTML("<p class='purpose'>Draw new images from pure noise, steered toward a class.</p>", apply_default_css=False)
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Generate", variant="primary", elem_id="generate-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="generate-stop", min_width=80)
+            start, stop = run_buttons("Generate", "generate")
             controls = build_controls(studio, model, n=16, most=64, steered=True)
             steer = build_steer(studio, model)
             drop = gr.File(label="Restore settings: drop a PNG saved here", file_types=[".png"], height=150, elem_id="generate-drop")

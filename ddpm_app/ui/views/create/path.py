@@ -15,7 +15,7 @@ from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.player import Player
 from ddpm_app.ui.components.strip import Strip
-from ddpm_app.ui.events import INSTANT, Throttle, idle, running, wire_run
+from ddpm_app.ui.events import INSTANT, Throttle, idle, run_buttons, running, wire_run
 from ddpm_app.ui.forms.image_source import TEST, build_source
 from ddpm_app.ui.forms.sampling import UI_SEED, sampler_choices
 from ddpm_app.ui.replay import RECORDINGS
@@ -44,9 +44,7 @@ def build(studio: Studio, model: gr.Dropdown) -> None:
     gr.HTML("<p class='purpose'>Walk from one image to another through the noise they come from.</p>", apply_default_css=False)
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Interpolate", variant="primary", elem_id="path-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="path-stop", min_width=80)
+            start, stop = run_buttons("Interpolate", "path")
             with gr.Group():
                 way = gr.Radio(WAYS, value="ode", label="Between", info=ABOUT["ode"], elem_id="path-way")
                 t = gr.Slider(1, 1000, value=PathRequest.t, step=1, label="t both are noised to", visible=False, elem_id="path-t")

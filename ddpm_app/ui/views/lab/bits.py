@@ -15,7 +15,7 @@ from ddpm_app.studio import compression, exports
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.rate_curve import RateCurve
-from ddpm_app.ui.events import Throttle, idle, running, wire_run
+from ddpm_app.ui.events import Throttle, idle, run_buttons, running, wire_run
 from ddpm_app.ui.forms.image_source import GIVEN, TEST, build_source
 from ddpm_app.ui.forms.sampling import UI_SEED, bounds
 from ddpm_app.ui.replay import RECORDINGS
@@ -72,9 +72,7 @@ def build(studio: Studio, model: gr.Dropdown) -> None:
     )
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Encode", variant="primary", elem_id="coding-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="coding-stop", min_width=80)
+            start, stop = run_buttons("Encode", "coding")
             with gr.Group():
                 source = build_source(studio, model, "coding")
             with gr.Group():

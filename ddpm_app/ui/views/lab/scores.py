@@ -26,7 +26,7 @@ from ddpm_app.studio.request import Request
 from ddpm_app.studio.studio import Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.results import Results
-from ddpm_app.ui.events import INSTANT, Throttle, idle, wire_runs
+from ddpm_app.ui.events import INSTANT, Throttle, idle, run_buttons, wire_runs
 from ddpm_app.ui.forms.sampling import bounds, sampler_choices
 
 CHOICES = [
@@ -128,9 +128,7 @@ def build(studio: Studio, model: gr.Dropdown) -> None:
     gr.HTML("<p class='purpose'>Measure a model; every number says how it was taken.</p>", apply_default_css=False)
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Measure", variant="primary", elem_id="evaluate-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="evaluate-stop", min_width=80)
+            start, stop = run_buttons("Measure", "evaluate")
             form = Form()
             with gr.Group(elem_classes="tight"):
                 axis = gr.Dropdown(

@@ -13,7 +13,7 @@ from ddpm_app.studio import exports
 from ddpm_app.studio.studio import Frame, Request, Studio
 from ddpm_app.ui.components.base import b64
 from ddpm_app.ui.components.player import Player
-from ddpm_app.ui.events import INSTANT, Throttle, idle, running, wire_run
+from ddpm_app.ui.events import INSTANT, Throttle, idle, run_buttons, running, wire_run
 from ddpm_app.ui.forms.sampling import Controls, bounds, build_controls, sampler_choices
 from ddpm_app.ui.replay import RECORDINGS
 
@@ -66,9 +66,7 @@ def play(frames: Iterator[tuple[Frame, ...]], titles: list[str], schedule: Sched
 def build(studio: Studio, model: gr.Dropdown) -> Controls:
     with gr.Row(elem_classes="main-row"):
         with gr.Column(scale=1, min_width=300, elem_classes="controls"):
-            with gr.Row(elem_classes="run-row"):
-                start = gr.Button("Denoise", variant="primary", elem_id="denoise-start", min_width=120)
-                stop = gr.Button("Stop", interactive=False, elem_id="denoise-stop", min_width=80)
+            start, stop = run_buttons("Denoise", "denoise")
             controls = build_controls(studio, model, n=9, most=36, rows=False, evaluations=50)
             with gr.Group():
                 pair = gr.Checkbox(
