@@ -152,7 +152,7 @@ def build_controls(
     n: int,
     most: int,
     rows: bool = True,
-    evaluations: int = 20,
+    evaluations: int = Request.evaluations,
     can_unlock: bool = True,
     steered: bool = False,
 ) -> Controls:

@@ -75,7 +75,9 @@ class Form:
                 info="The model's own data; or an .npz or folder on this machine. Bits/dim: test images, or the file.",
             )  # fmt: skip
             self.sampler = gr.Dropdown(sampler_choices(tuned=True), value=Request.sampler, label="Sampler", elem_id="evaluate-sampler")
-            self.evaluations = gr.Slider(*bounds("evaluations"), value=10, step=1, label="Evaluations", elem_id="evaluate-evaluations")
+            self.evaluations = gr.Slider(
+                *bounds("evaluations"), value=Request.evaluations, step=1, label="Evaluations", elem_id="evaluate-evaluations"
+            )
             self.guidance = gr.Slider(*bounds("guidance"), value=Request.guidance, step=0.1, label="Guidance scale s", info="1 is off.")
         with gr.Accordion("Networks, seeds, bits, keeping", open=False):
             self.clip = gr.Dropdown(
